@@ -1,0 +1,1 @@
+//! Types, defaults and helpers that the controller and the admission service share.
