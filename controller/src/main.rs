@@ -1,2 +1,127 @@
-//! Placeholder.
-fn main() {}
+//! The controller's process: flags, logs, lease, servers, and an orderly end.
+
+use anyhow::{Context as _, Result, bail};
+use clap::Parser as _;
+use controller::{
+    app::{self, App},
+    cli::{Args, LEASE},
+};
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use shared::{
+    admin::{Readiness, Server, State},
+    cli::ClientArgs,
+    lease::{self, Lease},
+    metrics::{Build, FrameworkMetrics, Metrics},
+    signal, telemetry,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Readiness condition: every watch has delivered its first list, or another replica leads.
+const WATCHES: &str = "watches";
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    if args.wants_version() {
+        return print_version();
+    }
+    let log = telemetry::init(args.log.settings()).context("starting logs")?;
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        bail!("another TLS provider is installed already");
+    }
+    // One worker is enough for what a pass computes, and each costs memory of its own; the rest is waiting.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("starting the runtime")?;
+    runtime.block_on(run(args, log))
+}
+
+#[expect(clippy::print_stdout, reason = "printing is what was asked for")]
+fn print_version() -> Result<()> {
+    println!("{}", env!("CARGO_PKG_VERSION"));
+    Ok(())
+}
+
+async fn run(args: Args, log: telemetry::LogHandle) -> Result<()> {
+    let stop = signal::shutdown().context("listening for signals")?;
+    let client = client(&args.client).await?;
+    let metrics = Metrics::new(Build { version: env!("CARGO_PKG_VERSION"), revision: option_env!("GIT_REVISION").unwrap_or("unknown") })?;
+    let framework = FrameworkMetrics::new(&metrics)?;
+    let readiness = Readiness::default();
+    readiness.expect(WATCHES);
+    let state = State { metrics: metrics.clone(), readiness: readiness.clone(), log: Some(log) };
+    let server = Server::bind(&args.admin.metrics_bind_address, &args.admin.health_probe_bind_address, state)?;
+    // The servers outlive the work, so that a stopping replica still answers its probes.
+    let served = CancellationToken::new();
+    let serving = tokio::spawn(server.run(served.clone()));
+
+    let identity = args.work.identity.clone().unwrap_or_else(|| format!("controller-{}", std::process::id()));
+    let lease = args.lease.settings(LEASE, &args.work.own_namespace, &identity)?;
+    let native = app::native_sidecars(&client, args.work.native_sidecars).await?;
+    let settings = args.work.settings(native, |name| std::env::var(name).ok());
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), native_sidecars = native, leader_election = lease.is_some(), "starting");
+    let work = App {
+        client: client.clone(),
+        settings,
+        concurrency: args.work.concurrency,
+        metrics,
+        framework: framework.clone(),
+        instance: identity,
+    };
+    let ended = match lease {
+        None => work.run(stop, || readiness.set(WATCHES, true)).await,
+        Some(settings) => led(work, client, settings, &framework, &readiness, stop).await,
+    };
+    served.cancel();
+    serving.await.context("the servers for metrics and probes broke")??;
+    ended
+}
+
+/// Works while the lease is held. Losing it is an error: a half-leader is worse than none, so the process ends.
+async fn led(
+    work: App,
+    client: Client,
+    settings: lease::Settings,
+    framework: &FrameworkMetrics,
+    readiness: &Readiness,
+    stop: CancellationToken,
+) -> Result<()> {
+    let name = settings.name.clone();
+    let release = CancellationToken::new();
+    let lease = Lease::run(client, settings, release.clone());
+    framework.leader(&name, false);
+    // A replica that stands by is ready: it does all that it should.
+    readiness.set(WATCHES, true);
+    let held = tokio::select! {
+        held = lease.held() => held,
+        () = stop.cancelled() => false,
+    };
+    let mut result = Ok(());
+    if held {
+        framework.leader(&name, true);
+        readiness.set(WATCHES, false);
+        let mut state = lease.state();
+        result = tokio::select! {
+            ended = work.run(stop.clone(), || readiness.set(WATCHES, true)) => ended,
+            _ = state.wait_for(|state| *state == lease::State::Lost) => Err(anyhow::anyhow!("the lease {name} was lost")),
+        };
+        framework.leader(&name, false);
+    }
+    release.cancel();
+    let last = lease.ended().await;
+    if result.is_ok() && last == lease::State::Lost && !stop.is_cancelled() {
+        bail!("the lease {name} was lost");
+    }
+    result
+}
+
+async fn client(args: &ClientArgs) -> Result<Client> {
+    let config = match &args.kubeconfig {
+        Some(path) => {
+            let kubeconfig = Kubeconfig::read_from(path).with_context(|| format!("reading {}", path.display()))?;
+            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.context("reading the kubeconfig")?
+        }
+        None => Config::infer().await.context("finding the API server: set --kubeconfig, or run in a cluster")?,
+    };
+    Client::try_from(config).context("building the client")
+}

@@ -1,2 +1,259 @@
-//! Placeholder.
-fn main() {}
+//! The command `testbed`: see `docs/testbed.md`.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, ExitStatus};
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+use testbed::home::Home;
+use testbed::image::Config;
+use testbed::{Bed, ControlPlane, NodeMode, Options, Tools, bed, dataplane, image, process, tools, volumes};
+
+#[derive(Parser)]
+#[command(name = "testbed", about = "A real Kubernetes on a bare Linux box, without Docker")]
+struct Cli {
+    /// Tells beds apart.
+    #[arg(long, global = true, default_value = "dev", env = "MULTIGRES_TESTBED_NAME")]
+    name: String,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Brings a bed up; run again, it starts only what is missing.
+    Up {
+        /// kubelet:N (real), kwok:N (simulated), or auto.
+        #[arg(long, default_value = "auto")]
+        nodes: NodeMode,
+    },
+    /// Takes a bed down without a trace.
+    Down,
+    /// Shows components, nodes, process ids and addresses.
+    Status,
+    /// Imports image archives into every node.
+    Load {
+        /// OCI image archives.
+        #[arg(required = true)]
+        archives: Vec<PathBuf>,
+    },
+    /// Packs binaries as image archives and prints their paths.
+    #[command(visible_alias = "images")]
+    Image {
+        /// Imports the archives into the bed's nodes at once.
+        #[arg(long, global = true)]
+        load: bool,
+        #[command(subcommand)]
+        content: Content,
+    },
+    /// Opens a shell, or runs a command, with KUBECONFIG and PATH set.
+    Shell(Words),
+    /// Runs a command inside the bed's network, with its DNS.
+    Exec(Words),
+    /// Builds the pinned tools and prints their directory.
+    Tools {
+        /// Only these; all by default.
+        names: Vec<String>,
+    },
+    /// Prints the path of the administrator's kubeconfig.
+    Kubeconfig,
+    /// Runs a command against a light control plane of its own (etcd and kube-apiserver on loopback).
+    ControlPlane(Words),
+    /// Serves claims on simulated nodes.
+    #[command(hide = true)]
+    ServeVolumes {
+        #[arg(long)]
+        kubeconfig: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+enum Content {
+    /// The stand-in under the names of all data-plane images.
+    Standin {
+        /// The program of the crate `standin`.
+        #[arg(long)]
+        bin: PathBuf,
+        /// Another tag than the operator's default ones.
+        #[arg(long)]
+        tag: Option<String>,
+    },
+    /// The real data plane over a Debian root with PostgreSQL.
+    Real {
+        /// A directory with the binaries of a Multigres release.
+        #[arg(long, env = dataplane::BINARIES_VARIABLE)]
+        dir: PathBuf,
+        /// The stand-in, for the web page and, if the directory lacks it, the exporter.
+        #[arg(long)]
+        standin: Option<PathBuf>,
+    },
+    /// One of the operator's own binaries, laid out as in its Dockerfile.
+    Controller {
+        /// The program.
+        #[arg(long)]
+        bin: PathBuf,
+        /// The image's name.
+        #[arg(long)]
+        name: String,
+    },
+    /// Any program with the libraries it needs.
+    Binary {
+        /// The program.
+        #[arg(long)]
+        bin: PathBuf,
+        /// The image's name.
+        #[arg(long)]
+        name: String,
+        /// Where it lies in the image; /usr/local/bin by default.
+        #[arg(long)]
+        path: Option<String>,
+        /// USER or USER:GROUP.
+        #[arg(long, default_value = "65532:65532")]
+        user: String,
+        /// The words of the entry point; the program alone by default.
+        #[arg(long, num_args = 1.., allow_hyphen_values = true)]
+        entrypoint: Vec<String>,
+        /// NAME=value; may be repeated.
+        #[arg(long)]
+        env: Vec<String>,
+    },
+}
+
+#[derive(Args)]
+struct Words {
+    /// The command and its arguments.
+    #[arg(last = true)]
+    words: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("testbed: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    let name = cli.name;
+    match cli.action {
+        Action::Up { nodes } => {
+            Bed::up(&Options { name, nodes })?;
+        }
+        Action::Down => bed::down(&name)?,
+        Action::Status => return status(&name),
+        Action::Load { archives } => Bed::get(&name)?.load(&archives)?,
+        Action::Image { load, content } => {
+            let archives = pack(content)?;
+            for archive in &archives {
+                println!("{}", archive.display());
+                eprintln!("testbed: {}", image::archive::names(archive)?.join(", "));
+            }
+            if load {
+                Bed::get(&name)?.load(&archives)?;
+            }
+        }
+        Action::Shell(words) => return shell(&Bed::get(&name)?, &words.words),
+        Action::Exec(words) => {
+            let mut command = Bed::get(&name)?.exec_in_netns(&words.words)?;
+            return Ok(exit_code(command.status().context("starting the command")?));
+        }
+        Action::Tools { names } => build_tools(&names)?,
+        Action::Kubeconfig => println!("{}", Bed::get(&name)?.kubeconfig().display()),
+        Action::ControlPlane(words) => return with_control_plane(&words.words),
+        Action::ServeVolumes { kubeconfig } => {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
+            runtime.block_on(volumes::serve(&kubeconfig))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn status(name: &str) -> Result<ExitCode> {
+    let bed = Bed::get(name)?;
+    let network = bed.network();
+    println!("bed         {name} ({})", bed.nodes()?);
+    println!("directory   {}", bed.dir().display());
+    println!("kubeconfig  {}", bed.kubeconfig().display());
+    println!("API server  {}", network.server());
+    println!("namespace   {}", network.namespace.as_deref().unwrap_or("none, on loopback"));
+    println!("host        {} as seen from inside", network.host_address());
+    println!();
+    let components = bed.components()?;
+    for component in &components {
+        let state = if component.alive { "running" } else { "ENDED" };
+        println!("{:28} {state:8} {:>8}  {}", component.name, component.process.pid, component.process.log.display());
+    }
+    println!();
+    let mut command = bed.kubectl();
+    command.args(["get", "nodes", "-L", "topology.kubernetes.io/zone", "-o", "wide", "--request-timeout=5s"]);
+    let nodes = process::output(&mut command);
+    match &nodes {
+        Ok(text) => print!("{text}"),
+        Err(error) => println!("nodes: {error:#}; `testbed --name {name} up` starts what is missing"),
+    }
+    let healthy = nodes.is_ok() && components.iter().all(|component| component.alive);
+    Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn shell(bed: &Bed, words: &[String]) -> Result<ExitCode> {
+    let default = [std::env::var("SHELL").unwrap_or_else(|_| "/bin/sh".to_owned())];
+    let words = if words.is_empty() { &default[..] } else { words };
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]);
+    bed.prepare(&mut command);
+    Ok(exit_code(command.status().with_context(|| format!("starting {}", words[0]))?))
+}
+
+fn pack(content: Content) -> Result<Vec<PathBuf>> {
+    let home = Home::from_env()?;
+    match content {
+        Content::Standin { bin, tag } => Ok(vec![dataplane::standin(&home, &bin, tag.as_deref())?]),
+        Content::Real { dir, standin } => dataplane::real(&home, &dir, standin.as_deref()),
+        Content::Controller { bin, name } => Ok(vec![dataplane::controller(&home, &bin, &name)?]),
+        Content::Binary { bin, name, path, user, entrypoint, env } => {
+            let file = bin.file_name().with_context(|| format!("{} names no file", bin.display()))?.to_string_lossy();
+            let path = path.unwrap_or_else(|| format!("/usr/local/bin/{file}"));
+            let entrypoint = if entrypoint.is_empty() { vec![path.clone()] } else { entrypoint };
+            let config = Config { entrypoint, user, env, ..Config::default() };
+            Ok(vec![dataplane::program(&home, &bin, &name, &path, config)?])
+        }
+    }
+}
+
+fn build_tools(names: &[String]) -> Result<()> {
+    let tools = Tools::locate(&Home::from_env()?)?;
+    let all: Vec<&str> = tools::ALL.iter().chain(&tools::CHECKS).map(|tool| tool.name).collect();
+    let wanted: Vec<&str> = if names.is_empty() { all } else { names.iter().map(String::as_str).collect() };
+    tools.ensure(&wanted)?;
+    println!("{}", tools.bin().display());
+    Ok(())
+}
+
+fn with_control_plane(words: &[String]) -> Result<ExitCode> {
+    let (program, args) =
+        words.split_first().context("no command was given; usage: testbed control-plane -- COMMAND ARGS…")?;
+    let control_plane = ControlPlane::start()?;
+    let kubeconfig = control_plane.kubeconfig();
+    let path = std::env::var("PATH").unwrap_or_default();
+    let status = Command::new(program)
+        .args(args)
+        .env("KUBECONFIG", &kubeconfig)
+        .env("MULTIGRES_TEST_KUBECONFIG", &kubeconfig)
+        .env("MULTIGRES_TEST_ETCD", control_plane.etcd())
+        .env("TESTBED_AUDIT_LOG", control_plane.audit_log())
+        .env("PATH", format!("{}:{path}", control_plane.tools().bin().display()))
+        .status()
+        .with_context(|| format!("starting {program}"))?;
+    drop(control_plane);
+    Ok(exit_code(status))
+}
+
+fn exit_code(status: ExitStatus) -> ExitCode {
+    use std::os::unix::process::ExitStatusExt as _;
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}

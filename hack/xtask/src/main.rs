@@ -1,2 +1,37 @@
-//! Placeholder.
-fn main() {}
+//! Chores of the repository: `cargo xtask crds` writes the custom resource definitions, `--check` compares them.
+
+mod crds;
+mod yaml;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// Chores of the repository.
+#[derive(Debug, Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+enum Chore {
+    /// Write the custom resource definitions into `crds/` and into the chart.
+    Crds {
+        /// Write nothing; fail when a committed file differs.
+        #[arg(long)]
+        check: bool,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().chore {
+        Chore::Crds { check } => crds::run(&repository(), check),
+    }
+}
+
+/// The root of the repository, two levels above this crate.
+fn repository() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
+}

@@ -1,0 +1,52 @@
+# Every target is one line that calls cargo, the testbed or a script; `make help` lists them.
+SHELL := /bin/bash
+TESTBED := cargo run --quiet --locked --package testbed --
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  \033[36m%-22s\033[0m %s\n", $$1, $$2}'
+
+##@ Use it
+.PHONY: demo demo-multi-az demo-down
+demo: bootstrap ## Start a real Kubernetes, install the chart, make a Healthy cluster, say what to try next
+	@hack/demo.sh up minimal
+demo-multi-az: bootstrap ## The same with three zones on three nodes
+	@hack/demo.sh up demo-multi-az
+demo-down: ## Stop the demo and leave nothing behind
+	@hack/demo.sh down
+
+##@ Develop it
+.PHONY: bootstrap build fmt lint generate test unit api chart stories bench soak
+bootstrap: ## Install what a Debian-like machine lacks (packages, nextest, pinned Kubernetes tools), once
+	@hack/bootstrap.sh
+build: ## Build the binaries
+	cargo build --locked --release --package controller
+fmt: ## Format the code
+	cargo fmt --all
+lint: ## Formatting, lints, and generated files that must be current
+	cargo fmt --all --check && cargo clippy --locked --workspace --all-targets -- -D warnings && cargo xtask crds --check && cargo xtask purity
+generate: ## Write the generated files
+	cargo xtask crds
+test: bootstrap ## Everything that must pass before a change lands
+	@hack/test.sh
+unit: ## Unit, table, property and snapshot tests
+	cargo nextest run --locked --workspace --profile ci
+api: bootstrap ## Tests against a real API server
+	$(TESTBED) control-plane -- cargo nextest run --locked --profile ci --package shared --test api_server
+chart: bootstrap ## Render, lint and validate the chart
+	@hack/chart-test.sh
+stories: bootstrap ## End-to-end stories on the testbed, long form
+	@hack/stories.sh long
+bench: bootstrap ## Figures of docs/benchmarks.md
+	@hack/bench.sh
+soak: bootstrap ## Kill the controller again and again while clusters change
+	@hack/stories.sh soak
+
+##@ Testbed and kind
+.PHONY: testbed-up testbed-down kind-deploy
+testbed-up: bootstrap ## A three-node Kubernetes without Docker
+	$(TESTBED) up --nodes kubelet:3
+testbed-down: ## Stop it
+	$(TESTBED) down
+kind-deploy: ## Deploy to a local kind cluster (needs Docker and kind)
+	@hack/kind-deploy.sh

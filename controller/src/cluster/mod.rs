@@ -1,0 +1,354 @@
+//! Reconciles `MultigresCluster`: resolves its spec, makes its children, registers it in its topology, and sums up its state.
+//!
+//! No step holds back another: a topology that does not answer, a cell that is not ready and a missing password each show in the
+//! status while everything else goes on.
+
+mod admin;
+mod children;
+mod gateway;
+mod observe;
+mod password;
+mod removal;
+mod status;
+mod topology;
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{PersistentVolumeClaim, Pod, Secret, Service},
+};
+use kube::ResourceExt as _;
+use serde_json::json;
+use shared::{
+    annotation,
+    annotation::CLUSTER_FINALIZER,
+    api::v1alpha1::{
+        Cell, CellSpec, MultigresCluster, MultigresClusterStatus, Phase, Shard, TableGroup, TopoServer,
+    },
+    name,
+    resolve::ResolvedCluster,
+};
+
+use self::{
+    admin::{Admin, Part, Web},
+    password::Password,
+    topology::{Sight, Wanted},
+};
+use crate::{
+    context::Ctx,
+    error::Error,
+    plan::{Action, Note, Plan, Requeue, Target},
+    settings::Settings,
+    topo_server,
+    upstream::{CellRecord, TopoAddress},
+    workload::{owner::Owner, port::ETCD_CLIENT, telemetry::Inherited, want, want_once},
+};
+
+/// Written records are confirmed by the next pass.
+const CONFIRM: Duration = Duration::from_secs(1);
+/// How often a topology that does not answer is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
+/// Crash loops of the management plane and users' Secrets wake nobody: a cluster that is not healthy is looked at this often.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// One reason why a spec is not carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// CamelCase.
+    pub reason: String,
+    /// Field, value and remedy.
+    pub message: String,
+}
+
+/// What a pass reads.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// The object.
+    pub cluster: Arc<MultigresCluster>,
+    /// Its identity.
+    pub owner: Owner,
+    /// What its spec asks for, or why it is not carried out.
+    pub resolved: Result<Box<ResolvedCluster>, Vec<Refusal>>,
+    /// The superuser's password.
+    pub password: Password,
+    /// The generated Secret, if it is there.
+    pub password_secret: Option<Arc<Secret>>,
+    /// The records in the topology.
+    pub topology: Sight,
+    /// Where the topology is, when it belongs to somebody else.
+    pub external_topology: Option<TopoAddress>,
+    /// TopoServers of the cluster and of its cells.
+    pub topo_servers: Vec<Arc<TopoServer>>,
+    /// Cells, sorted by object name.
+    pub cells: Vec<Arc<Cell>>,
+    /// TableGroups, sorted by object name.
+    pub table_groups: Vec<Arc<TableGroup>>,
+    /// Shards, read for the removal alone.
+    pub shards: Vec<Arc<Shard>>,
+    /// Deployment of multiadmin.
+    pub admin: Option<Arc<Deployment>>,
+    /// Deployment of the web page.
+    pub web: Option<Arc<Deployment>>,
+    /// Service that exposes the gateways.
+    pub gateway_service: Option<Arc<Service>>,
+    /// Service that exposes the web page.
+    pub web_service: Option<Arc<Service>>,
+    /// All pods of the cluster.
+    pub pods: Vec<Arc<Pod>>,
+    /// All volume claims of the cluster.
+    pub claims: Vec<Arc<PersistentVolumeClaim>>,
+    /// Telemetry variables of the operator's own process.
+    pub inherited: Inherited,
+}
+
+impl Observed {
+    /// The cluster's own topology server, when this cluster controls it.
+    fn global_topo(&self) -> Option<&TopoServer> {
+        let name = name::global_topo(&self.owner.name);
+        self.topo_servers.iter().map(AsRef::as_ref).find(|server| server.name_any() == name && self.owner.controls(*server))
+    }
+
+    /// Whether a cell's own topology server serves.
+    fn local_topo_serves(&self, cell: &str) -> bool {
+        let name = name::local_topo(&name::cell(&self.owner.name, cell));
+        self.topo_servers.iter().any(|server| server.name_any() == name && topo_server::serves(server))
+    }
+
+    /// Live Cells that the spec no longer names, unless the spec cannot be judged.
+    fn removed_cells(&self) -> Vec<&str> {
+        let spec = &self.cluster.spec.cells;
+        let live = self.cells.iter().map(|cell| cell.spec.name.as_str());
+        live.filter(|name| !spec.iter().any(|cell| cell.name == *name)).collect()
+    }
+
+    /// The live Cell of a cell.
+    fn cell(&self, name: &str) -> Option<&Cell> {
+        self.cells.iter().map(AsRef::as_ref).find(|cell| cell.spec.name == name)
+    }
+
+    /// The live TableGroup of a table group.
+    fn table_group(&self, database: &str, group: &str) -> Option<&TableGroup> {
+        let mut live = self.table_groups.iter().map(AsRef::as_ref);
+        live.find(|live| live.spec.database_name == database && live.spec.table_group_name == group)
+    }
+
+    /// Live TableGroups that the spec no longer asks for.
+    fn removed_table_groups<'a>(&'a self, resolved: &'a ResolvedCluster) -> impl Iterator<Item = &'a TableGroup> {
+        self.table_groups.iter().map(AsRef::as_ref).filter(|live| {
+            !resolved.table_groups().any(|wanted| {
+                wanted.database_name == live.spec.database_name && wanted.table_group_name == live.spec.table_group_name
+            })
+        })
+    }
+
+    /// Names of the cells and databases that this cluster may have registered.
+    fn registered_names(&self) -> (Vec<String>, Vec<String>) {
+        let spec = &self.cluster.spec;
+        let mut cells: Vec<String> = spec.cells.iter().map(|cell| cell.name.clone()).collect();
+        cells.extend(self.cells.iter().map(|cell| cell.spec.name.clone()));
+        let mut databases: Vec<String> = spec.databases.iter().map(|database| database.name.clone()).collect();
+        if let Ok(resolved) = &self.resolved {
+            databases.extend(resolved.databases.iter().map(|database| database.name.clone()));
+        }
+        (cells, databases)
+    }
+
+    /// The project that the children are marked with.
+    fn project(&self) -> Option<&str> {
+        self.cluster.annotations().get(annotation::PROJECT_REF).map(String::as_str)
+    }
+
+    /// The records that the topology should hold.
+    fn wanted_records(&self, resolved: &ResolvedCluster) -> Wanted {
+        let mut wanted = Wanted::default();
+        for cell in &resolved.cells {
+            match self.cell_record(resolved, cell) {
+                Some(record) => wanted.cells.push(record),
+                None => wanted.waiting.push(cell.name.clone()),
+            }
+        }
+        let cells: Vec<String> = resolved.cells.iter().map(|cell| cell.name.clone()).collect();
+        wanted.databases = resolved
+            .databases
+            .iter()
+            .filter_map(|database| {
+                let policy = database.durability_policy.to_string();
+                topology::database(&database.name, cells.clone(), &policy, Some(&database.backup))
+            })
+            .collect();
+        wanted
+    }
+
+    /// The record of a cell; `None` while its own topology server does not serve.
+    fn cell_record(&self, resolved: &ResolvedCluster, cell: &CellSpec) -> Option<CellRecord> {
+        let name = cell.name.clone();
+        let local = cell.topo_server.as_ref();
+        if let Some(external) = local.and_then(|local| local.external.as_ref()) {
+            let root = external.root_path.clone().unwrap_or_default();
+            return Some(CellRecord { name, server_addresses: external.endpoints.clone(), root });
+        }
+        if let Some(etcd) = local.and_then(|local| local.etcd.as_ref()) {
+            let server = name::local_topo(&name::cell(&self.owner.name, &name));
+            let address = format!("{server}.{}.svc:{ETCD_CLIENT}", self.owner.namespace);
+            let root = etcd.root_path.clone().unwrap_or_default();
+            let record = CellRecord { server_addresses: vec![address], root, name };
+            return self.local_topo_serves(&cell.name).then_some(record);
+        }
+        let at = topology::address(&resolved.global_topo_ref);
+        Some(CellRecord { name, server_addresses: at.endpoints, root: at.root })
+    }
+}
+
+/// References, observation and decision of one pass.
+pub async fn plan(cluster: &MultigresCluster, ctx: &Ctx) -> Result<Plan<MultigresClusterStatus>, Error> {
+    let observed = observe::observe(cluster, ctx).await?;
+    decide(&observed, &ctx.settings, ctx.clock.now())
+}
+
+/// What should be, and what is said about it. Pure.
+pub fn decide(
+    observed: &Observed,
+    settings: &Settings,
+    now: Timestamp,
+) -> Result<Plan<MultigresClusterStatus>, Error> {
+    if observed.cluster.metadata.deletion_timestamp.is_some() {
+        return Ok(removal::decide(observed, now));
+    }
+    let mut plan = Plan::nothing();
+    match &observed.resolved {
+        Ok(resolved) => {
+            finalizer(observed, &mut plan);
+            carry_out(observed, resolved, &mut plan)?;
+            plan.status = Some(status::status(observed, resolved, settings, now));
+        }
+        Err(refusals) => {
+            for refusal in refusals {
+                plan.notes.push(Note::warning(refusal.reason.clone(), refusal.message.clone()));
+            }
+            plan.status = Some(status::refused(observed, refusals, now));
+        }
+    }
+    if plan.status.as_ref().and_then(|status| status.phase) != Some(Phase::Healthy) {
+        plan.requeue = plan.requeue.sooner(Requeue::After(LOOK_AGAIN));
+    }
+    Ok(plan)
+}
+
+fn finalizer(observed: &Observed, plan: &mut Plan<MultigresClusterStatus>) {
+    let present = observed.cluster.finalizers();
+    if present.iter().any(|finalizer| finalizer == CLUSTER_FINALIZER) {
+        return;
+    }
+    if let Some(target) = Target::of(&*observed.cluster) {
+        let all: Vec<&str> = present.iter().map(String::as_str).chain([CLUSTER_FINALIZER]).collect();
+        // A list is replaced as a whole: the version keeps a finalizer that somebody else adds in between.
+        let version = observed.cluster.metadata.resource_version.as_deref();
+        let patch = json!({ "metadata": { "finalizers": all, "resourceVersion": version } });
+        plan.write("Finalizer", Action::Merge { target, patch });
+    }
+}
+
+/// The writes of a spec that is carried out, in the order in which their effects are needed.
+fn carry_out(
+    observed: &Observed,
+    resolved: &ResolvedCluster,
+    plan: &mut Plan<MultigresClusterStatus>,
+) -> Result<(), Error> {
+    let owner = &observed.owner;
+    if let Password::Fresh(value) = &observed.password {
+        want_once(plan, "PasswordAbsent", &password::secret(owner, value))?;
+    }
+    match resolved.managed_topo() {
+        Some(spec) => want(plan, "Desired", &children::topo_server(owner, spec))?,
+        None => {
+            let unused = observed.global_topo().filter(|server| server.metadata.deletion_timestamp.is_none());
+            if let Some(target) = unused.and_then(Target::of) {
+                plan.write("ExternalTopology", Action::Delete(target));
+            }
+        }
+    }
+    for cell in &resolved.cells {
+        want(plan, "Desired", &children::cell(owner, observed.project(), cell))?;
+    }
+    for group in resolved.table_groups() {
+        want(plan, "Desired", &children::table_group(owner, observed.project(), group))?;
+    }
+    let spec = &observed.cluster.spec;
+    want(plan, "Desired", &gateway::primary_service(owner, spec.external_gateway.as_ref()))?;
+    want(plan, "Desired", &gateway::replica_service(owner))?;
+    management(observed, resolved, plan)?;
+    register(observed, resolved, plan);
+    warn(observed, resolved, plan);
+    Ok(())
+}
+
+fn management(
+    observed: &Observed,
+    resolved: &ResolvedCluster,
+    plan: &mut Plan<MultigresClusterStatus>,
+) -> Result<(), Error> {
+    let (owner, spec) = (&observed.owner, &observed.cluster.spec);
+    let admin = Admin {
+        part: Part {
+            owner,
+            stateless: &resolved.multiadmin.spec,
+            image: &resolved.multiadmin.image,
+            pull_policy: resolved.image_pull_policy,
+            pull_secrets: &resolved.image_pull_secrets,
+        },
+        placement: resolved.multiadmin.placement.as_ref(),
+        topology: &resolved.global_topo_ref,
+        observability: spec.observability.as_ref(),
+        inherited: &observed.inherited,
+        log_level: resolved.log_levels.multiadmin.unwrap_or_default(),
+        internal_tls: spec.internal_tls.as_ref().and_then(|tls| tls.enabled) == Some(true),
+    };
+    want(plan, "Desired", &admin.deployment())?;
+    want(plan, "Desired", &admin::service(owner))?;
+    let web = Web {
+        part: Part { stateless: &resolved.multiadmin_web.spec, image: &resolved.multiadmin_web.image, ..admin.part },
+        user: &resolved.postgres_superuser,
+        password: &resolved.password.secret_ref,
+    };
+    want(plan, "Desired", &web.deployment())?;
+    want(plan, "Desired", &admin::web_service(owner, spec.external_admin_web.as_ref()))
+}
+
+/// Records of cells and databases. Without an answer nothing is written here, and everything else goes on.
+fn register(observed: &Observed, resolved: &ResolvedCluster, plan: &mut Plan<MultigresClusterStatus>) {
+    let wanted = observed.wanted_records(resolved);
+    let at = topology::address(&resolved.global_topo_ref);
+    let missing = wanted.missing(&observed.topology);
+    if !missing.is_empty() {
+        plan.requeue = plan.requeue.sooner(Requeue::After(CONFIRM));
+    }
+    for write in missing {
+        plan.write("NotRegistered", Action::Topology { at: at.clone(), write });
+    }
+    if matches!(observed.topology, Sight::Failed { .. }) || !wanted.waiting.is_empty() {
+        plan.requeue = plan.requeue.sooner(Requeue::After(TRY_AGAIN));
+    }
+}
+
+/// Events for what keeps a cluster from being what its spec says.
+fn warn(observed: &Observed, resolved: &ResolvedCluster, plan: &mut Plan<MultigresClusterStatus>) {
+    if let Some((reason, message)) = status::password_problem(observed) {
+        plan.notes.push(Note::warning(reason, message));
+    }
+    for cell in observed.removed_cells() {
+        let message = format!("cell {cell} is no longer in the spec; it keeps running, because removing a cell is not built yet");
+        plan.notes.push(Note::warning(status::CELL_REMOVAL_PENDING, message));
+    }
+    for group in observed.removed_table_groups(resolved) {
+        let message = format!(
+            "table group {} is no longer in the spec; it keeps running, because removing data is not built yet",
+            group.spec.table_group_name
+        );
+        plan.notes.push(Note::warning(status::TABLE_GROUP_REMOVAL_PENDING, message));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,135 @@
+//! Reads what a pass over a cluster needs: tables, templates, the password's Secret, the records in the topology.
+
+use std::sync::Arc;
+
+use shared::{
+    api::v1alpha1::{GlobalTopoServerRef, MultigresCluster},
+    name,
+    resolve::{self, ResolvedCluster, Templates},
+};
+
+use super::{
+    Observed, Refusal,
+    password::{self, Password},
+    topology::{self, Sight},
+};
+use crate::{
+    context::Ctx,
+    error::Error,
+    topo_server,
+    upstream::TopoAddress,
+    workload::{owner::Owner, telemetry::Inherited},
+};
+
+pub(super) async fn observe(cluster: &MultigresCluster, ctx: &Ctx) -> Result<Observed, Error> {
+    let owner = Owner::of(cluster)?;
+    let resolved = resolved(cluster, &owner, ctx);
+    let (stores, namespace, name) = (&ctx.stores, owner.namespace.as_str(), owner.name.as_str());
+    let mut observed = Observed {
+        password: Password::NotKnown,
+        password_secret: stores.secrets.get(namespace, &name::postgres_password(name)),
+        topology: Sight::NotServing,
+        external_topology: None,
+        topo_servers: stores.topo_servers.of_cluster(namespace, name),
+        cells: stores.cells.of_cluster(namespace, name),
+        table_groups: stores.table_groups.of_cluster(namespace, name),
+        shards: stores.shards.of_cluster(namespace, name),
+        admin: stores.deployments.get(namespace, &name::multiadmin(name)),
+        web: stores.deployments.get(namespace, &name::multiadmin_web(name)),
+        gateway_service: stores.services.get(namespace, &name::cluster_gateway(name)),
+        web_service: stores.services.get(namespace, &name::multiadmin_web(name)),
+        pods: stores.pods.of_cluster(namespace, name),
+        claims: stores.claims.of_cluster(namespace, name),
+        inherited: Inherited::of_process(),
+        cluster: Arc::new(cluster.clone()),
+        resolved,
+        owner,
+    };
+    let deleting = cluster.metadata.deletion_timestamp.is_some();
+    let reference = reference(&observed);
+    if reference.as_ref().is_some_and(|reference| is_external(&observed, reference)) {
+        observed.external_topology = reference.as_ref().map(topology::address);
+    }
+    let serves = observed.external_topology.is_some() || observed.global_topo().is_some_and(topo_server::serves);
+    // A cluster on its way out has nothing to register, and its own etcd goes with it.
+    let wanted = if deleting { observed.external_topology.is_some() } else { serves && observed.resolved.is_ok() };
+    if let Some(reference) = reference.filter(|_| wanted) {
+        observed.topology = topology::read(&ctx.upstream, &topology::address(&reference)).await;
+    }
+    if let Ok(resolved) = &observed.resolved
+        && !deleting
+    {
+        observed.password = password(&observed, resolved, ctx).await;
+    }
+    Ok(observed)
+}
+
+fn resolved(cluster: &MultigresCluster, owner: &Owner, ctx: &Ctx) -> Result<Box<ResolvedCluster>, Vec<Refusal>> {
+    let templates = templates(&owner.namespace, ctx);
+    resolve::cluster(&owner.name, &owner.namespace, &cluster.spec, &templates, &ctx.settings.resolve())
+        .map(Box::new)
+        .map_err(|errors| {
+            let refusal = |error: &resolve::ResolveError| Refusal { reason: error.reason().to_owned(), message: error.to_string() };
+            errors.iter().map(refusal).collect()
+        })
+}
+
+fn templates(namespace: &str, ctx: &Ctx) -> Templates {
+    let stores = &ctx.stores;
+    Templates {
+        core: named(stores.core_templates.in_namespace(namespace), |template| template.spec.clone()),
+        cell: named(stores.cell_templates.in_namespace(namespace), |template| template.spec.clone()),
+        shard: named(stores.shard_templates.in_namespace(namespace), |template| template.spec.clone()),
+    }
+}
+
+fn named<K: kube::Resource, S>(
+    templates: Vec<Arc<K>>,
+    spec: impl Fn(&K) -> S,
+) -> std::collections::BTreeMap<String, S> {
+    let entry = |template: Arc<K>| Some((template.meta().name.clone()?, spec(&template)));
+    templates.into_iter().filter_map(entry).collect()
+}
+
+/// How the children reach the topology: from the spec, or from a child when the spec cannot be resolved.
+fn reference(observed: &Observed) -> Option<GlobalTopoServerRef> {
+    match &observed.resolved {
+        Ok(resolved) => Some(resolved.global_topo_ref.clone()),
+        Err(_) => observed.cells.first().map(|cell| cell.spec.global_topo_server.clone()),
+    }
+}
+
+fn is_external(observed: &Observed, reference: &GlobalTopoServerRef) -> bool {
+    match &observed.resolved {
+        Ok(resolved) => resolved.managed_topo().is_none(),
+        Err(_) => {
+            let own = format!("{}.{}.svc:", name::global_topo(&observed.owner.name), observed.owner.namespace);
+            !TopoAddress::new([&reference.address], "").endpoints.iter().any(|endpoint| endpoint.starts_with(&own))
+        }
+    }
+}
+
+async fn password(observed: &Observed, resolved: &ResolvedCluster, ctx: &Ctx) -> Password {
+    let wanted = &resolved.password.secret_ref;
+    let namespace = &observed.owner.namespace;
+    let generated = resolved.password.generated;
+    if generated && observed.password_secret.is_some() {
+        return Password::Present;
+    }
+    // Our own Secret is looked for live, too: the watch may lag, and one that a user put in its place is as good.
+    match ctx.references.secret(namespace, &wanted.name).await {
+        Ok(Some(seen)) if seen.data.get(&wanted.key).is_some_and(|value| !value.is_empty()) => Password::Present,
+        Ok(None) if generated => {
+            if observed.claims.iter().any(|claim| password::holds_data(claim)) {
+                Password::Lost
+            } else {
+                Password::Fresh(password::generate())
+            }
+        }
+        Ok(_) => Password::NotProvided { wanted: format!("{} with key {}", wanted.name, wanted.key) },
+        Err(error) => {
+            tracing::warn!(error = error.chain(), "cannot look for the password");
+            Password::NotKnown
+        }
+    }
+}

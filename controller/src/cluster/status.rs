@@ -1,0 +1,360 @@
+//! Status of a cluster, summed up from its children, its password and its topology.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::{Resource, ResourceExt as _};
+use shared::{
+    api::v1alpha1::{
+        Cell, ClusterCellStatus, ClusterDatabaseStatus, ClusterImagesStatus, ComponentImages, ExternalEndpointStatus,
+        ExternalServiceConfig, ImageSource, ImageUpdateStrategy, MultigresClusterStatus, Phase, TableGroup,
+    },
+    condition::{self, ConditionSet},
+    label,
+    label::Component,
+    resolve::{Notice, ResolvedCluster},
+};
+
+use super::{Observed, Refusal, password::Password, topology::Sight};
+use crate::{settings::Settings, workload::rollout::Rollout};
+
+const AVAILABLE: &str = "Available";
+const SPEC_ACCEPTED: &str = "SpecAccepted";
+const NO_CELLS: &str = "NoCells";
+const CELL_LOCAL_REPOSITORY: &str = "CellLocalRepository";
+const PASSWORD_SECRET_MISSING: &str = "PasswordSecretMissing";
+const TOPOLOGY_REACHABLE: &str = "TopologyReachable";
+const IMAGE_ROLLOUT_PENDING: &str = "ImageRolloutPending";
+pub(super) const CELL_REMOVAL_PENDING: &str = "CellRemovalPending";
+pub(super) const TABLE_GROUP_REMOVAL_PENDING: &str = "TableGroupRemovalPending";
+
+/// What a child says about itself, as far as it speaks about its current spec.
+struct Child {
+    what: String,
+    phase: Option<Phase>,
+    message: String,
+}
+
+/// The status of a cluster whose spec is carried out.
+pub(super) fn status(
+    observed: &Observed,
+    resolved: &ResolvedCluster,
+    settings: &Settings,
+    now: Timestamp,
+) -> MultigresClusterStatus {
+    let children = children(observed, resolved);
+    let registered = observed.wanted_records(resolved).is_registered(&observed.topology);
+    let (phase, message) = phase(observed, resolved, &children, registered);
+    let cells = cells(observed, resolved);
+    let mut conditions = conditions(observed, resolved, now);
+    conditions = available(conditions, observed, resolved, &cells);
+    let (gateway, admin_web);
+    (conditions, gateway) = expose_gateway(conditions, observed);
+    (conditions, admin_web) = expose_web(conditions, observed);
+    let images = images(resolved, settings);
+    conditions = if images.source == ImageSource::Explicit {
+        conditions.set(IMAGE_ROLLOUT_PENDING, false, "FullyPinned", "every image is named in the spec")
+    } else {
+        conditions.set(IMAGE_ROLLOUT_PENDING, false, "UpToDate", "the current default images are applied")
+    };
+    MultigresClusterStatus {
+        observed_generation: Some(observed.owner.generation),
+        conditions: conditions.finish(),
+        phase: Some(phase),
+        message: Some(message),
+        cells,
+        gateway,
+        admin_web,
+        databases: databases(observed, resolved),
+        resolved_templates: Some(resolved.resolved_templates.clone()),
+        images: Some(images),
+    }
+}
+
+/// The status of a cluster whose spec is refused: what was known stays, and the refusal is added.
+pub(super) fn refused(observed: &Observed, refusals: &[Refusal], now: Timestamp) -> MultigresClusterStatus {
+    let before = observed.cluster.status.clone().unwrap_or_default();
+    let kept: Vec<String> = before.conditions.iter().map(|condition| condition.type_.clone()).collect();
+    let messages: Vec<&str> = refusals.iter().map(|refusal| refusal.message.as_str()).collect();
+    let message = messages.join("; ");
+    let reason = refusals.first().map_or("Invalid", |refusal| refusal.reason.as_str());
+    let mut conditions = ConditionSet::continuing(&before.conditions, Some(observed.owner.generation), now)
+        .set(SPEC_ACCEPTED, false, reason, &message);
+    for type_ in kept {
+        conditions = conditions.keep(type_);
+    }
+    MultigresClusterStatus {
+        observed_generation: Some(observed.owner.generation),
+        conditions: conditions.finish(),
+        phase: Some(Phase::Degraded),
+        message: Some(format!("the spec is not carried out: {message}")),
+        ..before
+    }
+}
+
+/// Why the superuser's password is not there, and what to do about it.
+pub(super) fn password_problem(observed: &Observed) -> Option<(&'static str, String)> {
+    match &observed.password {
+        Password::NotProvided { wanted } => {
+            Some(("NotProvided", format!("Secret {wanted} does not exist or has no value; create it")))
+        }
+        Password::Lost => Some((
+            "DeletedWithData",
+            format!(
+                "Secret {} was deleted while volumes of this cluster exist that were made with its password; create it again \
+                 with the superuser's password under key {}",
+                shared::name::postgres_password(&observed.owner.name),
+                super::password::KEY
+            ),
+        )),
+        Password::Present | Password::Fresh(_) | Password::NotKnown => None,
+    }
+}
+
+fn conditions(observed: &Observed, resolved: &ResolvedCluster, now: Timestamp) -> ConditionSet {
+    let before = observed.cluster.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    let mut set = ConditionSet::continuing(before, Some(observed.owner.generation), now);
+    set = set.set(SPEC_ACCEPTED, true, "Accepted", "the spec is carried out");
+    if let Some((reason, message)) = password_problem(observed) {
+        set = set.set(PASSWORD_SECRET_MISSING, true, reason, message);
+    } else if observed.password == Password::NotKnown {
+        set = set.keep(PASSWORD_SECRET_MISSING);
+    }
+    if resolved.cells.is_empty() {
+        set = set.set(NO_CELLS, true, "NoCells", "the spec names no cells, so nothing serves; add at least one");
+    }
+    let local = local_repositories(resolved);
+    if !local.is_empty() {
+        let message = format!(
+            "{}: each cell has a backup repository of its own, so standbys of other cells than the primary's cannot join; use S3 \
+             or backup.filesystem.scope Shard",
+            local.join(", ")
+        );
+        set = set.set(CELL_LOCAL_REPOSITORY, true, "FilesystemPerCell", message);
+    }
+    let removed = observed.removed_cells();
+    if !removed.is_empty() {
+        let message = format!("no longer in the spec and still running: {}", removed.join(", "));
+        set = set.set(CELL_REMOVAL_PENDING, true, "NotInSpec", message);
+    }
+    let groups: Vec<&str> =
+        observed.removed_table_groups(resolved).map(|group| group.spec.table_group_name.as_str()).collect();
+    if !groups.is_empty() {
+        let message = format!("no longer in the spec and still running: {}", groups.join(", "));
+        set = set.set(TABLE_GROUP_REMOVAL_PENDING, true, "NotInSpec", message);
+    }
+    match &observed.topology {
+        Sight::Seen { .. } => set.set(TOPOLOGY_REACHABLE, true, "Answered", "the topology server answers"),
+        Sight::Failed { reason, message } => set.set(TOPOLOGY_REACHABLE, false, reason, message),
+        // Before the first start nobody was asked, and nothing is said; afterwards silence would hide an outage.
+        Sight::NotServing => match condition::find(before, TOPOLOGY_REACHABLE) {
+            Some(_) => set.set(TOPOLOGY_REACHABLE, false, "NotServing", "the cluster's etcd does not serve"),
+            None => set,
+        },
+    }
+}
+
+fn local_repositories(resolved: &ResolvedCluster) -> Vec<&str> {
+    resolved
+        .notices
+        .iter()
+        .filter_map(|notice| match notice {
+            Notice::CellLocalRepository { shard, .. } => Some(shard.as_str()),
+            _ => None,
+        })
+        .collect()
+}
+
+fn phase(
+    observed: &Observed,
+    resolved: &ResolvedCluster,
+    children: &[Child],
+    registered: bool,
+) -> (Phase, String) {
+    if let Some((_, message)) = password_problem(observed) {
+        return (Phase::Degraded, message);
+    }
+    if let Some(child) = children.iter().find(|child| child.phase == Some(Phase::Degraded)) {
+        return (Phase::Degraded, format!("{}: {}", child.what, child.message));
+    }
+    if let Some(shard) = local_repositories(resolved).first() {
+        return (Phase::Degraded, format!("{shard}: standbys of other cells cannot reach the backup repository"));
+    }
+    if resolved.cells.is_empty() {
+        return (Phase::Initializing, "the spec names no cells".to_owned());
+    }
+    if !children.iter().all(|child| child.phase == Some(Phase::Healthy)) {
+        return (Phase::Progressing, "Cluster is progressing".to_owned());
+    }
+    match &observed.topology {
+        Sight::Failed { message, .. } => (Phase::Progressing, format!("the topology does not answer: {message}")),
+        _ if !registered => (Phase::Progressing, "Cluster is progressing".to_owned()),
+        _ => (Phase::Healthy, "Ready".to_owned()),
+    }
+}
+
+/// Everything that a healthy cluster consists of. What is not there yet has no phase.
+fn children(observed: &Observed, resolved: &ResolvedCluster) -> Vec<Child> {
+    let mut all = Vec::new();
+    if resolved.managed_topo().is_some() {
+        let server = observed.global_topo();
+        let status = server.and_then(|server| server.status.as_ref());
+        let said = status.map(|status| (status.observed_generation, status.phase, status.message.as_deref()));
+        all.push(child("global topology", server, said));
+    }
+    for cell in &resolved.cells {
+        let live = observed.cell(&cell.name);
+        let status = live.and_then(|live| live.status.as_ref());
+        let said = status.map(|status| (status.observed_generation, status.phase, status.message.as_deref()));
+        all.push(child(&format!("cell {}", cell.name), live, said));
+    }
+    for group in resolved.table_groups() {
+        let live = observed.table_group(&group.database_name, &group.table_group_name);
+        let status = live.and_then(|live| live.status.as_ref());
+        let said = status.map(|status| (status.observed_generation, status.phase, status.message.as_deref()));
+        all.push(child(&format!("table group {}", group.table_group_name), live, said));
+    }
+    for (component, deployment) in [(Component::Multiadmin, &observed.admin), (Component::MultiadminWeb, &observed.web)] {
+        let rollout = Rollout::of_deployment(deployment.as_deref(), &pods_of(observed, component));
+        let what = component.as_str().to_owned();
+        all.push(Child { what, phase: Some(rollout.phase()), message: rollout.message("pods") });
+    }
+    all
+}
+
+fn child<K: Resource>(what: &str, live: Option<&K>, said: Option<(Option<i64>, Option<Phase>, Option<&str>)>) -> Child {
+    let meta = live.map(Resource::meta);
+    let staying = meta.is_some_and(|meta| meta.deletion_timestamp.is_none());
+    let current = said.filter(|(generation, ..)| staying && *generation == meta.and_then(|meta| meta.generation));
+    Child {
+        what: what.to_owned(),
+        phase: current.and_then(|(_, phase, _)| phase),
+        message: current.and_then(|(_, _, message)| message).unwrap_or_default().to_owned(),
+    }
+}
+
+fn pods_of(observed: &Observed, component: Component) -> Vec<Arc<Pod>> {
+    let of = |pod: &Arc<Pod>| pod.labels().get(label::COMPONENT).is_some_and(|value| value == component.as_str());
+    observed.pods.iter().filter(|pod| of(pod)).cloned().collect()
+}
+
+fn cells(observed: &Observed, resolved: &ResolvedCluster) -> BTreeMap<String, ClusterCellStatus> {
+    let status = |name: &str| {
+        let live = observed.cell(name).filter(|cell| is_current(cell));
+        let status = live.and_then(|cell| cell.status.as_ref());
+        ClusterCellStatus {
+            ready: status.is_some_and(|status| condition::is_true(&status.conditions, AVAILABLE)),
+            gateway_replicas: status.map_or(0, |status| status.gateway_replicas),
+        }
+    };
+    resolved.cells.iter().map(|cell| (cell.name.clone(), status(&cell.name))).collect()
+}
+
+fn is_current(cell: &Cell) -> bool {
+    cell.metadata.deletion_timestamp.is_none()
+        && cell.status.as_ref().is_some_and(|status| status.observed_generation == cell.metadata.generation)
+}
+
+fn databases(observed: &Observed, resolved: &ResolvedCluster) -> BTreeMap<String, ClusterDatabaseStatus> {
+    resolved
+        .databases
+        .iter()
+        .map(|database| {
+            let total: usize = database.table_groups.iter().map(|group| group.shards.len()).sum();
+            let ready = database
+                .table_groups
+                .iter()
+                .filter_map(|group| observed.table_group(&group.database_name, &group.table_group_name))
+                .filter_map(current_group)
+                .map(|status| status.ready_shards)
+                .sum();
+            let total_shards = i32::try_from(total).unwrap_or(i32::MAX);
+            (database.name.clone(), ClusterDatabaseStatus { ready_shards: ready, total_shards })
+        })
+        .collect()
+}
+
+fn current_group(group: &TableGroup) -> Option<&shared::api::v1alpha1::TableGroupStatus> {
+    group.status.as_ref().filter(|status| status.observed_generation == group.metadata.generation)
+}
+
+fn available(
+    set: ConditionSet,
+    observed: &Observed,
+    resolved: &ResolvedCluster,
+    cells: &BTreeMap<String, ClusterCellStatus>,
+) -> ConditionSet {
+    const REASON: &str = "AggregatedStatus";
+    if cells.is_empty() {
+        return set.set(AVAILABLE, false, REASON, "no cells");
+    }
+    let groups_serve = resolved.table_groups().all(|group| {
+        let live = observed.table_group(&group.database_name, &group.table_group_name);
+        live.and_then(current_group).is_some_and(|status| condition::is_true(&status.conditions, AVAILABLE))
+    });
+    let all = groups_serve && cells.values().all(|cell| cell.ready);
+    set.set(AVAILABLE, all, REASON, if all { "all cells and shards serve" } else { "not all cells and shards serve" })
+}
+
+fn expose_gateway(set: ConditionSet, observed: &Observed) -> (ConditionSet, Option<ExternalEndpointStatus>) {
+    let ready = observed.cells.iter().filter(|cell| is_current(cell)).filter_map(|cell| cell.status.as_ref());
+    let ready = ready.map(|status| status.gateway_ready_replicas).sum();
+    let config = observed.cluster.spec.external_gateway.as_ref();
+    expose(set, ("GatewayExternalReady", "NoReadyGateways"), config, observed.gateway_service.as_deref(), ready)
+}
+
+fn expose_web(set: ConditionSet, observed: &Observed) -> (ConditionSet, Option<ExternalEndpointStatus>) {
+    let ready = Rollout::of_deployment(observed.web.as_deref(), &[]).ready();
+    let config = observed.cluster.spec.external_admin_web.as_ref();
+    expose(set, ("AdminWebExternalReady", "NoReadyAdminWeb"), config, observed.web_service.as_deref(), ready)
+}
+
+fn expose(
+    set: ConditionSet,
+    (type_, nobody): (&str, &str),
+    config: Option<&ExternalServiceConfig>,
+    service: Option<&Service>,
+    ready: i32,
+) -> (ConditionSet, Option<ExternalEndpointStatus>) {
+    if !config.is_some_and(|config| config.enabled) {
+        return (set, None);
+    }
+    let endpoint = service.and_then(endpoint).unwrap_or_default();
+    let set = if endpoint.is_empty() {
+        set.set(type_, false, "AwaitingEndpoint", "no external address is known")
+    } else if ready == 0 {
+        set.set(type_, false, nobody, "nothing behind the address is ready")
+    } else {
+        set.set(type_, true, "EndpointReady", format!("reachable at {endpoint}"))
+    };
+    (set, Some(ExternalEndpointStatus { external_endpoint: endpoint }))
+}
+
+fn endpoint(service: &Service) -> Option<String> {
+    let ips = service.spec.as_ref().and_then(|spec| spec.external_ips.as_ref());
+    if let Some(ip) = ips.and_then(|ips| ips.first()) {
+        return Some(ip.clone());
+    }
+    let ingress = service.status.as_ref()?.load_balancer.as_ref()?.ingress.as_ref()?.first()?;
+    ingress.hostname.clone().or_else(|| ingress.ip.clone())
+}
+
+/// Default images are adopted at once, and the status says just that.
+fn images(resolved: &ResolvedCluster, settings: &Settings) -> ClusterImagesStatus {
+    let effective = ComponentImages::from(resolved.images.clone());
+    if resolved.image_source == ImageSource::Explicit {
+        return ClusterImagesStatus { effective, source: ImageSource::Explicit, ..ClusterImagesStatus::default() };
+    }
+    let available = settings.resolve().images;
+    let revision = available.revision();
+    ClusterImagesStatus {
+        update_strategy: Some(ImageUpdateStrategy::Immediate),
+        effective,
+        source: resolved.image_source,
+        applied: Some(available.clone().into()),
+        applied_revision: Some(revision.clone()),
+        available: Some(available.into()),
+        available_revision: Some(revision),
+    }
+}

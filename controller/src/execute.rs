@@ -1,0 +1,463 @@
+//! Carries out plans: the only place of the controller that writes to the API server or to a topology server.
+//!
+//! A write whose effect is already there is not sent. "Already there" is judged on the freshest object known: the answer to our
+//! own last write where the watch has not caught up yet, the watched object otherwise.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use kube::{
+    Api, Client, Resource, ResourceExt as _,
+    api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions},
+    discovery::ApiResource,
+};
+use serde::Serialize;
+use serde_json::{Value, json};
+use shared::{
+    annotation,
+    kubeutil::{FieldManager, Object, ObjectKey, compare},
+    label,
+    metrics::FrameworkMetrics,
+};
+
+use crate::{
+    error::Error,
+    metrics::Metrics,
+    plan::{Action, Plan, Requeue, Target, TopoWrite, Write},
+    stores::Stores,
+    upstream::{self, TopoAddress, Upstream, Written},
+};
+
+/// No single call to the API server may take longer.
+const CALL_DEADLINE: Duration = Duration::from_secs(15);
+/// No single write to a topology server may take longer.
+const TOPOLOGY_DEADLINE: Duration = Duration::from_secs(5);
+/// Status changes that move neither the phase nor a condition are written at most this often.
+const STATUS_PACE: Duration = Duration::from_secs(15);
+/// How long an answer is preferred over a watch that has not delivered the object at all.
+const TRUST_ANSWER: Duration = Duration::from_secs(30);
+
+/// Sends intended writes whose effect is not there yet.
+pub struct Executor {
+    client: Client,
+    stores: Arc<Stores>,
+    upstream: Upstream,
+    metrics: Arc<Metrics>,
+    framework: FrameworkMetrics,
+    memory: Mutex<Memory>,
+}
+
+/// What the executor remembers between passes. Losing it (a restart) costs repeated writes, never wrong ones.
+#[derive(Default)]
+struct Memory {
+    /// Answers to our writes that the watches have not shown yet.
+    answers: HashMap<ObjectKey, (Instant, Value)>,
+    /// Objects that we deleted, until the watch shows it.
+    deleted: HashMap<String, Instant>,
+    /// Paths that the server did not keep when they were last applied.
+    dropped: HashMap<ObjectKey, BTreeSet<String>>,
+    /// When the status of an object was last written.
+    status: HashMap<ObjectKey, Instant>,
+}
+
+/// What came of a plan.
+#[derive(Debug)]
+pub struct Outcome {
+    /// When to look again.
+    pub requeue: Requeue,
+    /// Failures, in the order of the writes.
+    pub errors: Vec<Error>,
+    /// Writes that were sent, for logs and tests.
+    pub sent: usize,
+}
+
+impl Executor {
+    /// Writes through `client` and `upstream`, comparing with `stores`.
+    pub fn new(
+        client: Client,
+        stores: Arc<Stores>,
+        upstream: Upstream,
+        metrics: Arc<Metrics>,
+        framework: FrameworkMetrics,
+    ) -> Self {
+        Self { client, stores, upstream, metrics, framework, memory: Mutex::default() }
+    }
+
+    /// Carries out `plan` for `object`: its writes in order, then its status. One failure does not stop the rest.
+    pub async fn run<K, S>(&self, object: &K, plan: Plan<S>) -> Outcome
+    where
+        K: Resource<DynamicType = ()> + Serialize,
+        S: Serialize,
+    {
+        let mut outcome = Outcome { requeue: plan.requeue, errors: Vec::new(), sent: 0 };
+        for write in plan.writes {
+            match self.write(write).await {
+                Ok(sent) => outcome.sent += usize::from(sent),
+                Err(error) => outcome.errors.push(error),
+            }
+        }
+        if let Some(status) = plan.status {
+            match self.status(object, &status).await {
+                Ok(Wrote::Yes) => outcome.sent += 1,
+                Ok(Wrote::No) => {}
+                Ok(Wrote::Later(delay)) => outcome.requeue = outcome.requeue.sooner(Requeue::After(delay)),
+                Err(error) => outcome.errors.push(error),
+            }
+        }
+        outcome
+    }
+
+    async fn write(&self, write: Write) -> Result<bool, Error> {
+        let reason = write.reason;
+        let sent = match write.action {
+            Action::Apply(object) => self.apply(object).await?,
+            Action::CreateOnce(object) => self.create_once(object).await?,
+            Action::Merge { target, patch } => self.merge(target, patch).await?,
+            Action::Delete(target) => self.delete(target).await?,
+            Action::Topology { at, write } => {
+                let what = format!("{write:?} in the topology server {}", at.endpoints.join(","));
+                let call = topology(&self.upstream, &at, &write);
+                match tokio::time::timeout(TOPOLOGY_DEADLINE, call).await {
+                    Ok(Ok(wrote)) => wrote,
+                    Ok(Err(source)) => return Err(Error::Upstream { what, source }),
+                    Err(_) => return Err(Error::Deadline { what, seconds: TOPOLOGY_DEADLINE.as_secs() }),
+                }
+            }
+        };
+        if sent {
+            self.metrics.writes.with_label_values(&[reason]).inc();
+        }
+        Ok(sent)
+    }
+
+    async fn apply(&self, object: Object) -> Result<bool, Error> {
+        let key = object.key();
+        ensure_ours(&object)?;
+        let digest = object.digest();
+        let object = object.stamped();
+        let dropped = self.memory().dropped.get(&key).cloned().unwrap_or_default();
+        if let Some(live) = self.freshest(&key)
+            && live["metadata"]["annotations"][annotation::APPLIED_DIGEST] == Value::String(digest)
+            && compare::is_superset_ignoring(&live, &object.value, &dropped).is_ok()
+        {
+            return Ok(false);
+        }
+        let api = self.api(&resource_of(&object), key.namespace.as_deref());
+        let params = PatchParams::apply(FieldManager::Operator.as_str()).force();
+        let answer = self.call("apply", &key, api.patch(&key.name, &params, &Patch::Apply(&object.value))).await?;
+        let answer = serialise(&key, &answer)?;
+        let dropped = compare::not_kept(&answer, &object.value);
+        let mut memory = self.memory();
+        if dropped.is_empty() {
+            memory.dropped.remove(&key);
+        } else {
+            memory.dropped.insert(key.clone(), dropped);
+        }
+        memory.answers.insert(key, (Instant::now(), answer));
+        Ok(true)
+    }
+
+    async fn create_once(&self, object: Object) -> Result<bool, Error> {
+        let key = object.key();
+        ensure_ours(&object)?;
+        // An object that is on its way out still holds the name: the next pass creates the successor.
+        if self.freshest(&key).is_some() {
+            return Ok(false);
+        }
+        let api = self.api(&resource_of(&object), key.namespace.as_deref());
+        let body: DynamicObject = serde_json::from_value(object.value)
+            .map_err(|source| Error::Serialise { object: key.to_string(), source })?;
+        let params = PostParams { field_manager: Some(FieldManager::Operator.as_str().into()), ..PostParams::default() };
+        match self.call("create", &key, api.create(&params, &body)).await {
+            Ok(answer) => {
+                let answer = serialise(&key, &answer)?;
+                self.memory().answers.insert(key, (Instant::now(), answer));
+                Ok(true)
+            }
+            Err(Error::Write { source, .. }) if is_code(&source, 409) => {
+                let found = self.call("get", &key, api.get(&key.name)).await?;
+                if found.labels().get(label::MANAGED_BY).is_none_or(|manager| manager != label::MANAGER) {
+                    return Err(Error::Foreign { object: key.to_string() });
+                }
+                let answer = serialise(&key, &found)?;
+                self.memory().answers.insert(key, (Instant::now(), answer));
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn merge(&self, target: Target, mut patch: Value) -> Result<bool, Error> {
+        if let Some(live) = self.freshest(&target.key)
+            && holds_patch(&live, &patch)
+        {
+            return Ok(false);
+        }
+        // The UID in the body is a precondition: a successor of the same name answers with a conflict.
+        patch["metadata"]["uid"] = Value::String(target.uid.clone());
+        let api = self.api(&resource(&target), target.key.namespace.as_deref());
+        let params = PatchParams { field_manager: Some(FieldManager::Operator.as_str().into()), ..PatchParams::default() };
+        match self.call("patch", &target.key, api.patch(&target.key.name, &params, &Patch::Merge(&patch))).await {
+            Ok(answer) => {
+                let answer = serialise(&target.key, &answer)?;
+                self.memory().answers.insert(target.key, (Instant::now(), answer));
+                Ok(true)
+            }
+            Err(Error::Write { source, .. }) if is_code(&source, 404) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn delete(&self, target: Target) -> Result<bool, Error> {
+        if self.memory().deleted.contains_key(&target.uid) {
+            return Ok(false);
+        }
+        let api = self.api(&resource(&target), target.key.namespace.as_deref());
+        // Tables may lag: what is destroyed is looked at once more, live.
+        let live = match self.call("get", &target.key, api.get_opt(&target.key.name)).await? {
+            Some(live) if live.uid().as_deref() == Some(target.uid.as_str()) => live,
+            _ => return Ok(false),
+        };
+        if live.metadata.deletion_timestamp.is_some() {
+            return Ok(false);
+        }
+        let params = DeleteParams {
+            preconditions: Some(Preconditions { uid: Some(target.uid.clone()), resource_version: None }),
+            ..DeleteParams::background()
+        };
+        match self.call("delete", &target.key, api.delete(&target.key.name, &params)).await {
+            Ok(_) => {}
+            Err(Error::Write { source, .. }) if is_code(&source, 404) || is_code(&source, 409) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        self.memory().deleted.insert(target.uid, Instant::now());
+        Ok(true)
+    }
+
+    async fn status<K, S>(&self, object: &K, status: &S) -> Result<Wrote, Error>
+    where
+        K: Resource<DynamicType = ()> + Serialize,
+        S: Serialize,
+    {
+        let key = ObjectKey::of(object);
+        let status =
+            serde_json::to_value(status).map_err(|source| Error::Serialise { object: key.to_string(), source })?;
+        let stored = match self.freshest(&key) {
+            Some(live) => live["status"].clone(),
+            None => serialise(&key, object)?["status"].clone(),
+        };
+        if same_status(&stored, &status) {
+            return Ok(Wrote::No);
+        }
+        if !stored.is_null() && significant(&stored) == significant(&status) {
+            let last = self.memory().status.get(&key).map(Instant::elapsed);
+            if let Some(wait) = last.and_then(|ago| STATUS_PACE.checked_sub(ago)) {
+                return Ok(Wrote::Later(wait));
+            }
+        }
+        let api = self.api(&ApiResource::erase::<K>(&()), key.namespace.as_deref());
+        let body = json!({
+            "apiVersion": K::api_version(&()), "kind": K::kind(&()),
+            "metadata": { "name": key.name, "namespace": key.namespace, "uid": object.meta().uid },
+            "status": status,
+        });
+        // The Go operator's Shard status has a manager of its own; its name is kept so that a takeover owns those fields.
+        let manager = if key.kind == "Shard" { FieldManager::ResourceHandler } else { FieldManager::Operator };
+        let params = PatchParams::apply(manager.as_str()).force();
+        match self.call("status", &key, api.patch_status(&key.name, &params, &Patch::Apply(&body))).await {
+            Ok(answer) => {
+                let answer = serialise(&key, &answer)?;
+                let mut memory = self.memory();
+                memory.status.insert(key.clone(), Instant::now());
+                memory.answers.insert(key, (Instant::now(), answer));
+                Ok(Wrote::Yes)
+            }
+            // The object went away (or was replaced) during the pass: there is nobody left to tell.
+            Err(Error::Write { source, .. }) if is_code(&source, 404) || is_code(&source, 409) => Ok(Wrote::No),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The freshest version known of an object, and `None` when it does not exist as far as we know.
+    fn freshest(&self, key: &ObjectKey) -> Option<Value> {
+        let watched = self.stores.live(key);
+        let mut memory = self.memory();
+        let Some((at, answer)) = memory.answers.get(key) else { return watched };
+        let caught_up = match &watched {
+            Some(watched) => version(watched) >= version(answer) || watched["metadata"]["uid"] != answer["metadata"]["uid"],
+            None => at.elapsed() > TRUST_ANSWER,
+        };
+        if caught_up {
+            memory.answers.remove(key);
+            return watched;
+        }
+        Some(answer.clone())
+    }
+
+    /// Drops what the watches have shown by now. Called now and then, so that memory follows the number of objects.
+    pub fn forget_settled(&self) {
+        let mut memory = self.memory();
+        memory.deleted.retain(|_, at| at.elapsed() < TRUST_ANSWER);
+        memory.answers.retain(|_, (at, _)| at.elapsed() < TRUST_ANSWER);
+        memory.status.retain(|_, at| at.elapsed() < STATUS_PACE);
+        let alive: HashSet<ObjectKey> =
+            memory.dropped.keys().filter(|key| self.stores.live(key).is_some()).cloned().collect();
+        memory.dropped.retain(|key, _| alive.contains(key));
+    }
+
+    fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn api(&self, resource: &ApiResource, namespace: Option<&str>) -> Api<DynamicObject> {
+        match namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
+            None => Api::all_with(self.client.clone(), resource),
+        }
+    }
+
+    async fn call<T>(
+        &self,
+        verb: &'static str,
+        key: &ObjectKey,
+        call: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, Error> {
+        let answer = tokio::time::timeout(CALL_DEADLINE, call).await;
+        let code = match &answer {
+            Ok(Ok(_)) => Some(200),
+            Ok(Err(kube::Error::Api(status))) => Some(status.code),
+            Ok(Err(_)) | Err(_) => None,
+        };
+        self.framework.request(code, verb, "");
+        match answer {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(source)) => Err(Error::Write { verb, object: key.to_string(), source: Box::new(source) }),
+            Err(_) => Err(Error::Deadline { what: format!("{verb} {key}"), seconds: CALL_DEADLINE.as_secs() }),
+        }
+    }
+}
+
+/// Makes one topology record true, and says whether anything was sent.
+async fn topology(upstream: &Upstream, at: &TopoAddress, write: &TopoWrite) -> Result<bool, upstream::Error> {
+    let topology = upstream.topology();
+    match write {
+        TopoWrite::PutCell(record) => topology.put_cell(at, record).await.map(Written::changed),
+        TopoWrite::PutDatabase(record) => topology.put_database(at, record).await.map(Written::changed),
+        TopoWrite::DeleteCell(name) => topology.delete_cell(at, name).await,
+        TopoWrite::DeleteDatabase(name) => topology.delete_database(at, name).await,
+        TopoWrite::DeletePooler(id) => topology.delete_pooler(at, id).await,
+    }
+}
+
+/// Whether a status went out.
+enum Wrote {
+    Yes,
+    No,
+    Later(Duration),
+}
+
+/// Refuses to write an object that could not be told to be ours afterwards.
+fn ensure_ours(object: &Object) -> Result<(), Error> {
+    if object.value["metadata"]["labels"][label::MANAGED_BY] == label::MANAGER {
+        Ok(())
+    } else {
+        Err(Error::Unlabelled { object: object.key().to_string(), label: label::MANAGED_BY })
+    }
+}
+
+fn resource_of(object: &Object) -> ApiResource {
+    ApiResource::from_gvk_with_plural(&object.gvk, &object.plural)
+}
+
+fn resource(target: &Target) -> ApiResource {
+    let group = target.key.group.clone();
+    let api_version = if group.is_empty() { target.version.clone() } else { format!("{group}/{}", target.version) };
+    ApiResource { group, version: target.version.clone(), api_version, kind: target.key.kind.clone(), plural: target.plural.clone() }
+}
+
+fn serialise<K: Serialize>(key: &ObjectKey, object: &K) -> Result<Value, Error> {
+    serde_json::to_value(object).map_err(|source| Error::Serialise { object: key.to_string(), source })
+}
+
+fn is_code(error: &kube::Error, code: u16) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == code)
+}
+
+/// Resource versions of one kind grow on every server that we support; the API guarantees it since Kubernetes 1.35.
+fn version(object: &Value) -> u64 {
+    object["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// Whether applying a JSON merge patch to `live` would change nothing.
+fn holds_patch(live: &Value, patch: &Value) -> bool {
+    match (live, patch) {
+        (_, Value::Null) => live.is_null(),
+        (Value::Object(live), Value::Object(patch)) => {
+            patch.iter().all(|(k, v)| holds_patch(live.get(k).unwrap_or(&Value::Null), v))
+        }
+        _ => live == patch,
+    }
+}
+
+/// Equality of two status objects, where an absent key equals an empty one.
+fn same_status(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Object(a), Value::Object(b)) => {
+            a.keys().chain(b.keys()).all(|k| same_status(a.get(k).unwrap_or(&Value::Null), b.get(k).unwrap_or(&Value::Null)))
+        }
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_status(a, b)),
+        _ => a == b || (is_empty(a) && is_empty(b)),
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.values().all(is_empty),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
+}
+
+/// The part of a status that must reach a reader at once: the phase and what the conditions say.
+fn significant(status: &Value) -> (String, Vec<(String, String, String)>) {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let conditions = status["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let conditions = conditions.iter().map(|c| (text(&c["type"]), text(&c["status"]), text(&c["reason"])));
+    (text(&status["phase"]), conditions.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_merge_patch_that_changes_nothing_is_recognised() {
+        let live = json!({"metadata": {"finalizers": ["a"], "labels": {"x": "1", "y": "2"}}});
+        assert!(holds_patch(&live, &json!({"metadata": {"finalizers": ["a"]}})));
+        assert!(holds_patch(&live, &json!({"metadata": {"annotations": {"gone": null}}})));
+        assert!(!holds_patch(&live, &json!({"metadata": {"labels": {"x": null}}})));
+        assert!(!holds_patch(&live, &json!({"metadata": {"finalizers": []}})));
+    }
+
+    #[test]
+    fn an_absent_status_field_equals_an_empty_one() {
+        assert!(same_status(&json!({"phase": "Healthy"}), &json!({"phase": "Healthy", "podRoles": {}, "conditions": []})));
+        assert!(!same_status(&json!({"phase": "Healthy"}), &json!({"phase": "Healthy", "ready": 0})));
+        assert!(!same_status(&Value::Null, &json!({"phase": "Healthy"})));
+    }
+
+    #[test]
+    fn phase_and_condition_reasons_are_significant_and_messages_are_not() {
+        let one = json!({"phase": "Progressing", "message": "1 of 3", "conditions": [{"type": "Available", "status": "False", "reason": "X", "message": "1 of 3"}]});
+        let mut two = one.clone();
+        two["message"] = json!("2 of 3");
+        two["conditions"][0]["message"] = json!("2 of 3");
+        assert_eq!(significant(&one), significant(&two));
+        two["conditions"][0]["status"] = json!("True");
+        assert_ne!(significant(&one), significant(&two));
+    }
+}

@@ -1,0 +1,187 @@
+//! What a pass intends: a list of writes with reasons, the next status, and when to look again.
+//!
+//! `decide` of every kind returns a [`Plan`] and does nothing else; only `execute` has effects. Everything that wants to know
+//! what the operator *would* do (tests that stop at every write, explanations, simulation) stands on this split.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use shared::kubeutil::{Object, ObjectKey};
+
+use crate::upstream::{CellRecord, DatabaseRecord, PoolerId, TopoAddress};
+
+/// The outcome of `decide` for one object of ours, with `S` the status type of its kind.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan<S> {
+    /// Intended writes in the order in which they are tried. A failed one does not stop the others.
+    pub writes: Vec<Write>,
+    /// The whole next status; `None` while the object is being deleted and has nothing to report.
+    pub status: Option<S>,
+    /// When to look again even if nothing changes.
+    pub requeue: Requeue,
+    /// Events worth telling a user; the recorder drops repeats.
+    pub notes: Vec<Note>,
+}
+
+impl<S> Plan<S> {
+    /// A plan that writes nothing and reports nothing.
+    pub fn nothing() -> Self {
+        Self { writes: Vec::new(), status: None, requeue: Requeue::Settled, notes: Vec::new() }
+    }
+
+    /// Adds one intended write.
+    pub fn write(&mut self, reason: &'static str, action: Action) {
+        self.writes.push(Write { reason, action });
+    }
+
+    /// Adds a server-side apply of `object`.
+    pub fn apply(&mut self, reason: &'static str, object: Object) {
+        self.write(reason, Action::Apply(object));
+    }
+}
+
+/// One intended write.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Write {
+    /// Why, in CamelCase and machine-readable: `Desired`, `ScaleUp`, `PolicyDelete`.
+    pub reason: &'static str,
+    /// What.
+    pub action: Action,
+}
+
+/// The kinds of effect that a plan may ask for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Forced server-side apply of the full intent. Skipped when the live object already holds it.
+    Apply(Object),
+    /// Create under a deterministic name; an object that exists already counts as success. For pods, volume claims and
+    /// generated secrets, which are never rewritten.
+    CreateOnce(Object),
+    /// JSON merge patch of a few metadata keys (finalizers, annotations, owner references), with the UID as a precondition.
+    /// Skipped when the live object already holds the patch.
+    Merge {
+        /// What to patch.
+        target: Target,
+        /// The merge patch, without the UID: the executor adds it.
+        patch: Value,
+    },
+    /// Delete exactly this object, by UID.
+    Delete(Target),
+    /// A write to the cluster's topology server.
+    Topology {
+        /// Which server and root.
+        at: TopoAddress,
+        /// The record.
+        write: TopoWrite,
+    },
+}
+
+/// An object that exists, named so precisely that a successor with the same name is never hit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Group, kind, namespace and name.
+    pub key: ObjectKey,
+    /// Lower-case plural for the request path.
+    pub plural: String,
+    /// API version without the group: `v1`.
+    pub version: String,
+    /// `metadata.uid` as observed.
+    pub uid: String,
+}
+
+impl Target {
+    /// Names a live typed object. An object without name or UID was never stored and yields `None`.
+    pub fn of<K>(object: &K) -> Option<Self>
+    where
+        K: kube::Resource<DynamicType = ()>,
+    {
+        let meta = object.meta();
+        Some(Self {
+            key: ObjectKey {
+                group: K::group(&()).into_owned(),
+                kind: K::kind(&()).into_owned(),
+                namespace: meta.namespace.clone(),
+                name: meta.name.clone()?,
+            },
+            plural: K::plural(&()).into_owned(),
+            version: K::version(&()).into_owned(),
+            uid: meta.uid.clone()?,
+        })
+    }
+}
+
+/// One record to be made true in the topology server. Each is compare-and-set and a no-op when already true.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TopoWrite {
+    /// Register or correct a cell.
+    PutCell(CellRecord),
+    /// Unregister a cell.
+    DeleteCell(String),
+    /// Register or correct a database.
+    PutDatabase(DatabaseRecord),
+    /// Unregister a database.
+    DeleteDatabase(String),
+    /// Remove the record of a pooler that is gone for good.
+    DeletePooler(PoolerId),
+}
+
+/// When the next pass is wanted if nothing changes before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Requeue {
+    /// Nothing is pending: about an hour, with jitter.
+    Settled,
+    /// Something is in progress that no watch reports.
+    After(Duration),
+    /// The object is going away: wait for its events alone.
+    Never,
+}
+
+impl Requeue {
+    /// The sooner of the two.
+    #[must_use]
+    pub fn sooner(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::After(a), Self::After(b)) => Self::After(a.min(b)),
+            (Self::After(a), _) | (_, Self::After(a)) => Self::After(a),
+            (Self::Settled, _) | (_, Self::Settled) => Self::Settled,
+            (Self::Never, Self::Never) => Self::Never,
+        }
+    }
+}
+
+/// An event for the object under reconciliation.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Note {
+    /// Whether it is a warning.
+    pub warning: bool,
+    /// CamelCase reason.
+    pub reason: String,
+    /// One sentence for a user.
+    pub message: String,
+}
+
+impl Note {
+    /// A normal event.
+    pub fn normal(reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { warning: false, reason: reason.into(), message: message.into() }
+    }
+
+    /// A warning.
+    pub fn warning(reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { warning: true, reason: reason.into(), message: message.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sooner_requeue_wins() {
+        let five = Requeue::After(Duration::from_secs(5));
+        assert_eq!(five.sooner(Requeue::Settled), five);
+        assert_eq!(Requeue::Never.sooner(five), five);
+        assert_eq!(Requeue::Settled.sooner(Requeue::Never), Requeue::Settled);
+        assert_eq!(five.sooner(Requeue::After(Duration::from_secs(2))), Requeue::After(Duration::from_secs(2)));
+    }
+}

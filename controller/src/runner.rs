@@ -1,0 +1,149 @@
+//! Wraps the pass of every kind the same way: span, timer, execution, events, log line, metrics, and the delay that follows.
+
+use std::{convert::Infallible, fmt::Debug, sync::Arc, time::Instant};
+
+use futures::{StreamExt as _, future::BoxFuture, stream};
+use kube::{
+    Resource, ResourceExt as _,
+    runtime::{
+        Controller,
+        controller::{Action, Config},
+        reflector::{ObjectRef, Store},
+    },
+};
+use serde::{Serialize, de::DeserializeOwned};
+use shared::{
+    kubeutil::ObjectKey,
+    metrics::{ControllerMetrics, FrameworkMetrics, Outcome as PassOutcome},
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use crate::{
+    context::Ctx,
+    error::{Class, Error},
+    plan::{Note, Plan},
+    requeue,
+};
+
+/// One of our kinds, as the runner sees it.
+pub trait Kind: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize + Send + Sync + 'static {
+    /// Its status.
+    type Status: Serialize + Send + Sync;
+    /// Label of its metrics.
+    const CONTROLLER: &'static str;
+
+    /// References, observe and decide: everything up to the plan.
+    fn plan<'a>(&'a self, ctx: &'a Ctx) -> BoxFuture<'a, Result<Plan<Self::Status>, Error>>;
+}
+
+/// Events come in bursts while children are made; this much waiting merges them.
+const DEBOUNCE: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// Runs the controller of one kind until `stop`, then lets running passes end.
+pub async fn run<K: Kind>(
+    store: Store<K>,
+    queue: mpsc::UnboundedReceiver<ObjectRef<K>>,
+    ctx: Arc<Ctx>,
+    framework: FrameworkMetrics,
+    concurrency: u16,
+    stop: CancellationToken,
+) {
+    let metrics = framework.controller(K::CONTROLLER, concurrency.into());
+    let controller = Controller::for_stream(stream::pending(), store)
+        .reconcile_on(UnboundedReceiverStream::new(queue))
+        .with_config(Config::default().concurrency(concurrency).debounce(DEBOUNCE))
+        .graceful_shutdown_on(async move { stop.cancelled().await });
+    controller
+        .run(
+            move |object, ctx| {
+                let metrics = metrics.clone();
+                async move { Ok::<_, Infallible>(pass(&*object, &ctx, &metrics).await) }
+            },
+            |_, error, _| match *error {},
+            ctx,
+        )
+        .for_each(|outcome| async move {
+            // The object was deleted between the event and its pass: nothing to do, and nothing to report.
+            if let Err(error) = outcome {
+                tracing::trace!(controller = K::CONTROLLER, %error, "not reconciled");
+            }
+        })
+        .await;
+}
+
+/// One pass, including everything that is said about it.
+pub async fn pass<K: Kind>(object: &K, ctx: &Ctx, metrics: &ControllerMetrics) -> Action {
+    let key = ObjectKey::of(object);
+    let span = tracing::info_span!(
+        "reconcile",
+        controller = K::CONTROLLER,
+        namespace = object.namespace().unwrap_or_default(),
+        name = object.name_any(),
+        generation = object.meta().generation,
+    );
+    let started = Instant::now();
+    metrics.active_workers.inc();
+    let (action, outcome) = passed(object, ctx, &key).instrument(span).await;
+    metrics.active_workers.dec();
+    metrics.finished(outcome, started.elapsed().as_secs_f64());
+    action
+}
+
+async fn passed<K: Kind>(object: &K, ctx: &Ctx, key: &ObjectKey) -> (Action, PassOutcome) {
+    let started = Instant::now();
+    let (errors, requeue, sent) = match object.plan(ctx).await {
+        Ok(plan) => {
+            for note in &plan.notes {
+                ctx.events.publish(object, note).await;
+            }
+            let outcome = ctx.executor.run(object, plan).await;
+            (outcome.errors, Some(outcome.requeue), outcome.sent)
+        }
+        Err(error) => (vec![error], None, 0),
+    };
+    let seconds = started.elapsed().as_secs_f64();
+    let (errors, conflicts): (Vec<Error>, Vec<Error>) = errors.into_iter().partition(|e| e.class() != Class::Conflict);
+    if errors.is_empty() {
+        ctx.backoff.succeeded(key);
+        if sent > 0 {
+            tracing::info!(writes = sent, seconds, "reconciled");
+        } else {
+            tracing::debug!(seconds, "nothing to write");
+        }
+        if !conflicts.is_empty() {
+            return (Action::requeue(std::time::Duration::from_millis(200)), PassOutcome::Requeue);
+        }
+        return match requeue.and_then(|requeue| requeue::after_success(requeue, rand::random())) {
+            Some(delay) => (Action::requeue(delay), PassOutcome::RequeueAfter),
+            None => (Action::await_change(), PassOutcome::Success),
+        };
+    }
+    let delay = ctx.backoff.failed(key);
+    for error in &errors {
+        tracing::error!(reason = error.category(), error = error.chain(), retry_seconds = delay.as_secs(), "pass failed");
+        ctx.events.publish(object, &Note::warning(error.category(), error.chain())).await;
+    }
+    (Action::requeue(delay), PassOutcome::Error)
+}
+
+macro_rules! kind {
+    ($object:ty, $status:ty, $module:ident, $name:literal) => {
+        impl Kind for $object {
+            type Status = $status;
+            const CONTROLLER: &'static str = $name;
+
+            fn plan<'a>(&'a self, ctx: &'a Ctx) -> BoxFuture<'a, Result<Plan<Self::Status>, Error>> {
+                Box::pin(crate::$module::plan(self, ctx))
+            }
+        }
+    };
+}
+
+kind!(shared::api::v1alpha1::MultigresCluster, shared::api::v1alpha1::MultigresClusterStatus, cluster, "multigrescluster");
+kind!(shared::api::v1alpha1::Cell, shared::api::v1alpha1::CellStatus, cell, "cell");
+kind!(shared::api::v1alpha1::TableGroup, shared::api::v1alpha1::TableGroupStatus, table_group, "tablegroup");
+kind!(shared::api::v1alpha1::Shard, shared::api::v1alpha1::ShardStatus, shard, "shard");
+kind!(shared::api::v1alpha1::TopoServer, shared::api::v1alpha1::TopoServerStatus, topo_server, "toposerver");

@@ -1,0 +1,131 @@
+//! Volume claims of a shard: one for the data of each pod, and the volumes of a filesystem repository.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::{
+    api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimSpec, VolumeResourceRequirements},
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::OwnerReference},
+};
+use kube::ResourceExt as _;
+use serde_json::json;
+use shared::{
+    api::v1alpha1::{BackupScope, PvcDeletionPolicy, PvcRetention, StorageSpec},
+    label::{self, Component, Labels},
+    name,
+};
+
+use super::scope::{Member, Scope};
+use crate::plan::{Action, Target};
+
+/// Size of a data volume where none is given.
+const DATA_SIZE: &str = "1Gi";
+/// Size of a repository volume where none is given.
+const BACKUP_SIZE: &str = "10Gi";
+
+/// The claim for the data of one pod. It outlives its pod, and under the policy `Retain` also the Shard.
+pub fn data(scope: &Scope<'_>, member: &Member<'_>) -> PersistentVolumeClaim {
+    let labels = scope.with_own_labels(label::of_pool(member.pool.id));
+    let storage = member.pool.spec.storage.as_ref();
+    claim(scope, name::data_pvc(&member.pod), labels, storage, DATA_SIZE, policy_of_pool(scope, member.pool.id.pool))
+}
+
+/// The claims of a filesystem repository: one per cell, or one for all cells; none for other repositories.
+pub fn backups(scope: &Scope<'_>) -> Vec<PersistentVolumeClaim> {
+    let storage = scope.backup().and_then(|backup| backup.filesystem.as_ref()).and_then(|files| files.storage.as_ref());
+    let id = scope.id();
+    let labelled: BTreeMap<String, Labels> = match scope.backup_volume() {
+        None => BTreeMap::new(),
+        Some(BackupScope::Shard) => {
+            BTreeMap::from([(name::shard_backup_pvc(id), label::of_shard(id, Component::ShardPool))])
+        }
+        Some(BackupScope::Cell) => scope
+            .pool_cells()
+            .into_iter()
+            .map(|cell| (name::cell_backup_pvc(id, cell), label::of_shard_in_cell(id, cell, Component::ShardPool)))
+            .collect(),
+    };
+    let build = |(name, labels)| claim(scope, name, labels, storage, BACKUP_SIZE, policy_of_shard(scope));
+    labelled.into_iter().map(build).collect()
+}
+
+/// Name of the repository volume that pods of a cell mount; none where the repository is elsewhere.
+pub fn backup_name(scope: &Scope<'_>, cell: &str) -> Option<String> {
+    Some(match scope.backup_volume()? {
+        BackupScope::Shard => name::shard_backup_pvc(scope.id()),
+        BackupScope::Cell => name::cell_backup_pvc(scope.id(), cell),
+    })
+}
+
+/// Corrects the owner reference of an existing claim after its policy changed; none while it is right.
+pub fn ownership(scope: &Scope<'_>, live: &PersistentVolumeClaim) -> Option<Action> {
+    let retention = match live.labels().get(label::POOL) {
+        Some(pool) => policy_of_pool(scope, pool),
+        None => policy_of_shard(scope),
+    };
+    let current = live.owner_references();
+    let is_ours = |owner: &&OwnerReference| owner.uid == scope.owner.uid;
+    let owned = current.iter().any(|owner| is_ours(&owner));
+    let wanted = retention == PvcRetention::Delete;
+    // A claim that waits for its delayed removal is no longer the Shard's.
+    if owned == wanted || (wanted && live.labels().contains_key(label::ORPHAN_SINCE)) {
+        return None;
+    }
+    let mut owners: Vec<OwnerReference> = current.iter().filter(|owner| !is_ours(owner)).cloned().collect();
+    if wanted {
+        // Somebody else's controller reference stays: an object has at most one.
+        if owners.iter().any(|owner| owner.controller == Some(true)) {
+            return None;
+        }
+        owners.extend(scope.meta("", Labels::new()).owner_references.unwrap_or_default());
+    }
+    let references = if owners.is_empty() { serde_json::Value::Null } else { json!(owners) };
+    Some(Action::Merge { target: Target::of(live)?, patch: json!({ "metadata": { "ownerReferences": references } }) })
+}
+
+/// The claims that these pods mount, so that a claim of a removed member is recognised.
+pub fn data_names(members: &[Member<'_>]) -> BTreeSet<String> {
+    members.iter().map(|member| name::data_pvc(&member.pod)).collect()
+}
+
+fn claim(
+    scope: &Scope<'_>,
+    name: String,
+    labels: Labels,
+    storage: Option<&StorageSpec>,
+    default_size: &str,
+    retention: PvcRetention,
+) -> PersistentVolumeClaim {
+    let size = storage.and_then(|storage| storage.size.as_deref()).unwrap_or(default_size);
+    let modes = storage.map(|storage| storage.access_modes.clone()).filter(|modes| !modes.is_empty());
+    PersistentVolumeClaim {
+        metadata: match retention {
+            PvcRetention::Delete => scope.owner.meta(name, labels),
+            PvcRetention::Retain => scope.owner.outliving(name, labels),
+        },
+        spec: Some(PersistentVolumeClaimSpec {
+            access_modes: Some(modes.unwrap_or_else(|| vec!["ReadWriteOnce".to_owned()])),
+            storage_class_name: storage.and_then(StorageSpec::storage_class).map(ToOwned::to_owned),
+            resources: Some(VolumeResourceRequirements {
+                requests: Some(BTreeMap::from([("storage".to_owned(), Quantity(size.to_owned()))])),
+                ..VolumeResourceRequirements::default()
+            }),
+            ..PersistentVolumeClaimSpec::default()
+        }),
+        ..PersistentVolumeClaim::default()
+    }
+}
+
+/// What becomes of the data volumes of a pool: its own word, else the shard's, else they stay. A pool that is no longer in the spec
+/// follows the shard.
+fn policy_of_pool(scope: &Scope<'_>, pool: &str) -> PvcRetention {
+    let own = scope.spec().pools.get(pool).and_then(|pool| when_deleted(pool.pvc_deletion_policy.as_ref()));
+    own.unwrap_or_else(|| policy_of_shard(scope))
+}
+
+fn policy_of_shard(scope: &Scope<'_>) -> PvcRetention {
+    when_deleted(scope.spec().pvc_deletion_policy.as_ref()).unwrap_or_default()
+}
+
+fn when_deleted(policy: Option<&PvcDeletionPolicy>) -> Option<PvcRetention> {
+    policy?.when_deleted
+}

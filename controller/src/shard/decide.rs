@@ -1,0 +1,216 @@
+//! What a pass intends to do about a shard. Pure: the same observation gives the same plan.
+//!
+//! Missing objects are created at once, in all cells. A running pod is never touched: what differs from its description, and what
+//! nobody wants any more, is only reported. The one exception is a pod that has ended, which is removed so that the next pass can
+//! create it anew on the same volume.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use kube::{Resource, ResourceExt as _};
+use shared::{
+    api::v1alpha1::{Phase, ShardStatus},
+    label::{self, Component},
+    name,
+    pgconfig::Rendered,
+};
+
+use super::{
+    claim, config,
+    facts::Facts,
+    multiorch, network,
+    observe::{Observed, Reference, applied_text, by_name, is_deleting},
+    pod,
+    scope::{Member, Scope},
+    status,
+};
+use crate::{
+    error::Error,
+    plan::{Action, Note, Plan, Requeue, Target},
+    settings::Settings,
+    workload::{want, want_once},
+};
+
+/// The plan for one shard.
+pub fn decide(observed: &Observed, settings: &Settings, now: Timestamp) -> Result<Plan<ShardStatus>, Error> {
+    let scope = Scope::of(&observed.shard)?;
+    let scope = &scope;
+    let facts = Facts::of(scope, observed, now);
+    let members = scope.members();
+    let mut plan = Plan::nothing();
+
+    let config_error =
+        observed.config_reference.as_ref().and_then(|reference| reference.as_ref().err()).map(String::as_str);
+    let rendered = rendered(scope, observed);
+    shared_objects(scope, observed, rendered.as_ref().filter(|_| config_error.is_none()), &mut plan)?;
+    let drift = match &rendered {
+        Some(rendered) => pods(scope, observed, settings, &members, rendered, &mut plan)?,
+        None => BTreeMap::new(),
+    };
+    orchestrators(scope, observed, &mut plan)?;
+    for live in observed.claims.iter().filter(|claim| !is_deleting(claim.as_ref())) {
+        if let Some(action) = claim::ownership(scope, live) {
+            plan.write("VolumePolicy", action);
+        }
+    }
+    obsolete(scope, observed, &mut plan);
+    ended_pod(observed, &members, &facts, &mut plan);
+
+    let config = status::Config { rendered: rendered.as_ref(), error: config_error };
+    let next = status::build(scope, observed, &facts, drift, &config, now);
+    notes(scope, &next, &mut plan);
+    plan.requeue = Requeue::After(match next.phase {
+        Some(Phase::Healthy) => settings.poll_settled,
+        _ => settings.poll_unsettled,
+    });
+    plan.status = Some(next);
+    Ok(plan)
+}
+
+/// The settings that pods run with: what the spec says today, else what was applied last.
+fn rendered(scope: &Scope<'_>, observed: &Observed) -> Option<Rendered> {
+    match &observed.config_reference {
+        None => Some(config::render(scope, None)),
+        Some(Ok(text)) => Some(config::render(scope, Some(text))),
+        Some(Err(_)) => applied_text(observed).map(config::reread),
+    }
+}
+
+/// What the shard has once, or once per pool and cell.
+fn shared_objects(
+    scope: &Scope<'_>,
+    observed: &Observed,
+    rendered: Option<&Rendered>,
+    plan: &mut Plan<ShardStatus>,
+) -> Result<(), Error> {
+    want(plan, "Desired", &config::hba(scope))?;
+    want(plan, "Desired", &config::exporter_queries(scope))?;
+    if let Some(rendered) = rendered {
+        want(plan, "Desired", &config::postgres(scope, rendered))?;
+    }
+    for secret in &observed.certificates.create {
+        want_once(plan, "Certificates", secret)?;
+    }
+    for secret in &observed.certificates.renew {
+        want(plan, "CertificateRenewal", secret)?;
+    }
+    for pool in scope.pools() {
+        want(plan, "Desired", &network::headless(scope, &pool))?;
+    }
+    if let Some(budget) = network::budget(scope) {
+        want(plan, "Desired", &budget)?;
+    }
+    for claim in claim::backups(scope) {
+        want_once(plan, "Desired", &claim)?;
+    }
+    Ok(())
+}
+
+/// Pods and their data volumes. Returns how running pods differ from what would be built today.
+fn pods(
+    scope: &Scope<'_>,
+    observed: &Observed,
+    settings: &Settings,
+    members: &[Member<'_>],
+    rendered: &Rendered,
+    plan: &mut Plan<ShardStatus>,
+) -> Result<BTreeMap<String, String>, Error> {
+    let live = by_name(&observed.pods);
+    let volumes = by_name(&observed.claims);
+    let complete = inputs_complete(scope, observed);
+    let mut drift = BTreeMap::new();
+    for member in members {
+        let desired = pod::build(scope, settings, member, rendered, &observed.inherited);
+        if let Some(running) = live.get(&member.pod)
+            && !is_deleting(*running)
+            && let Some(difference) = pod::drift(running, &desired)
+        {
+            drift.insert(member.pod.clone(), difference);
+        }
+        // A member that existed before is healed whatever is missing now: its pod waits for that better than nobody does. A new one
+        // would only add a pod that cannot start.
+        if !complete && !volumes.contains_key(&name::data_pvc(&member.pod)) {
+            continue;
+        }
+        want_once(plan, "Desired", &claim::data(scope, member))?;
+        want_once(plan, "Desired", &desired)?;
+    }
+    Ok(drift)
+}
+
+/// Whether everything that a new pod mounts exists.
+fn inputs_complete(scope: &Scope<'_>, observed: &Observed) -> bool {
+    let present = |reference: &Option<Reference>| reference.as_ref().is_none_or(|found| *found == Reference::Present);
+    let certificates = scope.backup().is_none() || scope.user_tls_secret().is_some() || observed.certificates.ready;
+    observed.password == Reference::Present && present(&observed.user_tls) && present(&observed.cipher) && certificates
+}
+
+fn orchestrators(scope: &Scope<'_>, observed: &Observed, plan: &mut Plan<ShardStatus>) -> Result<(), Error> {
+    for cell in scope.orchestrator_cells() {
+        want(plan, "Desired", &multiorch::deployment(scope, cell, &observed.inherited))?;
+        want(plan, "Desired", &multiorch::service(scope, cell))?;
+    }
+    Ok(())
+}
+
+/// Removes what the shard controls and no longer wants, apart from pods and volumes: orchestrators of a cell that left, budgets of
+/// another layout, addresses of a pool without pods.
+fn obsolete(scope: &Scope<'_>, observed: &Observed, plan: &mut Plan<ShardStatus>) {
+    let cells = scope.orchestrator_cells();
+    let id = scope.id();
+    let deployments: BTreeSet<String> = cells.iter().map(|cell| name::multiorch_deployment(id, cell)).collect();
+    let mut services: BTreeSet<String> = cells.iter().map(|cell| name::multiorch_service(id, cell)).collect();
+    services.extend(scope.pools().iter().map(|pool| name::pool_headless(pool.id)));
+    // A pod that waits for its removal keeps its address.
+    services.extend(observed.pods.iter().filter_map(|pod| pod.spec.as_ref()?.subdomain.clone()));
+    let budgets: BTreeSet<String> = network::budget(scope).iter().map(|budget| budget.name_any()).collect();
+    for gone in unwanted(&observed.deployments, &deployments, &[Component::Multiorch]) {
+        plan.write("Obsolete", Action::Delete(gone));
+    }
+    for gone in unwanted(&observed.services, &services, &[Component::Multiorch, Component::ShardPool]) {
+        plan.write("Obsolete", Action::Delete(gone));
+    }
+    for gone in unwanted(&observed.budgets, &budgets, &[Component::ShardPool]) {
+        plan.write("Obsolete", Action::Delete(gone));
+    }
+}
+
+fn unwanted<K>(live: &[std::sync::Arc<K>], wanted: &BTreeSet<String>, components: &[Component]) -> Vec<Target>
+where
+    K: Resource<DynamicType = ()>,
+{
+    let of_components = |object: &K| {
+        let component = object.labels().get(label::COMPONENT);
+        component.is_some_and(|value| components.iter().any(|component| component.as_str() == value))
+    };
+    live.iter()
+        .filter(|object| of_components(object) && !wanted.contains(&object.name_any()) && !is_deleting(object.as_ref()))
+        .filter_map(|object| Target::of(object.as_ref()))
+        .collect()
+}
+
+/// Removes at most one wanted pod that has ended (evicted, or failed with its node), never the confirmed primary.
+fn ended_pod(observed: &Observed, members: &[Member<'_>], facts: &Facts, plan: &mut Plan<ShardStatus>) {
+    let live = by_name(&observed.pods);
+    let ended = members.iter().filter_map(|member| live.get(&member.pod)).find(|pod| {
+        pod::is_terminal(pod) && !is_deleting(**pod) && facts.primary.as_deref() != pod.metadata.name.as_deref()
+    });
+    if let Some(target) = ended.and_then(|pod| Target::of(*pod)) {
+        let message = format!("Pod {} has ended and is created anew on the same volume", target.key.name);
+        plan.notes.push(Note::warning("PodReplaced", message));
+        plan.write("PodEnded", Action::Delete(target));
+    }
+}
+
+/// Tells a change of the phase.
+fn notes(scope: &Scope<'_>, next: &ShardStatus, plan: &mut Plan<ShardStatus>) {
+    let before = scope.shard.status.as_ref().and_then(|status| status.phase);
+    let (Some(phase), Some(message)) = (next.phase, &next.message) else { return };
+    if before != Some(phase) {
+        let text = format!("{phase}: {message}");
+        plan.notes.push(match phase {
+            Phase::Degraded => Note::warning("PhaseChange", text),
+            _ => Note::normal("PhaseChange", text),
+        });
+    }
+}

@@ -1,0 +1,312 @@
+//! The status of a shard: counts, conditions, and a phase that is never better than what was seen. Pure.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::Pod,
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+};
+use kube::ResourceExt as _;
+use shared::{
+    annotation,
+    api::v1alpha1::{Phase, PostgresConfigStatus, ShardStatus},
+    condition::{self, ConditionSet},
+    pgconfig::Rendered,
+};
+
+use super::{
+    facts::{Facts, names},
+    observe::{Observed, Reference, is_deleting},
+    scope::Scope,
+};
+
+/// All wanted pods are ready and the primary is confirmed.
+pub const AVAILABLE: &str = "Available";
+/// The highest-ranked claim to be primary was confirmed by its pooler.
+pub const PRIMARY_CONFIRMED: &str = "PrimaryConfirmed";
+/// The topology records of all cells can be read.
+pub const TOPOLOGY_REACHABLE: &str = "TopologyReachable";
+/// Without the superuser's password no new pod is created.
+pub const PASSWORD_SECRET_MISSING: &str = "PasswordSecretMissing";
+/// Some other Secret that the spec names is missing.
+pub const SECRETS_MISSING: &str = "SecretsMissing";
+/// The settings that the spec refers to cannot be read.
+pub const POSTGRES_CONFIG_MISSING: &str = "PostgresConfigMissing";
+/// Standbys of other cells cannot see the backups that they bootstrap from.
+pub const CELL_LOCAL_REPOSITORY: &str = "CellLocalRepository";
+/// Pods run that would be built differently today.
+pub const PODS_OUTDATED: &str = "PodsOutdated";
+/// Pods run that nobody wants any more.
+pub const SCALE_DOWN_PENDING: &str = "ScaleDownPending";
+
+/// Reason of [`PRIMARY_CONFIRMED`] from the loss of a primary until the next one.
+const LOST: &str = "PrimaryLost";
+
+/// What became of the settings in this pass.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config<'a> {
+    /// What the pods should run; none if it could not be rendered and never was.
+    pub rendered: Option<&'a Rendered>,
+    /// What is wrong with the settings that the spec refers to.
+    pub error: Option<&'a str>,
+}
+
+/// The next status.
+pub fn build(
+    scope: &Scope<'_>,
+    observed: &Observed,
+    facts: &Facts,
+    drift: BTreeMap<String, String>,
+    config: &Config<'_>,
+    now: Timestamp,
+) -> ShardStatus {
+    let none = ShardStatus::default();
+    let previous = scope.shard.status.as_ref().unwrap_or(&none);
+    let generation = scope.shard.metadata.generation;
+    let lost = facts.primary.is_none() && had_primary(&previous.conditions);
+    let (phase, message) = phase(scope, observed, facts, config, lost);
+    ShardStatus {
+        observed_generation: generation,
+        postgres_config: Some(postgres_config(observed, config, previous.postgres_config.as_ref(), now)),
+        conditions: conditions(scope, observed, facts, &drift, config, lost, &previous.conditions, now),
+        phase: Some(phase),
+        message: Some(message),
+        cells: scope.pool_cells().union(&scope.orchestrator_cells()).map(|cell| (*cell).to_owned()).collect(),
+        orch_ready: facts.orchestrators_ready(),
+        pools_ready: facts.pools_ready(),
+        last_backup_time: previous.last_backup_time.clone(),
+        last_backup_type: previous.last_backup_type,
+        pod_roles: pod_roles(observed, facts, previous),
+        primary: facts.primary.clone(),
+        drift,
+        ready_replicas: Some(i32::try_from(facts.serving).unwrap_or(i32::MAX)),
+    }
+}
+
+/// Phase and message: the first thing that is wrong, by severity.
+fn phase(scope: &Scope<'_>, observed: &Observed, facts: &Facts, config: &Config<'_>, lost: bool) -> (Phase, String) {
+    if let Some(what) = degraded(scope, facts, lost) {
+        return (Phase::Degraded, what);
+    }
+    if !facts.started {
+        return (Phase::Initializing, "Creating the pods of the shard".to_owned());
+    }
+    if let Some(what) = missing_references(observed, config) {
+        // Running pods go on without it, but none of them could be replaced.
+        return (if observed.pods.is_empty() { Phase::Progressing } else { Phase::Degraded }, what);
+    }
+    match pending(facts) {
+        Some(what) => (Phase::Progressing, what.to_owned()),
+        None => (Phase::Healthy, "Ready".to_owned()),
+    }
+}
+
+/// What does not get better by waiting.
+fn degraded(scope: &Scope<'_>, facts: &Facts, lost: bool) -> Option<String> {
+    if let Some((pod, why)) = facts.broken_pods.first_key_value() {
+        return Some(format!("Pool pod {pod} cannot run: {why}"));
+    }
+    if let Some((pod, why)) = facts.broken_orchestrators.first_key_value() {
+        return Some(format!("Orchestrator pod {pod} cannot run: {why}"));
+    }
+    if !facts.quarantined.is_empty() {
+        return Some(format!("Quarantined by their poolers: {}", names(&facts.quarantined)));
+    }
+    if !facts.unresolvable.is_empty() {
+        return Some(format!("Registered under a host name that nobody can resolve: {}", names(&facts.unresolvable)));
+    }
+    if lost {
+        return Some("The shard has lost its primary".to_owned());
+    }
+    if let Some(why) = facts.impossible_durability {
+        return Some(format!("The durability policy cannot hold: {why}"));
+    }
+    scope
+        .backups_are_cell_local()
+        .then(|| "Each cell has its own backup repository: standbys of other cells cannot join".to_owned())
+}
+
+/// What is on its way. The texts name no numbers, so that they change as rarely as the phase of the work does.
+fn pending(facts: &Facts) -> Option<&'static str> {
+    if !facts.topology_errors.is_empty() {
+        Some("Waiting for the topology server")
+    } else if !facts.pools_ready() {
+        Some("Waiting for pool pods to be ready")
+    } else if !facts.orchestrators_ready() {
+        Some("Waiting for orchestrators to be ready")
+    } else if facts.missing_durability.is_some() {
+        Some("Waiting for poolers to register")
+    } else if facts.primary.is_none() {
+        Some("Waiting for a primary")
+    } else {
+        None
+    }
+}
+
+/// What the user has to provide.
+fn missing_references(observed: &Observed, config: &Config<'_>) -> Option<String> {
+    if observed.password != Reference::Present {
+        return Some("The Secret with the superuser's password is missing".to_owned());
+    }
+    if secrets_missing(observed).is_some() {
+        return Some("A Secret that the backup configuration names is missing".to_owned());
+    }
+    config.error.map(|error| format!("postgresConfigRef: {error}"))
+}
+
+#[expect(clippy::too_many_arguments, reason = "one argument per source of a condition")]
+fn conditions(
+    scope: &Scope<'_>,
+    observed: &Observed,
+    facts: &Facts,
+    drift: &BTreeMap<String, String>,
+    config: &Config<'_>,
+    lost: bool,
+    previous: &[Condition],
+    now: Timestamp,
+) -> Vec<Condition> {
+    let mut set = ConditionSet::continuing(previous, scope.shard.metadata.generation, now);
+    set = match (facts.pools_ready(), &facts.primary) {
+        (true, Some(_)) => set.set(AVAILABLE, true, "AllPodsReady", "All pool pods are ready, and the primary serves"),
+        (true, None) => set.set(AVAILABLE, false, "NoPrimary", "All pool pods are ready, but no primary is confirmed"),
+        (false, _) => set.set(
+            AVAILABLE,
+            false,
+            "NotAllPodsReady",
+            if facts.unready.is_empty() {
+                "The shard has no pools".to_owned()
+            } else {
+                format!("Not ready: {}", names(&facts.unready))
+            },
+        ),
+    };
+    set = match &facts.primary {
+        Some(pod) => set.set(PRIMARY_CONFIRMED, true, "Confirmed", format!("{pod} serves as primary")),
+        None if lost => set.set(PRIMARY_CONFIRMED, false, LOST, "The last primary no longer answers as one"),
+        None if facts.claimed => set.set(
+            PRIMARY_CONFIRMED,
+            false,
+            "ClaimUnconfirmed",
+            "A pooler claims to be primary, but does not confirm it",
+        ),
+        None => set.set(PRIMARY_CONFIRMED, false, "NoClaim", "No pooler claims to be primary"),
+    };
+    set = match facts.topology_errors.first_key_value() {
+        None => set.set(TOPOLOGY_REACHABLE, true, "Reachable", "The topology records can be read"),
+        Some((cell, reason)) if cell.is_empty() => {
+            set.set(TOPOLOGY_REACHABLE, false, reason, "The global topology server does not answer")
+        }
+        Some((cell, reason)) => {
+            set.set(TOPOLOGY_REACHABLE, false, reason, format!("The topology records of cell {cell} cannot be read"))
+        }
+    };
+    if let Some((reason, message)) = password_missing(scope, &observed.password) {
+        set = set.set(PASSWORD_SECRET_MISSING, true, reason, message);
+    }
+    if let Some(message) = secrets_missing(observed) {
+        set = set.set(SECRETS_MISSING, true, "SecretMissing", message);
+    }
+    if let Some(error) = config.error {
+        set = set.set(POSTGRES_CONFIG_MISSING, true, "ReferenceInvalid", error);
+    }
+    if scope.backups_are_cell_local() {
+        set = set.set(
+            CELL_LOCAL_REPOSITORY,
+            true,
+            "FilesystemScopeCell",
+            "Filesystem backups are kept per cell, and standbys bootstrap from them: use S3, or scope Shard with a \
+             StorageClass that spans the cells",
+        );
+    }
+    if !drift.is_empty() {
+        set = set.set(
+            PODS_OUTDATED,
+            true,
+            "PodsDrifted",
+            format!("Built from an older description: {}", names(drift.keys())),
+        );
+    }
+    if !facts.extra.is_empty() {
+        set = set.set(SCALE_DOWN_PENDING, true, "ExtraPods", format!("No longer wanted: {}", names(&facts.extra)));
+    }
+    set.finish()
+}
+
+fn password_missing(scope: &Scope<'_>, password: &Reference) -> Option<(&'static str, String)> {
+    let name = &scope.spec().postgres_password_secret_ref.name;
+    match password {
+        Reference::Present => None,
+        Reference::Absent => Some((
+            "SecretNotFound",
+            format!(
+                "Secret {name} does not exist; new pods wait for it: create it, with the password that the database has"
+            ),
+        )),
+        Reference::NoKey(key) => Some(("KeyNotFound", format!("Secret {name} has no value under the key {key}"))),
+        Reference::Unreadable(category) => Some((category, format!("Secret {name} cannot be read"))),
+    }
+}
+
+fn secrets_missing(observed: &Observed) -> Option<String> {
+    let named = [("pgbackrestTLS", &observed.user_tls), ("encryption", &observed.cipher)];
+    let problems: Vec<String> = named
+        .into_iter()
+        .filter_map(|(field, reference)| match reference.as_ref()? {
+            Reference::Present => None,
+            Reference::Absent => Some(format!("the Secret of {field} does not exist")),
+            Reference::NoKey(key) => Some(format!("the Secret of {field} has no key {key}")),
+            Reference::Unreadable(category) => Some(format!("the Secret of {field} cannot be read ({category})")),
+        })
+        .collect();
+    (!problems.is_empty()).then(|| problems.join("; "))
+}
+
+/// Whether the shard had a primary before this pass.
+fn had_primary(previous: &[Condition]) -> bool {
+    condition::find(previous, PRIMARY_CONFIRMED).is_some_and(|last| last.status == "True" || last.reason == LOST)
+}
+
+/// Roles of this pass; where records could not be read, those of the last pass stay for pods that still exist.
+fn pod_roles(observed: &Observed, facts: &Facts, previous: &ShardStatus) -> BTreeMap<String, String> {
+    let mut roles: BTreeMap<String, String> = BTreeMap::new();
+    if !observed.topology.is_complete() {
+        let exists = |pod: &str| observed.pods.iter().any(|live| live.name_any() == pod);
+        roles.extend(
+            previous.pod_roles.iter().filter(|(pod, _)| exists(pod)).map(|(pod, role)| (pod.clone(), role.clone())),
+        );
+    }
+    roles.extend(facts.roles.iter().map(|(pod, role)| (pod.clone(), (*role).to_owned())));
+    roles
+}
+
+/// How far the settings have come. The time moves only when a roll-out ends.
+fn postgres_config(
+    observed: &Observed,
+    config: &Config<'_>,
+    previous: Option<&PostgresConfigStatus>,
+    now: Timestamp,
+) -> PostgresConfigStatus {
+    let last = previous.and_then(|status| status.last_applied_at.clone());
+    if let Some(error) = config.error {
+        return PostgresConfigStatus { in_progress: Some(false), last_applied_at: last, error: Some(error.to_owned()) };
+    }
+    let runs = |pod: &Pod| {
+        config.rendered.is_some_and(|rendered| {
+            let has = |key: &str, hash: &String| pod.annotations().get(key) == Some(hash);
+            has(annotation::POSTGRES_CONFIG_HASH, &rendered.restart_hash)
+                && has(annotation::POSTGRES_RELOAD_HASH, &rendered.reload_hash)
+        })
+    };
+    let mut live = observed.pods.iter().filter(|pod| !is_deleting(pod.as_ref())).peekable();
+    if live.peek().is_none() || live.any(|pod| !runs(pod)) {
+        return PostgresConfigStatus { in_progress: Some(true), last_applied_at: last, error: None };
+    }
+    let settled = previous.is_some_and(|status| status.in_progress == Some(false) && status.error.is_none());
+    let now = Time(Timestamp::from_second(now.as_second()).unwrap_or(now));
+    PostgresConfigStatus {
+        in_progress: Some(false),
+        last_applied_at: if settled { last.or(Some(now)) } else { Some(now) },
+        error: None,
+    }
+}

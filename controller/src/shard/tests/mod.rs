@@ -1,0 +1,6 @@
+//! Tests of whole passes over a shard.
+
+pub mod fixture;
+mod objects;
+mod pods;
+mod status;

@@ -1,0 +1,158 @@
+//! The objects of three typical shards, and what holds for all of them.
+
+use std::sync::Arc;
+
+use rstest::rstest;
+use serde_json::{Value, json};
+use shared::{
+    api::v1alpha1::{PvcDeletionPolicy, PvcRetention, Shard},
+    kubeutil::Object,
+    label,
+};
+
+use super::fixture::*;
+use crate::{
+    plan::Action,
+    shard::{Observed, decide},
+};
+
+fn objects(observed: &Observed) -> Vec<Object> {
+    let objects = pass(observed).writes.into_iter().filter_map(|write| match write.action {
+        Action::Apply(object) | Action::CreateOnce(object) => Some(object),
+        _ => None,
+    });
+    objects.collect()
+}
+
+/// One document per object. Long texts of ConfigMaps are tested where they are made.
+fn yaml(observed: &Observed) -> String {
+    let mut documents = Vec::new();
+    for object in objects(observed) {
+        let mut value = object.value;
+        if let Some(data) = value.get_mut("data").and_then(Value::as_object_mut) {
+            data.values_mut().for_each(|text| *text = json!("..."));
+        }
+        documents.push(serde_saphyr::to_string(&value).unwrap());
+    }
+    documents.join("---\n")
+}
+
+#[test]
+fn minimal_shard_has_these_objects() {
+    insta::assert_snapshot!(yaml(&observed(minimal())));
+}
+
+#[test]
+fn three_cell_shard_on_s3_has_these_objects() {
+    insta::assert_snapshot!(yaml(&observed(three_cells())));
+}
+
+#[test]
+fn shard_with_one_backup_volume_for_all_cells_has_these_objects() {
+    insta::assert_snapshot!(yaml(&observed(shared_volume())));
+}
+
+#[rstest]
+#[case::minimal(minimal())]
+#[case::three_cells(three_cells())]
+#[case::shared_volume(shared_volume())]
+fn every_object_has_identity_owner_and_a_legal_name(#[case] shard: Shard) {
+    for object in objects(&observed(shard.clone())) {
+        let labels = object.labels();
+        let what = object.key().to_string();
+        assert_eq!(labels.get(label::MANAGED_BY), Some(&label::MANAGER), "{what}");
+        assert_eq!(labels.get(label::SHARD), Some(&"0-inf"), "{what}");
+        assert_eq!(
+            labels.get(label::CLUSTER).copied(),
+            shard.metadata.labels.as_ref().map(|l| l[label::CLUSTER].as_str())
+        );
+        let longest = if matches!(object.gvk.kind.as_str(), "Service" | "Pod") { 63 } else { 253 };
+        assert!(object.name.len() <= longest, "{what}");
+        let owner = object.value.pointer("/metadata/ownerReferences/0/uid").and_then(Value::as_str);
+        let retained = object.gvk.kind == "PersistentVolumeClaim"
+            && shard.spec.pvc_deletion_policy.is_none_or(|policy| policy.when_deleted != Some(PvcRetention::Delete));
+        assert_eq!(owner, (!retained).then_some("11111111-2222-3333-4444-555555555555"), "{what}");
+    }
+}
+
+#[rstest]
+#[case::minimal(minimal())]
+#[case::three_cells(three_cells())]
+fn the_same_observation_gives_the_same_plan(#[case] shard: Shard) {
+    let observed = healthy(shard);
+    assert_eq!(pass(&observed), pass(&observed));
+}
+
+#[test]
+fn pods_can_be_resolved_by_the_name_that_they_register() {
+    let observed = observed(three_cells());
+    for object in objects(&observed).into_iter().filter(|object| object.gvk.kind == "Pod") {
+        let spec = &object.value["spec"];
+        let (host, domain) = (spec["hostname"].as_str().unwrap(), spec["subdomain"].as_str().unwrap());
+        let wanted = json!(format!("--hostname={host}.{domain}.prod.svc.cluster.local"));
+        assert!(spec["containers"][0]["args"].as_array().unwrap().contains(&wanted));
+        assert!(written(&pass(&observed), "Service").iter().any(|service| service == domain));
+    }
+}
+
+#[test]
+fn without_native_sidecars_pgctld_is_an_ordinary_container_that_waits_for_multipooler() {
+    let mut settings = settings();
+    settings.native_sidecars = false;
+    let plan = decide(&observed(minimal()), &settings, NOW).unwrap();
+    let pod = plan.writes.iter().find_map(|write| match &write.action {
+        Action::CreateOnce(object) if object.gvk.kind == "Pod" => Some(&object.value["spec"]),
+        _ => None,
+    });
+    let pod = pod.unwrap();
+    assert_eq!(pod.get("initContainers"), None);
+    assert_eq!(pod["containers"][0]["name"], "postgres");
+    assert_eq!(pod["containers"][0].get("restartPolicy"), None);
+    assert_eq!(pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][0], "/bin/bash");
+}
+
+#[test]
+fn a_single_pooler_has_no_disruption_budget() {
+    let mut shard = minimal();
+    shard.spec.pools.get_mut("default").unwrap().replicas_per_cell = Some(1);
+    assert!(written(&pass(&observed(shard)), "PodDisruptionBudget").is_empty());
+}
+
+#[test]
+fn a_changed_deletion_policy_moves_the_owner_reference_of_volumes() {
+    let mut observed = healthy(minimal());
+    assert!(merges(&observed).is_empty());
+    let shard = Arc::make_mut(&mut observed.shard);
+    shard.spec.pvc_deletion_policy =
+        Some(PvcDeletionPolicy { when_deleted: Some(PvcRetention::Delete), when_scaled: None });
+    let patches = merges(&observed);
+    assert_eq!(patches.len(), 3, "two data volumes and the repository");
+    assert_eq!(patches[0]["metadata"]["ownerReferences"][0]["kind"], "Shard");
+
+    for claim in &mut observed.claims {
+        let owners = patches[0]["metadata"]["ownerReferences"].clone();
+        Arc::make_mut(claim).metadata.owner_references = serde_json::from_value(owners).unwrap();
+    }
+    assert!(merges(&observed).is_empty());
+    Arc::make_mut(&mut observed.shard).spec.pvc_deletion_policy = None;
+    assert!(merges(&observed).iter().all(|patch| patch["metadata"]["ownerReferences"].is_null()));
+    assert_eq!(merges(&observed).len(), 3);
+}
+
+fn merges(observed: &Observed) -> Vec<Value> {
+    let merges = pass(observed).writes.into_iter().filter_map(|write| match write.action {
+        Action::Merge { patch, .. } => Some(patch),
+        _ => None,
+    });
+    merges.collect()
+}
+
+#[test]
+fn orchestrators_of_a_cell_that_left_are_removed() {
+    let mut observed = healthy(three_cells());
+    Arc::make_mut(&mut observed.shard).spec.multiorch.cells = vec!["zone-a".into()];
+    let deleted = deletions(&pass(&observed));
+    assert_eq!(deleted.iter().filter(|name| name.starts_with("Deployment/")).count(), 2);
+    assert_eq!(deleted.iter().filter(|name| name.starts_with("Service/")).count(), 2);
+    assert_eq!(deleted.len(), 4);
+}

@@ -1,0 +1,120 @@
+//! Reconciles `TableGroup`: one Shard per shard of the group, and their state summed up.
+
+mod status;
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use kube::ResourceExt as _;
+use shared::{
+    annotation,
+    api::v1alpha1::{Shard, TableGroup, TableGroupStatus},
+    kubeutil::ObjectKey,
+    label,
+    label::Component,
+    name,
+    name::ShardId,
+    resolve,
+};
+
+use crate::{
+    context::Ctx,
+    error::Error,
+    plan::{Note, Plan, Requeue},
+    workload::{
+        owner::{Owner, annotations},
+        want,
+    },
+};
+
+/// What a pass reads.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// The object.
+    pub group: Arc<TableGroup>,
+    /// Its identity.
+    pub owner: Owner,
+    /// Name of its cluster.
+    pub cluster: String,
+    /// Its Shards, sorted by name.
+    pub shards: Vec<Arc<Shard>>,
+}
+
+impl Observed {
+    /// The live Shard of a shard that the group asks for.
+    fn live(&self, name: &str) -> Option<&Arc<Shard>> {
+        self.shards.iter().find(|shard| shard.spec.shard_name == name)
+    }
+
+    /// Live Shards that the group no longer asks for.
+    fn orphans(&self) -> impl Iterator<Item = &Arc<Shard>> {
+        let wanted = &self.group.spec.shards;
+        self.shards.iter().filter(|shard| !wanted.iter().any(|wanted| wanted.name == shard.spec.shard_name))
+    }
+}
+
+/// References, observation and decision of one pass.
+pub async fn plan(group: &TableGroup, ctx: &Ctx) -> Result<Plan<TableGroupStatus>, Error> {
+    if group.metadata.deletion_timestamp.is_some() {
+        return Ok(Plan { requeue: Requeue::Never, ..Plan::nothing() });
+    }
+    let observed = observe(group, ctx)?;
+    decide(&observed, ctx.clock.now())
+}
+
+fn observe(group: &TableGroup, ctx: &Ctx) -> Result<Observed, Error> {
+    let owner = Owner::of(group)?;
+    let cluster = group.labels().get(label::CLUSTER).or_else(|| group.labels().get(label::INSTANCE)).cloned();
+    let cluster = cluster
+        .ok_or_else(|| Error::NoClusterLabel { object: ObjectKey::of(group).to_string(), label: label::CLUSTER })?;
+    let shards = ctx.stores.shards.of_cluster(&owner.namespace, &cluster).into_iter().filter(|shard| {
+        shard.spec.database_name == group.spec.database_name && shard.spec.table_group_name == group.spec.table_group_name
+    });
+    Ok(Observed { shards: shards.collect(), group: Arc::new(group.clone()), owner, cluster })
+}
+
+/// What should be, and what is said about it. Pure.
+pub fn decide(observed: &Observed, now: Timestamp) -> Result<Plan<TableGroupStatus>, Error> {
+    let mut plan = Plan::nothing();
+    for shard in desired(observed) {
+        // A Shard on its way out keeps the name until its volumes are dealt with; its successor comes after it.
+        let leaving = observed.live(&shard.spec.shard_name).is_some_and(|live| live.metadata.deletion_timestamp.is_some());
+        if !leaving {
+            want(&mut plan, "Desired", &shard)?;
+        }
+    }
+    for orphan in observed.orphans() {
+        let message = format!(
+            "shard {} is no longer in the spec; it keeps running, because removing a shard with its data is not built yet",
+            orphan.spec.shard_name
+        );
+        plan.notes.push(Note::warning(status::REMOVAL_PENDING, message));
+    }
+    plan.status = Some(status::status(observed, now));
+    Ok(plan)
+}
+
+/// The Shards that the group asks for.
+fn desired(observed: &Observed) -> Vec<Shard> {
+    let spec = &observed.group.spec;
+    let project = observed.group.metadata.annotations.as_ref().and_then(|all| all.get(annotation::PROJECT_REF));
+    let project = project.filter(|project| !project.is_empty());
+    spec.shards
+        .iter()
+        .map(|shard| {
+            let id = ShardId {
+                cluster: &observed.cluster,
+                database: &spec.database_name,
+                table_group: &spec.table_group_name,
+                shard: &shard.name,
+            };
+            let mut metadata = observed.owner.meta(name::shard(id), label::of_shard(id, Component::Shard));
+            metadata.annotations =
+                annotations(project.map(|p| (annotation::PROJECT_REF.to_owned(), p.clone())).into_iter().collect());
+            Shard { metadata, spec: resolve::shard(spec, shard), status: None }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

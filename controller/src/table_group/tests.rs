@@ -1,0 +1,135 @@
+use shared::{
+    api::v1alpha1::{Phase, PoolSpec, ShardResolvedSpec, ShardStatus, TableGroupSpec},
+    condition::{find, is_true},
+};
+
+use super::*;
+use crate::workload::fixture::{applied, assert_owned, now, outline, stored, writes};
+
+fn observed(shards: &[&str]) -> Observed {
+    let shard = |name: &&str| ShardResolvedSpec {
+        name: (*name).to_owned(),
+        pools: [(
+            "default".to_owned(),
+            PoolSpec {
+                cells: vec!["a".into(), "b".into()],
+                replicas_per_cell: Some(2),
+                ..PoolSpec::default()
+            },
+        )]
+        .into(),
+        ..ShardResolvedSpec::default()
+    };
+    let spec = TableGroupSpec {
+        database_name: "postgres".into(),
+        table_group_name: "default".into(),
+        shards: shards.iter().map(shard).collect(),
+        ..TableGroupSpec::default()
+    };
+    let mut group = TableGroup::new(&name::table_group("minimal", "postgres", "default"), spec);
+    group.metadata.labels = Some(label::of_table_group("minimal", "postgres", "default"));
+    group.metadata.annotations = Some([(annotation::PROJECT_REF.to_owned(), "proj-42".to_owned())].into());
+    let group = stored(group, 1);
+    Observed {
+        owner: Owner::of(&group).unwrap(),
+        cluster: "minimal".to_owned(),
+        shards: Vec::new(),
+        group: Arc::new(group),
+    }
+}
+
+fn run(observed: &Observed) -> Plan<TableGroupStatus> {
+    decide(observed, now()).unwrap()
+}
+
+fn live(observed: &Observed, shard: &str, phase: Phase, current: bool) -> Arc<Shard> {
+    let id = ShardId { cluster: "minimal", database: "postgres", table_group: "default", shard };
+    let mut live: Shard = applied(&run(observed), &name::shard(id)).unwrap();
+    live.status = Some(ShardStatus {
+        observed_generation: Some(i64::from(current)),
+        phase: Some(phase),
+        message: Some("because".into()),
+        ..ShardStatus::default()
+    });
+    Arc::new(live)
+}
+
+#[test]
+fn a_group_of_one_shard() {
+    let observed = observed(&["0-inf"]);
+    let plan = run(&observed);
+    assert_owned(&plan, "minimal", &observed.owner.uid);
+    assert_eq!(outline(&plan), ["apply Shard prod/minimal-postgres-default-0-inf-1e3c045c"]);
+    insta::assert_yaml_snapshot!(writes(&plan));
+}
+
+#[test]
+fn phases_are_summed_up_and_stale_shards_do_not_count() {
+    let cases = [
+        (Phase::Healthy, true, Phase::Healthy, true, "ShardsReady", 1),
+        (Phase::Healthy, false, Phase::Progressing, false, "ShardsNotReady", 0),
+        (Phase::Progressing, true, Phase::Progressing, false, "ShardsNotReady", 0),
+        (Phase::Degraded, true, Phase::Degraded, false, "ShardDegraded", 0),
+        (Phase::Degraded, false, Phase::Progressing, false, "ShardsNotReady", 0),
+    ];
+    for (shard, current, phase, available, reason, ready) in cases {
+        let mut observed = observed(&["0-inf"]);
+        observed.shards = vec![live(&observed, "0-inf", shard, current)];
+        let status = run(&observed).status.unwrap();
+        assert_eq!((status.phase, status.ready_shards, status.total_shards), (Some(phase), ready, 1));
+        assert_eq!(is_true(&status.conditions, "Available"), available);
+        assert_eq!(find(&status.conditions, "Available").map(|c| c.reason.as_str()), Some(reason));
+    }
+}
+
+#[test]
+fn a_group_waits_for_all_of_its_shards_without_counting_along() {
+    let mut observed = observed(&["a", "b"]);
+    let none = run(&observed).status.unwrap();
+    observed.shards = vec![live(&observed, "a", Phase::Healthy, true)];
+    let one = run(&observed).status.unwrap();
+    assert_eq!((one.phase, one.ready_shards), (Some(Phase::Progressing), 1));
+    assert_eq!((none.message, none.conditions), (one.message, one.conditions));
+}
+
+#[test]
+fn a_group_without_shards_is_not_available() {
+    let status = run(&observed(&[])).status.unwrap();
+    assert_eq!((status.phase, is_true(&status.conditions, "Available")), (Some(Phase::Initializing), false));
+}
+
+#[test]
+fn a_shard_on_its_way_out_is_neither_updated_nor_replaced() {
+    let mut observed = observed(&["0-inf"]);
+    let mut leaving = (*live(&observed, "0-inf", Phase::Healthy, true)).clone();
+    leaving.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now()));
+    observed.shards = vec![Arc::new(leaving)];
+    let plan = run(&observed);
+    assert!(plan.writes.is_empty());
+    let status = plan.status.unwrap();
+    assert_eq!(find(&status.conditions, "Available").map(|c| c.reason.as_str()), Some("CleanupPending"));
+}
+
+#[test]
+fn a_shard_that_left_the_spec_is_reported_and_not_deleted() {
+    let both = observed(&["a", "b"]);
+    let mut one = observed(&["a"]);
+    one.shards = vec![live(&both, "a", Phase::Healthy, true), live(&both, "b", Phase::Healthy, true)];
+    let plan = run(&one);
+    assert!(!outline(&plan).iter().any(|line| line.starts_with("delete")));
+    assert_eq!(plan.notes.len(), 1);
+    assert!(is_true(&plan.status.unwrap().conditions, "ShardRemovalPending"));
+}
+
+#[test]
+fn status_is_a_fixed_point() {
+    let mut observed = observed(&["0-inf"]);
+    observed.shards = vec![live(&observed, "0-inf", Phase::Healthy, true)];
+    let first = run(&observed);
+    assert_eq!(first, run(&observed));
+    let mut group = (*observed.group).clone();
+    group.status.clone_from(&first.status);
+    observed.group = Arc::new(group);
+    let later = now() + jiff::SignedDuration::from_mins(5);
+    assert_eq!(decide(&observed, later).unwrap().status, first.status);
+}

@@ -1,0 +1,220 @@
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::{apps::v1::StatefulSetSpec, core::v1::Service};
+use shared::{
+    api::v1alpha1::{EtcdSpec, PvcDeletionPolicy, PvcRetention, StorageSpec, TopoServerSpec},
+    condition::{find, is_true},
+    label::Component,
+};
+
+use super::*;
+use crate::workload::fixture::{applied, assert_owned, now, running, settings, stored, writes};
+
+fn server(name: &str, labels: label::Labels, spec: TopoServerSpec) -> TopoServer {
+    let mut server = TopoServer::new(name, spec);
+    server.metadata.labels = Some(labels);
+    stored(server, 1)
+}
+
+fn etcd(replicas: i32) -> TopoServerSpec {
+    let storage = StorageSpec { size: Some("1Gi".into()), ..StorageSpec::default() };
+    TopoServerSpec {
+        etcd: Some(EtcdSpec { replicas: Some(replicas), storage: Some(storage), ..EtcdSpec::default() }),
+        ..TopoServerSpec::default()
+    }
+}
+
+fn observed(server: TopoServer) -> Observed {
+    Observed {
+        owner: Owner::of(&server).unwrap(),
+        cluster: "minimal".to_owned(),
+        nodes: Nodes::Any,
+        stateful_set: None,
+        pods: Vec::new(),
+        server: Arc::new(server),
+    }
+}
+
+fn global(replicas: i32) -> Observed {
+    let name = name::global_topo("minimal");
+    observed(server(&name, label::of_cluster("minimal", Component::GlobalTopo), etcd(replicas)))
+}
+
+fn run(observed: &Observed) -> Plan<TopoServerStatus> {
+    decide(observed, &settings(), now()).unwrap()
+}
+
+fn live(observed: &Observed) -> StatefulSet {
+    applied(&run(observed), &observed.owner.name).unwrap()
+}
+
+fn spec(set: StatefulSet) -> StatefulSetSpec {
+    set.spec.unwrap()
+}
+
+fn variable(set: &StatefulSet, name: &str) -> String {
+    let pod = set.spec.as_ref().and_then(|spec| spec.template.spec.clone()).unwrap();
+    let variables = pod.containers[0].env.clone().unwrap();
+    variables.into_iter().find(|variable| variable.name == name).and_then(|variable| variable.value).unwrap()
+}
+
+#[test]
+fn a_global_ensemble_of_three() {
+    let observed = global(3);
+    let plan = run(&observed);
+    assert_owned(&plan, "minimal", &observed.owner.uid);
+    insta::assert_yaml_snapshot!(writes(&plan));
+}
+
+#[test]
+fn a_local_ensemble_runs_on_the_nodes_of_its_cell() {
+    let cell = name::cell("minimal", "zone-a");
+    let labels = label::of_cell("minimal", "zone-a", Component::LocalTopo);
+    let mut observed = observed(server(&name::local_topo(&cell), labels, etcd(1)));
+    assert_eq!(observed.owner.name, "minimal-zone-a-96c88ae0-topo-26e28848");
+    let nodes = BTreeMap::from([(label::NODE_ZONE.to_owned(), "eu-1a".to_owned())]);
+    observed.nodes = Nodes::Cell(nodes.clone());
+    let set = live(&observed);
+    assert_eq!(spec(set).template.spec.unwrap().node_selector, Some(nodes));
+
+    observed.nodes = Nodes::NotKnown;
+    let plan = run(&observed);
+    assert!(applied::<StatefulSet, _>(&plan, &observed.owner.name).is_none());
+    assert_eq!(plan.requeue, Requeue::After(WAIT_FOR_CELL));
+}
+
+#[test]
+fn a_single_member_has_no_budget() {
+    let observed = global(1);
+    assert!(applied::<PodDisruptionBudget, _>(&run(&observed), &observed.owner.name).is_none());
+    let three = global(3);
+    assert!(applied::<PodDisruptionBudget, _>(&run(&three), &three.owner.name).is_some());
+}
+
+#[test]
+fn services_of_the_global_ensemble_do_not_select_local_members() {
+    let observed = global(3);
+    let service: Service = applied(&run(&observed), &observed.owner.name).unwrap();
+    let selector = service.spec.and_then(|spec| spec.selector).unwrap();
+    let local = label::of_topo_workload("minimal", &label::of_cell("minimal", "zone-a", Component::LocalTopo));
+    assert!(!label::matches(&selector, &local));
+}
+
+#[test]
+fn volumes_follow_the_policy_per_field() {
+    let mut spec = etcd(3);
+    spec.pvc_deletion_policy =
+        Some(PvcDeletionPolicy { when_deleted: Some(PvcRetention::Delete), when_scaled: Some(PvcRetention::Delete) });
+    if let Some(etcd) = spec.etcd.as_mut() {
+        etcd.pvc_deletion_policy =
+            Some(PvcDeletionPolicy { when_deleted: None, when_scaled: Some(PvcRetention::Retain) });
+    }
+    let name = name::global_topo("minimal");
+    let observed = observed(server(&name, label::of_cluster("minimal", Component::GlobalTopo), spec));
+    let policy = live(&observed).spec.and_then(|spec| spec.persistent_volume_claim_retention_policy).unwrap();
+    assert_eq!((policy.when_deleted.as_deref(), policy.when_scaled.as_deref()), (Some("Delete"), Some("Retain")));
+}
+
+#[test]
+fn a_running_ensemble_keeps_its_size_even_when_somebody_scales_it() {
+    let before = live(&global(3));
+    let mut after = global(5);
+    after.stateful_set = Some(running(before.clone(), 3));
+    let plan = run(&after);
+    let set: StatefulSet = applied(&plan, &after.owner.name).unwrap();
+    assert_eq!(variable(&set, "ETCD_INITIAL_CLUSTER"), variable(&before, "ETCD_INITIAL_CLUSTER"));
+    assert_eq!(set.spec.as_ref().and_then(|spec| spec.replicas), Some(3));
+    let status = plan.status.unwrap();
+    assert_eq!(find(&status.conditions, "AsSpecified").map(|c| c.reason.as_str()), Some("SizeIsFixed"));
+
+    let mut scaled = before;
+    scaled.spec.as_mut().unwrap().replicas = Some(1);
+    let mut again = global(3);
+    again.stateful_set = Some(running(scaled, 1));
+    assert_eq!(spec(live(&again)).replicas, Some(3));
+}
+
+#[test]
+fn a_changed_volume_does_not_make_every_apply_fail() {
+    let mut before = live(&global(3));
+    let claims = before.spec.as_mut().and_then(|spec| spec.volume_claim_templates.as_mut()).unwrap();
+    claims[0].spec.get_or_insert_default().volume_mode = Some("Filesystem".to_owned());
+    let mut after = global(3);
+    after.stateful_set = Some(running(before.clone(), 3));
+    let same = run(&after);
+    let untouched: StatefulSet = applied(&same, &after.owner.name).unwrap();
+    assert_eq!(spec(untouched), spec(live(&global(3))), "defaults of the server are not copied");
+    assert!(find(&same.status.unwrap().conditions, "AsSpecified").is_none());
+
+    let mut larger = etcd(3);
+    larger.etcd.as_mut().unwrap().storage.as_mut().unwrap().size = Some("2Gi".to_owned());
+    let name = name::global_topo("minimal");
+    let mut grown = observed(server(&name, label::of_cluster("minimal", Component::GlobalTopo), larger));
+    grown.stateful_set = Some(running(before.clone(), 3));
+    let plan = run(&grown);
+    let set: StatefulSet = applied(&plan, &grown.owner.name).unwrap();
+    assert_eq!(spec(set).volume_claim_templates, spec(before).volume_claim_templates);
+    assert_eq!(
+        find(&plan.status.unwrap().conditions, "AsSpecified").map(|c| c.reason.clone()),
+        Some("StorageIsFixed".to_owned())
+    );
+}
+
+#[test]
+fn an_adopted_ensemble_keeps_its_selector_and_its_user() {
+    let mut old = live(&global(3));
+    let spec = old.spec.as_mut().unwrap();
+    spec.selector.match_labels.as_mut().unwrap().remove(TOPO_SERVER);
+    let selector = spec.selector.match_labels.clone();
+    let mut observed = global(3);
+    observed.stateful_set = Some(running(old, 3));
+    let mut pod = Pod::default();
+    pod.metadata.name = Some("minimal-global-topo-0".into());
+    observed.pods = vec![Arc::new(pod)];
+    let plan = run(&observed);
+    let set: StatefulSet = applied(&plan, &observed.owner.name).unwrap();
+    let spec = self::spec(set);
+    assert_eq!(spec.selector.match_labels, selector);
+    assert!(spec.template.spec.unwrap().security_context.is_none());
+    assert!(spec.template.metadata.unwrap().labels.unwrap().contains_key(TOPO_SERVER));
+    let service: Service = applied(&plan, &observed.owner.name).unwrap();
+    assert_eq!(service.spec.and_then(|spec| spec.selector), selector, "members without the label still serve");
+}
+
+#[test]
+fn status_goes_from_progress_over_quorum_to_healthy() {
+    let mut observed = global(3);
+    let first = run(&observed).status.unwrap();
+    assert_eq!((first.phase, is_true(&first.conditions, "Available")), (Some(Phase::Progressing), false));
+    let set = live(&observed);
+    observed.stateful_set = Some(running(set.clone(), 2));
+    let quorum = run(&observed).status.unwrap();
+    assert!(is_true(&quorum.conditions, "Available") && !is_true(&quorum.conditions, "Ready"));
+    observed.stateful_set = Some(running(set, 3));
+    let plan = run(&observed);
+    let healthy = plan.status.unwrap();
+    assert_eq!((healthy.phase, plan.requeue), (Some(Phase::Healthy), Requeue::Settled));
+    assert!(is_true(&healthy.conditions, "Ready"));
+}
+
+#[test]
+fn status_is_a_fixed_point_and_the_decision_repeats() {
+    let mut observed = global(3);
+    observed.stateful_set = Some(running(live(&observed), 3));
+    let first = run(&observed);
+    assert_eq!(first, run(&observed));
+    let mut server = (*observed.server).clone();
+    server.status.clone_from(&first.status);
+    observed.server = Arc::new(server);
+    let later = now() + jiff::SignedDuration::from_mins(5);
+    assert_eq!(decide(&observed, &settings(), later).unwrap().status, first.status);
+}
+
+#[test]
+fn a_server_serves_once_its_status_says_so() {
+    let mut server = (*global(3).server).clone();
+    assert!(!serves(&server));
+    let mut observed = global(3);
+    observed.stateful_set = Some(running(live(&observed), 2));
+    server.status = run(&observed).status;
+    assert!(serves(&server));
+}

@@ -1,0 +1,336 @@
+//! In-memory doubles of the data plane for tests: they behave like the real ones and record what was asked.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::{FutureExt, future::BoxFuture};
+
+use super::{
+    CellRecord, DatabaseRecord, Error, LifecycleMark, Listing, Pooler, PoolerAddress, PoolerId, PoolerRecord,
+    PoolerStatus, Registration, Result, Scope, Snapshot, TopoAddress, Topology, Upstream, Written, codec, key,
+    kv::{Entry, Kv, Range},
+    tree::Tree,
+};
+
+/// A call that a double has received.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Call {
+    /// [`Topology::cells`].
+    Cells,
+    /// [`Topology::databases`].
+    Databases,
+    /// [`Topology::put_cell`].
+    PutCell(CellRecord),
+    /// [`Topology::put_database`].
+    PutDatabase(DatabaseRecord),
+    /// [`Topology::delete_cell`].
+    DeleteCell(String),
+    /// [`Topology::delete_database`].
+    DeleteDatabase(String),
+    /// [`Topology::snapshot`].
+    Snapshot(Scope),
+    /// [`Topology::registrations`].
+    Registrations,
+    /// [`Topology::mark_pooler`].
+    MarkPooler(PoolerId, LifecycleMark),
+    /// [`Topology::delete_pooler`].
+    DeletePooler(PoolerId),
+    /// [`Topology::delete_registration`].
+    DeleteRegistration(Registration),
+    /// [`Pooler::status`].
+    Status(PoolerAddress),
+}
+
+/// Both doubles together with the handle to give to the code under test.
+#[derive(Clone, Default)]
+pub struct FakeDataPlane {
+    /// The topology servers.
+    pub topology: Arc<FakeTopology>,
+    /// The poolers.
+    pub poolers: Arc<FakePoolers>,
+}
+
+impl FakeDataPlane {
+    /// Empty topology servers and no pooler.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The handle.
+    pub fn upstream(&self) -> Upstream {
+        Upstream::of(self.topology.clone(), self.poolers.clone())
+    }
+}
+
+/// Topology servers that run the real record logic over maps in memory. Addresses with the same first endpoint mean the same
+/// server.
+pub struct FakeTopology {
+    tree: Tree<MemoryKv>,
+    calls: Mutex<Vec<Call>>,
+}
+
+impl Default for FakeTopology {
+    fn default() -> Self {
+        Self { tree: Tree::new(MemoryKv::default()), calls: Mutex::default() }
+    }
+}
+
+impl FakeTopology {
+    /// Takes out the calls received so far.
+    pub fn take_calls(&self) -> Vec<Call> {
+        std::mem::take(&mut lock(&self.calls))
+    }
+
+    /// Number of changes made to any server through the double.
+    pub fn writes(&self) -> usize {
+        self.tree.store().lock().writes
+    }
+
+    /// Number of round trips that read.
+    pub fn reads(&self) -> usize {
+        self.tree.store().lock().reads
+    }
+
+    /// Lets every operation on a server fail from now on.
+    pub fn fail(&self, endpoint: &str, error: Error) {
+        self.tree.store().lock().failing.insert(endpoint.to_owned(), error);
+    }
+
+    /// Ends what [`FakeTopology::fail`] began.
+    pub fn heal(&self, endpoint: &str) {
+        self.tree.store().lock().failing.remove(endpoint);
+    }
+
+    /// Registers a pooler as it would do itself, at the **cell's** address. Not counted as a write.
+    pub fn register_pooler(&self, cell: &TopoAddress, record: &PoolerRecord) -> Result<()> {
+        self.put_raw(cell, &key::pooler(&cell.root, &record.id)?, codec::encode_pooler(record));
+        Ok(())
+    }
+
+    /// Registers a gateway or orchestrator as it would do itself, at the **cell's** address. Not counted as a write.
+    pub fn register(&self, cell: &TopoAddress, record: &Registration) -> Result<()> {
+        let key = key::registration(&cell.root, record.component, &record.cell, &record.name)?;
+        self.put_raw(cell, &key, codec::encode_registration(record));
+        Ok(())
+    }
+
+    /// Stores any value under a full key. Not counted as a write.
+    pub fn put_raw(&self, at: &TopoAddress, key: &str, value: Vec<u8>) {
+        self.tree.store().lock().set(server(&at.endpoints), key, Some(value));
+    }
+
+    /// All keys of a server.
+    pub fn keys(&self, at: &TopoAddress) -> Vec<String> {
+        let memory = self.tree.store().lock();
+        memory.servers.get(server(&at.endpoints)).map(|tree| tree.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    fn note(&self, call: Call) {
+        lock(&self.calls).push(call);
+    }
+}
+
+impl Topology for FakeTopology {
+    fn cells<'a>(&'a self, at: &'a TopoAddress) -> BoxFuture<'a, Result<Listing<CellRecord>>> {
+        self.note(Call::Cells);
+        self.tree.cells(at)
+    }
+
+    fn databases<'a>(&'a self, at: &'a TopoAddress) -> BoxFuture<'a, Result<Listing<DatabaseRecord>>> {
+        self.note(Call::Databases);
+        self.tree.databases(at)
+    }
+
+    fn put_cell<'a>(&'a self, at: &'a TopoAddress, record: &'a CellRecord) -> BoxFuture<'a, Result<Written>> {
+        self.note(Call::PutCell(record.clone()));
+        self.tree.put_cell(at, record)
+    }
+
+    fn put_database<'a>(&'a self, at: &'a TopoAddress, record: &'a DatabaseRecord) -> BoxFuture<'a, Result<Written>> {
+        self.note(Call::PutDatabase(record.clone()));
+        self.tree.put_database(at, record)
+    }
+
+    fn delete_cell<'a>(&'a self, at: &'a TopoAddress, name: &'a str) -> BoxFuture<'a, Result<bool>> {
+        self.note(Call::DeleteCell(name.to_owned()));
+        self.tree.delete_cell(at, name)
+    }
+
+    fn delete_database<'a>(&'a self, at: &'a TopoAddress, name: &'a str) -> BoxFuture<'a, Result<bool>> {
+        self.note(Call::DeleteDatabase(name.to_owned()));
+        self.tree.delete_database(at, name)
+    }
+
+    fn snapshot<'a>(&'a self, at: &'a TopoAddress, scope: &'a Scope) -> BoxFuture<'a, Snapshot> {
+        self.note(Call::Snapshot(scope.clone()));
+        self.tree.snapshot(at, scope)
+    }
+
+    fn registrations<'a>(
+        &'a self,
+        at: &'a TopoAddress,
+        cells: &'a BTreeSet<String>,
+    ) -> BoxFuture<'a, Snapshot<Registration>> {
+        self.note(Call::Registrations);
+        self.tree.registrations(at, cells)
+    }
+
+    fn mark_pooler<'a>(
+        &'a self,
+        at: &'a TopoAddress,
+        id: &'a PoolerId,
+        mark: &'a LifecycleMark,
+    ) -> BoxFuture<'a, Result<Written>> {
+        self.note(Call::MarkPooler(id.clone(), mark.clone()));
+        self.tree.mark_pooler(at, id, mark)
+    }
+
+    fn delete_pooler<'a>(&'a self, at: &'a TopoAddress, id: &'a PoolerId) -> BoxFuture<'a, Result<bool>> {
+        self.note(Call::DeletePooler(id.clone()));
+        self.tree.delete_pooler(at, id)
+    }
+
+    fn delete_registration<'a>(&'a self, at: &'a TopoAddress, seen: &'a Registration) -> BoxFuture<'a, Result<bool>> {
+        self.note(Call::DeleteRegistration(seen.clone()));
+        self.tree.delete_registration(at, seen)
+    }
+}
+
+/// Poolers that answer what they were told to; all others are unavailable.
+#[derive(Default)]
+pub struct FakePoolers {
+    answers: Mutex<HashMap<PoolerAddress, Result<PoolerStatus>>>,
+    calls: Mutex<Vec<Call>>,
+}
+
+impl FakePoolers {
+    /// Sets the answer of a pooler from now on.
+    pub fn answer(&self, address: PoolerAddress, answer: Result<PoolerStatus>) {
+        lock(&self.answers).insert(address, answer);
+    }
+
+    /// Takes a pooler away.
+    pub fn forget(&self, address: &PoolerAddress) {
+        lock(&self.answers).remove(address);
+    }
+
+    /// Takes out the calls received so far.
+    pub fn take_calls(&self) -> Vec<Call> {
+        std::mem::take(&mut lock(&self.calls))
+    }
+}
+
+impl Pooler for FakePoolers {
+    fn status<'a>(&'a self, address: &'a PoolerAddress, _deadline: Duration) -> BoxFuture<'a, Result<PoolerStatus>> {
+        lock(&self.calls).push(Call::Status(address.clone()));
+        let nobody = || Error::Unavailable { target: address.to_string(), detail: "nobody is there".to_owned() };
+        let answer = lock(&self.answers).get(address).cloned().unwrap_or_else(|| Err(nobody()));
+        async move { answer }.boxed()
+    }
+}
+
+/// A key-value store in memory.
+#[derive(Default)]
+pub(super) struct MemoryKv {
+    memory: Mutex<Memory>,
+}
+
+#[derive(Default)]
+struct Memory {
+    servers: HashMap<String, BTreeMap<String, (Vec<u8>, i64)>>,
+    failing: HashMap<String, Error>,
+    revision: i64,
+    reads: usize,
+    writes: usize,
+    /// Writes of somebody else that come in before the next ones of ours, one before each.
+    races: Vec<(String, String, Option<Vec<u8>>)>,
+}
+
+impl Memory {
+    fn set(&mut self, server: &str, key: &str, value: Option<Vec<u8>>) {
+        self.revision += 1;
+        let tree = self.servers.entry(server.to_owned()).or_default();
+        match value {
+            Some(value) => drop(tree.insert(key.to_owned(), (value, self.revision))),
+            None => drop(tree.remove(key)),
+        }
+    }
+
+    /// Writes if the revision is as expected, after whoever is faster.
+    fn compare_and_set(
+        &mut self,
+        endpoints: &[String],
+        key: &str,
+        value: Option<Vec<u8>>,
+        expected: Option<i64>,
+    ) -> Result<bool> {
+        let server = server(endpoints);
+        self.check(server)?;
+        if let Some((server, key, value)) = self.races.pop() {
+            self.set(&server, &key, value);
+        }
+        let now = self.servers.get(server).and_then(|tree| tree.get(key)).map(|(_, revision)| *revision);
+        if now == expected {
+            self.set(server, key, value);
+            self.writes += 1;
+        }
+        Ok(now == expected)
+    }
+
+    fn check(&self, server: &str) -> Result<()> {
+        self.failing.get(server).map_or(Ok(()), |error| Err(error.clone()))
+    }
+}
+
+impl MemoryKv {
+    fn lock(&self) -> MutexGuard<'_, Memory> {
+        lock(&self.memory)
+    }
+
+    /// Lets somebody else write before the next write of ours.
+    #[cfg(test)]
+    pub(super) fn race(&self, at: &TopoAddress, key: &str, value: Option<Vec<u8>>) {
+        self.lock().races.push((server(&at.endpoints).to_owned(), key.to_owned(), value));
+    }
+}
+
+impl Kv for MemoryKv {
+    async fn read(&self, endpoints: &[String], ranges: &[Range]) -> Result<Vec<Vec<Entry>>> {
+        let mut memory = self.lock();
+        let server = server(endpoints);
+        memory.check(server)?;
+        memory.reads += 1;
+        let empty = BTreeMap::new();
+        let tree = memory.servers.get(server).unwrap_or(&empty);
+        let found = ranges.iter().map(|range| {
+            let wanted = |key: &str| match range {
+                Range::Key(one) => key == one,
+                Range::Prefix(prefix) => key.starts_with(prefix),
+            };
+            tree.iter()
+                .filter(|(key, _)| wanted(key))
+                .map(|(key, (value, revision))| Entry { key: key.clone(), value: value.clone(), revision: *revision })
+                .collect()
+        });
+        Ok(found.collect())
+    }
+
+    async fn put(&self, endpoints: &[String], key: &str, value: Vec<u8>, expected: Option<i64>) -> Result<bool> {
+        self.lock().compare_and_set(endpoints, key, Some(value), expected)
+    }
+
+    async fn delete(&self, endpoints: &[String], key: &str, expected: i64) -> Result<bool> {
+        self.lock().compare_and_set(endpoints, key, None, Some(expected))
+    }
+}
+
+fn server(endpoints: &[String]) -> &str {
+    endpoints.first().map_or("", String::as_str)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,55 @@
+# What the scripts of this folder share. Sourced, not run.
+set -euo pipefail
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$ROOT"
+CACHE=${MULTIGRES_TESTBED_HOME:-$HOME/.cache/multigres-testbed}
+export PATH="$CACHE/cargo/bin:$PATH"
+# A fresh clone in CI finds the last build: compiling the dependencies again would be most of its time.
+if [ -n "${CI:-}" ] && [ -z "${CARGO_TARGET_DIR:-}" ]; then export CARGO_TARGET_DIR="$CACHE/target"; fi
+TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
+CONTROLLER_IMAGE=localhost/multigres-operator-controller:dev
+
+step() { printf '\n\033[1m== %s\033[0m  (%s s)\n' "$*" "$SECONDS"; }
+
+testbed() { "$TARGET/debug/testbed" "$@"; }
+
+build_testbed() { cargo build --quiet --locked --package testbed; }
+
+# Builds the images of the operator and of the data plane and loads them into bed $1. Sets DATA_PLANE.
+load_images() {
+  local bed=$1
+  step "building the operator's image"
+  cargo build --locked --profile image --package controller
+  testbed images controller --bin "$TARGET/image/controller" --name "$CONTROLLER_IMAGE" > "$CACHE/controller-image"
+  if [ -n "${MULTIGRES_BIN_DIR:-}" ]; then
+    step "packing the real data plane from $MULTIGRES_BIN_DIR"
+    DATA_PLANE="the real one, from $MULTIGRES_BIN_DIR"
+    testbed images real --dir "$MULTIGRES_BIN_DIR" > "$CACHE/data-plane-images"
+  else
+    step "building the stand-in data plane"
+    DATA_PLANE="the stand-in: it keeps the topology and elects primaries, and holds no data (set MULTIGRES_BIN_DIR for the real one)"
+    cargo build --locked --profile image --package standin
+    testbed images standin --bin "$TARGET/image/standin" > "$CACHE/data-plane-images"
+  fi
+  step "loading images into the nodes"
+  # shellcheck disable=SC2046 # one archive a line, without spaces
+  testbed --name "$bed" load $(cat "$CACHE/controller-image" "$CACHE/data-plane-images")
+}
+
+# Installs or upgrades the chart on bed $1; more arguments go to helm.
+install_chart() {
+  local bed=$1; shift
+  step "installing the chart"
+  testbed --name "$bed" shell -- helm upgrade --install multigres-operator charts/multigres-operator \
+    --namespace multigres-operator --create-namespace --wait --timeout 3m \
+    --set controller.image.registry=localhost --set controller.image.repository=multigres-operator-controller \
+    --set controller.image.tag=dev "$@" > "$CACHE/helm.log" 2>&1 || { cat "$CACHE/helm.log"; return 1; }
+}
+
+# Prints what to look at when something went wrong on bed $1.
+diagnose() {
+  testbed --name "$1" shell -- sh -c '
+    kubectl get multigres -A -o wide; kubectl get pods -A -o wide; kubectl get events -A --sort-by=.lastTimestamp | tail -30
+    kubectl -n multigres-operator logs -l app.kubernetes.io/component=controller --tail=60
+    kubectl get multigrescluster,shards -A -o yaml | grep -A60 "^  status:" | head -200' 2>&1 || true
+}

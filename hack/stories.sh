@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# End-to-end stories on a bed of their own: `stories.sh short|long|soak`.
+. "$(dirname "$0")/lib.sh"
+BED=${MULTIGRES_TEST_BED:-test}
+FORM=${1:-short}
+
+build_testbed
+finish() { local code=$?; [ $code = 0 ] || diagnose "$BED"; [ -n "${KEEP_BED:-}" ] || testbed --name "$BED" down; exit $code; }
+trap finish EXIT
+step "starting Kubernetes (bed \"$BED\", three nodes)"
+testbed --name "$BED" up --nodes kubelet:3
+load_images "$BED"
+install_chart "$BED"
+# A second install of the same chart is an upgrade that must change nothing for the clusters.
+install_chart "$BED"
+
+step "stories ($FORM) with data plane: $DATA_PLANE"
+export MULTIGRES_STORY_KUBECONFIG MULTIGRES_STORY_AUDIT_LOG MULTIGRES_STORIES_REQUIRED=1 MULTIGRES_STORY_FORM=$FORM
+MULTIGRES_STORY_KUBECONFIG=$(testbed --name "$BED" kubeconfig)
+MULTIGRES_STORY_AUDIT_LOG=$(dirname "$MULTIGRES_STORY_KUBECONFIG")/audit.log
+# One at a time: a story may crash the controller under the others.
+cargo nextest run --locked --package stories --profile ci --test-threads 1 --no-capture --test '*'

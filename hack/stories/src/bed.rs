@@ -1,0 +1,98 @@
+//! The Kubernetes that a story runs on.
+
+use std::{env, path::PathBuf};
+
+use anyhow::{Context as _, Result};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{Namespace, Pod},
+};
+use kube::{
+    Api, Client, Config,
+    api::{DeleteParams, ListParams, PostParams},
+    config::{KubeConfigOptions, Kubeconfig},
+};
+
+use crate::wait::{until, within};
+
+/// Names the kubeconfig of a cluster that has the operator installed.
+pub const KUBECONFIG: &str = "MULTIGRES_STORY_KUBECONFIG";
+/// Names the API server's audit log, for stories that count writes.
+pub const AUDIT_LOG: &str = "MULTIGRES_STORY_AUDIT_LOG";
+/// Namespace that the chart is installed into.
+pub const OPERATOR_NAMESPACE: &str = "multigres-operator";
+/// How the controller's pods are found.
+const CONTROLLER: &str = "app.kubernetes.io/component=controller";
+
+/// A Kubernetes with the operator in it.
+#[derive(Clone)]
+pub struct Bed {
+    /// Administrator's client.
+    pub client: Client,
+    /// The API server's audit log, if this story may read it.
+    pub audit_log: Option<PathBuf>,
+}
+
+impl Bed {
+    /// Connects to the bed that the environment names. Without one the story is skipped loudly, and fails where CI requires it.
+    pub async fn connect() -> Result<Option<Self>> {
+        let Some(path) = env::var_os(KUBECONFIG) else {
+            let message = format!("SKIPPED: {KUBECONFIG} does not name a cluster with the operator; `make test` prepares one");
+            anyhow::ensure!(env::var_os("MULTIGRES_STORIES_REQUIRED").is_none(), message);
+            eprintln!("{message}");
+            return Ok(None);
+        };
+        // A second installation is harmless: all tests of a process share one provider.
+        drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+        let path = PathBuf::from(path);
+        let kubeconfig = Kubeconfig::read_from(&path).with_context(|| format!("reading {}", path.display()))?;
+        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+        let client = Client::try_from(config)?;
+        Ok(Some(Self { client, audit_log: env::var_os(AUDIT_LOG).map(PathBuf::from) }))
+    }
+
+    /// Makes a namespace of this story's own.
+    pub async fn namespace(&self, story: &str) -> Result<String> {
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        let mut namespace = Namespace::default();
+        namespace.metadata.generate_name = Some(format!("{story}-"));
+        let made = api.create(&PostParams::default(), &namespace).await.context("making a namespace")?;
+        made.metadata.name.context("the API server names it")
+    }
+
+    /// Removes a namespace and waits until it is gone.
+    pub async fn remove_namespace(&self, name: &str) -> Result<()> {
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        api.delete(name, &DeleteParams::default()).await?;
+        until("the namespace's removal", within(180), || async {
+            match api.get_opt(name).await? {
+                None => Ok(()),
+                Some(left) => anyhow::bail!("{:?}", left.status),
+            }
+        })
+        .await
+    }
+
+    /// Deletes the controller's pods without grace, as a crash would.
+    pub async fn crash_controller(&self) -> Result<()> {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), OPERATOR_NAMESPACE);
+        pods.delete_collection(&DeleteParams::default().grace_period(0), &ListParams::default().labels(CONTROLLER))
+            .await
+            .context("deleting the controller's pods")?;
+        Ok(())
+    }
+
+    /// Waits until the controller's Deployment is available again.
+    pub async fn controller_ready(&self) -> Result<()> {
+        let api: Api<Deployment> = Api::namespaced(self.client.clone(), OPERATOR_NAMESPACE);
+        until("an available controller", within(120), || async {
+            let list = api.list(&ListParams::default().labels(CONTROLLER)).await?;
+            let ready = list.items.iter().all(|d| {
+                d.status.as_ref().is_some_and(|s| s.available_replicas.unwrap_or(0) >= 1 && s.unavailable_replicas.unwrap_or(0) == 0)
+            });
+            anyhow::ensure!(ready && !list.items.is_empty(), "{} Deployments, not all available", list.items.len());
+            Ok(())
+        })
+        .await
+    }
+}

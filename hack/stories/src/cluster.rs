@@ -1,0 +1,157 @@
+//! One `MultigresCluster` in a story: applied, waited for, looked at, removed.
+
+use std::{collections::BTreeMap, path::Path};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
+use kube::{
+    Api, ResourceExt as _,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
+};
+use serde_json::Value;
+use shared::api::v1alpha1::{MultigresCluster, Phase, Shard};
+
+use crate::{
+    bed::Bed,
+    wait::{until, within},
+};
+
+/// A cluster in its namespace.
+pub struct ClusterUnderTest {
+    /// Where it runs.
+    pub bed: Bed,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// A pool pod as the topology and the API server see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Pod name.
+    pub pod: String,
+    /// `PRIMARY` or `REPLICA`.
+    pub role: String,
+    /// Value of the zone label of its node.
+    pub zone: String,
+}
+
+impl ClusterUnderTest {
+    /// Applies a manifest as a user would, with `kubectl apply`'s field manager, in a namespace.
+    pub async fn apply(bed: &Bed, namespace: &str, manifest: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(manifest).with_context(|| format!("reading {}", manifest.display()))?;
+        let value: Value = serde_saphyr::from_str(&text).with_context(|| format!("parsing {}", manifest.display()))?;
+        Self::apply_value(bed, namespace, &value).await
+    }
+
+    /// Applies a manifest given as a value.
+    pub async fn apply_value(bed: &Bed, namespace: &str, manifest: &Value) -> Result<Self> {
+        let name = manifest["metadata"]["name"].as_str().context("the manifest has a name")?.to_owned();
+        let api: Api<MultigresCluster> = Api::namespaced(bed.client.clone(), namespace);
+        api.patch(&name, &PatchParams::apply("story").force(), &Patch::Apply(manifest)).await.context("applying the manifest")?;
+        Ok(Self { bed: bed.clone(), namespace: namespace.to_owned(), name })
+    }
+
+    fn api(&self) -> Api<MultigresCluster> {
+        Api::namespaced(self.bed.client.clone(), &self.namespace)
+    }
+
+    /// The typed handle of another kind in the cluster's namespace.
+    pub fn namespaced<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.bed.client.clone(), &self.namespace)
+    }
+
+    /// Applies a JSON patch, as `kubectl patch --type=json` does.
+    pub async fn patch(&self, patch: &str) -> Result<()> {
+        let patch: json_patch::Patch = serde_json::from_str(patch)?;
+        self.api().patch(&self.name, &PatchParams::default(), &Patch::<()>::Json(patch)).await?;
+        Ok(())
+    }
+
+    /// Waits until the cluster is Healthy for its current generation.
+    pub async fn healthy(&self, seconds: u64) -> Result<MultigresCluster> {
+        let api = self.api();
+        until(&format!("a Healthy {}/{}", self.namespace, self.name), within(seconds), || async {
+            let cluster = api.get(&self.name).await?;
+            let status = cluster.status.clone().unwrap_or_default();
+            ensure!(
+                status.phase == Some(Phase::Healthy) && status.observed_generation == cluster.metadata.generation,
+                "phase {:?}, message {:?}, conditions {:?}",
+                status.phase,
+                status.message,
+                status.conditions.iter().map(|c| format!("{}={} {} {}", c.type_, c.status, c.reason, c.message)).collect::<Vec<_>>()
+            );
+            Ok(cluster)
+        })
+        .await
+    }
+
+    /// The cluster's only shard.
+    pub async fn shard(&self) -> Result<Shard> {
+        let api: Api<Shard> = self.namespaced();
+        let mut list = api.list(&self.mine()).await?.items;
+        ensure!(list.len() == 1, "{} shards instead of one", list.len());
+        list.pop().context("one shard")
+    }
+
+    /// List parameters that select this cluster's objects.
+    pub fn mine(&self) -> ListParams {
+        ListParams::default().labels(&format!("app.kubernetes.io/instance={}", self.name))
+    }
+
+    /// The members of the only shard with the roles of the status and the zones of their nodes.
+    pub async fn members(&self) -> Result<Vec<Member>> {
+        let roles: BTreeMap<String, String> = self.shard().await?.status.unwrap_or_default().pod_roles;
+        let pods: Api<Pod> = self.namespaced();
+        let nodes: Api<Node> = Api::all(self.bed.client.clone());
+        let mut members = Vec::new();
+        for pod in pods.list(&self.mine().labels(&format!("app.kubernetes.io/instance={},app.kubernetes.io/component=shard-pool", self.name))).await? {
+            let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).context("a scheduled pod")?;
+            let node = nodes.get(&node).await?;
+            let zone = node.labels().get("topology.kubernetes.io/zone").cloned().unwrap_or_default();
+            let name = pod.name_any();
+            let role = roles.get(&name).cloned().unwrap_or_default();
+            members.push(Member { pod: name, role, zone });
+        }
+        Ok(members)
+    }
+
+    /// Waits until the only shard has one PRIMARY and `replicas` REPLICA.
+    pub async fn roles(&self, replicas: usize, seconds: u64) -> Result<Vec<Member>> {
+        until(&format!("one PRIMARY and {replicas} REPLICA"), within(seconds), || async {
+            let members = self.members().await?;
+            let count = |role: &str| members.iter().filter(|member| member.role == role).count();
+            ensure!(count("PRIMARY") == 1 && count("REPLICA") == replicas && members.len() == replicas + 1, "{members:?}");
+            Ok(members)
+        })
+        .await
+    }
+
+    /// Deletes the cluster and waits until nothing of it runs.
+    pub async fn delete(&self, seconds: u64) -> Result<()> {
+        let api = self.api();
+        api.delete(&self.name, &DeleteParams::default()).await?;
+        until("the cluster's removal", within(seconds), || async {
+            if let Some(left) = api.get_opt(&self.name).await? {
+                bail!("the cluster is still there with finalizers {:?}", left.metadata.finalizers);
+            }
+            let pods: Api<Pod> = self.namespaced();
+            let left: Vec<String> = pods.list(&self.mine()).await?.iter().map(kube::ResourceExt::name_any).collect();
+            ensure!(left.is_empty(), "pods are left: {left:?}");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Names of the cluster's volume claims, sorted.
+    pub async fn claims(&self) -> Result<Vec<String>> {
+        let api: Api<PersistentVolumeClaim> = self.namespaced();
+        let mut names: Vec<String> = api.list(&self.mine()).await?.iter().map(kube::ResourceExt::name_any).collect();
+        names.sort();
+        Ok(names)
+    }
+}

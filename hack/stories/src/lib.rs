@@ -1,0 +1,13 @@
+//! What end-to-end stories need: a running bed, a namespace of their own, waiting with a deadline, and the audit log.
+//!
+//! A story runs against a Kubernetes that already has the operator installed by its chart. `hack/test.sh` and
+//! `hack/stories.sh` prepare one and say where it is through the environment.
+
+pub mod audit;
+pub mod bed;
+pub mod cluster;
+pub mod wait;
+
+pub use bed::Bed;
+pub use cluster::ClusterUnderTest;
+pub use wait::{until, within};

@@ -1,0 +1,310 @@
+//! The pinned Go programs: which there are, where they are built, and building those that are missing.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use sha2::{Digest as _, Sha256};
+
+use crate::home::Home;
+use crate::process;
+
+/// A program that the testbed builds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tool {
+    /// The program's file name.
+    pub name: &'static str,
+    /// The directory below `hack/tools` with its pins.
+    pub module: &'static str,
+    /// The package that is built.
+    pub package: &'static str,
+    /// The required module whose version is the program's version.
+    pub source: &'static str,
+}
+
+const fn tool(name: &'static str, module: &'static str, package: &'static str, source: &'static str) -> Tool {
+    Tool { name, module, package, source }
+}
+
+const KUBERNETES: &str = "k8s.io/kubernetes";
+const CONTAINERD: &str = "github.com/containerd/containerd/v2";
+
+/// All programs, the quick ones of a light control plane first.
+pub const ALL: [Tool; 15] = [
+    tool("etcd", "etcd", "go.etcd.io/etcd/server/v3", "go.etcd.io/etcd/server/v3"),
+    tool("kube-apiserver", "kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver", KUBERNETES),
+    tool("kubectl", "kubernetes", "k8s.io/kubernetes/cmd/kubectl", KUBERNETES),
+    tool("kube-controller-manager", "kubernetes", "k8s.io/kubernetes/cmd/kube-controller-manager", KUBERNETES),
+    tool("kube-scheduler", "kubernetes", "k8s.io/kubernetes/cmd/kube-scheduler", KUBERNETES),
+    tool("kubelet", "kubernetes", "k8s.io/kubernetes/cmd/kubelet", KUBERNETES),
+    tool("kube-proxy", "kubernetes", "k8s.io/kubernetes/cmd/kube-proxy", KUBERNETES),
+    tool("containerd", "containerd", "github.com/containerd/containerd/v2/cmd/containerd", CONTAINERD),
+    tool(
+        "containerd-shim-runc-v2",
+        "containerd",
+        "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2",
+        CONTAINERD,
+    ),
+    tool("ctr", "containerd", "github.com/containerd/containerd/v2/cmd/ctr", CONTAINERD),
+    tool("coredns", "coredns", ".", "github.com/coredns/coredns"),
+    tool(
+        "local-path-provisioner",
+        "local-path-provisioner",
+        "github.com/rancher/local-path-provisioner",
+        "github.com/rancher/local-path-provisioner",
+    ),
+    tool("kwok", "kwok", "sigs.k8s.io/kwok/cmd/kwok", "sigs.k8s.io/kwok"),
+    tool("helm", "helm", "helm.sh/helm/v4/cmd/helm", "helm.sh/helm/v4"),
+    tool("etcdctl", "etcdctl", "go.etcd.io/etcd/etcdctl/v3", "go.etcd.io/etcd/etcdctl/v3"),
+];
+
+/// Tools that only checks of rendered manifests need.
+pub const CHECKS: [Tool; 1] = [tool(
+    "kubeconform",
+    "kubeconform",
+    "github.com/yannh/kubeconform/cmd/kubeconform",
+    "github.com/yannh/kubeconform",
+)];
+
+/// What a light control plane needs.
+pub const CONTROL_PLANE: [&str; 3] = ["etcd", "kube-apiserver", "kubectl"];
+/// What a bed of simulated nodes needs.
+pub const KWOK_BED: [&str; 6] =
+    ["etcd", "kube-apiserver", "kubectl", "kube-controller-manager", "kube-scheduler", "kwok"];
+/// What a bed of real nodes needs.
+pub const KUBELET_BED: [&str; 12] = [
+    "etcd",
+    "kube-apiserver",
+    "kubectl",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+    "kube-proxy",
+    "containerd",
+    "containerd-shim-runc-v2",
+    "ctr",
+    "coredns",
+    "local-path-provisioner",
+];
+
+/// The built programs of one set of pins.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    home: Home,
+    pins: PathBuf,
+    dir: PathBuf,
+}
+
+impl Tools {
+    /// The tools of the pins in `hack/tools`; nothing is built yet.
+    pub fn locate(home: &Home) -> Result<Self> {
+        let pins = match std::env::var_os("MULTIGRES_TESTBED_PINS") {
+            Some(dir) => PathBuf::from(dir),
+            None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../tools"),
+        };
+        let pins = pins.canonicalize().with_context(|| {
+            format!(
+                "the pinned Go modules are not at {}; set MULTIGRES_TESTBED_PINS to hack/tools of a checkout",
+                pins.display()
+            )
+        })?;
+        let dir = home.tools(&pins_hash(&pins)?);
+        Ok(Self { home: home.clone(), pins, dir })
+    }
+
+    /// The directory of the programs.
+    pub fn bin(&self) -> PathBuf {
+        self.dir.join("bin")
+    }
+
+    /// The path of one program; it is there after [`Tools::ensure`].
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.bin().join(name)
+    }
+
+    /// Builds helm if needed and returns its path.
+    pub fn helm(&self) -> Result<PathBuf> {
+        self.ensure(&["helm"])?;
+        Ok(self.path("helm"))
+    }
+
+    /// Builds kubeconform if needed and returns its path.
+    pub fn kubeconform(&self) -> Result<PathBuf> {
+        self.ensure(&["kubeconform"])?;
+        Ok(self.path("kubeconform"))
+    }
+
+    /// The path of kubectl, which every set of tools holds.
+    pub fn kubectl(&self) -> PathBuf {
+        self.path("kubectl")
+    }
+
+    /// Builds what is missing of the named programs.
+    pub fn ensure(&self, names: &[&str]) -> Result<()> {
+        let wanted = names.iter().map(|name| find(name)).collect::<Result<Vec<_>>>()?;
+        if wanted.iter().all(|tool| self.path(tool.name).exists()) {
+            return Ok(());
+        }
+        let _guard = self.home.lock("tools")?;
+        fs::create_dir_all(self.bin()).with_context(|| format!("creating {}", self.bin().display()))?;
+        for (position, tool) in wanted.iter().enumerate() {
+            if !self.path(tool.name).exists() {
+                self.build(tool, position + 1, wanted.len())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The pinned version of a program, without the leading `v`.
+    pub fn version(&self, tool: &Tool) -> Result<String> {
+        let path = self.pins.join(tool.module).join("go.mod");
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        required_version(&text, tool.source)
+            .with_context(|| format!("{} does not require {}", path.display(), tool.source))
+    }
+
+    fn build(&self, tool: &Tool, position: usize, count: usize) -> Result<()> {
+        let version = self.version(tool)?;
+        eprint!("[{position}/{count}] building {} {version} … ", tool.name);
+        std::io::stderr().flush().context("writing progress")?;
+        let started = Instant::now();
+        let logs = self.dir.join("log");
+        fs::create_dir_all(&logs).with_context(|| format!("creating {}", logs.display()))?;
+        let log_path = logs.join(format!("{}.log", tool.name));
+        let log = fs::File::create(&log_path).with_context(|| format!("creating {}", log_path.display()))?;
+        // A build that is cut off must not leave a program that looks finished.
+        let unfinished = self.bin().join(format!(".{}.unfinished", tool.name));
+        let status = Command::new("go")
+            .args(["build", "-tags", tags(tool), "-ldflags", &ldflags(tool, &version), "-o"])
+            .arg(&unfinished)
+            .arg(tool.package)
+            .current_dir(self.pins.join(tool.module))
+            .env("CGO_ENABLED", "0")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().context("duplicating the log's handle")?)
+            .stderr(log)
+            .status()
+            .context("starting `go`; install Go 1.26 or newer and put it on PATH")?;
+        if !status.success() {
+            eprintln!("failed");
+            bail!(
+                "building {} failed; the log is {}, which ends with:\n{}",
+                tool.name,
+                log_path.display(),
+                process::tail(&log_path, 20)
+            );
+        }
+        fs::rename(&unfinished, self.path(tool.name)).with_context(|| format!("placing {}", tool.name))?;
+        eprintln!("{} s", started.elapsed().as_secs());
+        Ok(())
+    }
+}
+
+/// The tool of this name.
+pub fn find(name: &str) -> Result<Tool> {
+    let found = ALL.iter().chain(&CHECKS).find(|tool| tool.name == name).copied();
+    found.with_context(|| {
+        let names: Vec<&str> = ALL.iter().chain(&CHECKS).map(|tool| tool.name).collect();
+        format!("there is no tool {name:?}; there are {}", names.join(", "))
+    })
+}
+
+fn tags(tool: &Tool) -> &'static str {
+    if tool.module == "containerd" { "no_btrfs,no_zfs,no_devmapper" } else { "" }
+}
+
+fn ldflags(tool: &Tool, version: &str) -> String {
+    if tool.module != "kubernetes" {
+        return "-s -w".to_owned();
+    }
+    let package = "k8s.io/component-base/version";
+    let mut parts = version.split('.');
+    let (major, minor) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    format!("-s -w -X {package}.gitVersion=v{version} -X {package}.gitMajor={major} -X {package}.gitMinor={minor}")
+}
+
+fn required_version(go_mod: &str, module: &str) -> Option<String> {
+    go_mod.lines().find_map(|line| {
+        let words: Vec<&str> = line.trim().trim_start_matches("require ").split_whitespace().collect();
+        match words.as_slice() {
+            [name, version, ..] if *name == module => Some(version.trim_start_matches('v').to_owned()),
+            _ => None,
+        }
+    })
+}
+
+/// A hash over everything that decides what the programs are: the modules and how they are built.
+fn pins_hash(pins: &Path) -> Result<String> {
+    let mut hash = Sha256::new();
+    for tool in ALL.iter().chain(&CHECKS) {
+        hash.update(format!("{} {} {} {}\n", tool.name, tool.package, tags(tool), ldflags(tool, "0.0.0")));
+        let dir = pins.join(tool.module);
+        ensure!(dir.join("go.mod").exists(), "{} has no go.mod", dir.display());
+        let mut files: Vec<PathBuf> = fs::read_dir(&dir)
+            .with_context(|| format!("listing {}", dir.display()))?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.extension().is_some_and(|e| e == "go" || e == "mod" || e == "sum"))
+            .collect();
+        files.sort();
+        for file in files {
+            let bytes = fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
+            hash.update(format!("{} {}\n", file.file_name().unwrap_or_default().to_string_lossy(), bytes.len()));
+            hash.update(&bytes);
+        }
+    }
+    Ok(hex::encode(hash.finalize())[..16].to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn copy_of_pins() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for tool in ALL.iter().chain(&CHECKS) {
+            let module = dir.path().join(tool.module);
+            fs::create_dir_all(&module).unwrap();
+            fs::write(module.join("go.mod"), format!("module x/{}\n", tool.module)).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn the_hash_of_the_pins_changes_with_a_version_and_not_with_other_files() {
+        let pins = copy_of_pins();
+        let before = pins_hash(pins.path()).unwrap();
+        fs::write(pins.path().join("helm/notes.txt"), "nothing").unwrap();
+        assert_eq!(pins_hash(pins.path()).unwrap(), before);
+        fs::write(pins.path().join("helm/go.mod"), "module x/helm\nrequire y v1.0.1\n").unwrap();
+        assert_ne!(pins_hash(pins.path()).unwrap(), before);
+    }
+
+    #[test]
+    fn versions_are_read_from_single_lines_and_from_blocks() {
+        let text =
+            "module a\n\nrequire k8s.io/kubernetes v1.36.3\n\nrequire (\n\tsigs.k8s.io/kwok v0.8.0 // indirect\n)\n";
+        assert_eq!(required_version(text, "k8s.io/kubernetes").as_deref(), Some("1.36.3"));
+        assert_eq!(required_version(text, "sigs.k8s.io/kwok").as_deref(), Some("0.8.0"));
+        assert_eq!(required_version(text, "k8s.io"), None);
+    }
+
+    #[test]
+    fn kubernetes_programs_carry_their_version() {
+        let flags = ldflags(&find("kubelet").unwrap(), "1.36.3");
+        assert!(flags.contains("version.gitVersion=v1.36.3") && flags.contains("gitMinor=36"), "{flags}");
+        assert_eq!(ldflags(&find("etcd").unwrap(), "3.6.8"), "-s -w");
+    }
+
+    #[test]
+    fn every_set_names_tools_that_exist_and_are_pinned() {
+        let home = tempfile::tempdir().unwrap();
+        let tools = Tools::locate(&Home::at(home.path()).unwrap()).unwrap();
+        for name in CONTROL_PLANE.iter().chain(&KWOK_BED).chain(&KUBELET_BED) {
+            let version = tools.version(&find(name).unwrap()).unwrap();
+            assert!(version.contains('.'), "{name} {version}");
+        }
+    }
+}

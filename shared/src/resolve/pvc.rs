@@ -1,0 +1,28 @@
+//! What becomes of volumes: inherited field by field along the chain of levels.
+
+use crate::api::v1alpha1::{PvcDeletionPolicy, PvcRetention};
+
+use super::provenance::{Provenance, Source};
+
+/// The policies of a chain, highest level first.
+pub type Chain = Vec<(Option<PvcDeletionPolicy>, Source)>;
+
+/// The policy that the chain yields, both fields set; volumes stay where nobody says anything.
+pub fn resolve(
+    provenance: &mut Provenance,
+    at: &str,
+    chain: &[(Option<PvcDeletionPolicy>, Source)],
+) -> PvcDeletionPolicy {
+    let mut pick = |name: &str, field: fn(&PvcDeletionPolicy) -> Option<PvcRetention>| {
+        let found =
+            chain.iter().find_map(|(policy, source)| policy.as_ref().and_then(field).map(|value| (value, source)));
+        let (value, source) =
+            found.map_or((PvcRetention::Retain, Source::BuiltIn), |(value, source)| (value, source.clone()));
+        provenance.set(format!("{at}.pvcDeletionPolicy.{name}"), source);
+        Some(value)
+    };
+    PvcDeletionPolicy {
+        when_deleted: pick("whenDeleted", |policy| policy.when_deleted),
+        when_scaled: pick("whenScaled", |policy| policy.when_scaled),
+    }
+}
