@@ -21,7 +21,7 @@ use kube::{Client, Config, ResourceExt};
 use serde_json::{Value, json};
 
 const KUBECONFIG: &str = "MULTIGRES_TEST_KUBECONFIG";
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// The server under test and the namespace that the test may use.
 struct Server {
@@ -103,7 +103,7 @@ impl Server {
     /// Writes the status of a stored object and expects to get all of it back.
     async fn keeps_status(&self, document: &Value, status: &Value) -> Result<(), String> {
         self.create(document, false).await?;
-        let path = format!("{}/{}", self.path(document), name(document));
+        let place = format!("{}/{}", self.path(document), name(document));
         let patch = Patch::Merge(json!({"status": status}));
         let request = Request::new(self.path(document))
             .patch_subresource("status", name(document), &PatchParams::default(), &patch)
@@ -111,7 +111,7 @@ impl Server {
         let written = self.client.request::<Value>(request).await.map_err(|error| error.to_string());
         self.delete(document).await;
         let written = written?;
-        if written["status"] == *status { Ok(()) } else { Err(format!("{path} lost status: {}", written["status"])) }
+        if written["status"] == *status { Ok(()) } else { Err(format!("{place} lost status: {}", written["status"])) }
     }
 
     async fn accepts_update(&self, manifest: &Manifest) -> Result<(), String> {

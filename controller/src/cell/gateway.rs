@@ -210,11 +210,8 @@ impl Gateway<'_> {
     }
 
     fn environment(&self) -> Vec<EnvVar> {
-        let attributes = Attributes {
-            project: self.project(),
-            cluster: self.cluster,
-            component: Component::Multigateway.as_str(),
-        };
+        let attributes =
+            Attributes { project: self.project(), cluster: self.cluster, component: Component::Multigateway.as_str() };
         let mut all = vec![from_field(POD_IP, "status.podIP")];
         all.extend(telemetry::variables(self.cell.spec.observability.as_ref(), self.inherited, Some(attributes)));
         all

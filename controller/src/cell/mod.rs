@@ -6,11 +6,7 @@ mod status;
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use k8s_openapi::api::{
-    apps::v1::Deployment,
-    core::v1::Pod,
-    policy::v1::PodDisruptionBudget,
-};
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod, policy::v1::PodDisruptionBudget};
 use kube::ResourceExt as _;
 use shared::{
     api::v1alpha1::{Cell, CellStatus, LocalTopoServerSpec, Phase, TopoServer, TopoServerSpec},

@@ -55,9 +55,7 @@ pub(super) fn status(observed: &Observed, rollout: &Rollout, hold: Option<&Hold>
 /// so that a start costs one status, not two.
 fn explain(hold: &Hold) -> (&'static str, String) {
     match hold {
-        Hold::LocalTopology => {
-            ("LocalTopoServerNotReady", "waiting for the cell's own topology server".to_owned())
-        }
+        Hold::LocalTopology => ("LocalTopoServerNotReady", "waiting for the cell's own topology server".to_owned()),
         Hold::GlobalTopology => ("MultigatewayUnavailable", "waiting for the cluster's topology server".to_owned()),
         Hold::ForeignTopology(message) => ("ForeignTopoServer", message.clone()),
     }

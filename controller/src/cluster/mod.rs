@@ -24,9 +24,7 @@ use serde_json::json;
 use shared::{
     annotation,
     annotation::CLUSTER_FINALIZER,
-    api::v1alpha1::{
-        Cell, CellSpec, MultigresCluster, MultigresClusterStatus, Phase, Shard, TableGroup, TopoServer,
-    },
+    api::v1alpha1::{Cell, CellSpec, MultigresCluster, MultigresClusterStatus, Phase, Shard, TableGroup, TopoServer},
     name,
     resolve::ResolvedCluster,
 };
@@ -107,7 +105,10 @@ impl Observed {
     /// The cluster's own topology server, when this cluster controls it.
     fn global_topo(&self) -> Option<&TopoServer> {
         let name = name::global_topo(&self.owner.name);
-        self.topo_servers.iter().map(AsRef::as_ref).find(|server| server.name_any() == name && self.owner.controls(*server))
+        self.topo_servers
+            .iter()
+            .map(AsRef::as_ref)
+            .find(|server| server.name_any() == name && self.owner.controls(*server))
     }
 
     /// Whether a cell's own topology server serves.
@@ -208,11 +209,7 @@ pub async fn plan(cluster: &MultigresCluster, ctx: &Ctx) -> Result<Plan<Multigre
 }
 
 /// What should be, and what is said about it. Pure.
-pub fn decide(
-    observed: &Observed,
-    settings: &Settings,
-    now: Timestamp,
-) -> Result<Plan<MultigresClusterStatus>, Error> {
+pub fn decide(observed: &Observed, settings: &Settings, now: Timestamp) -> Result<Plan<MultigresClusterStatus>, Error> {
     if observed.cluster.metadata.deletion_timestamp.is_some() {
         return Ok(removal::decide(observed, now));
     }
@@ -338,7 +335,8 @@ fn warn(observed: &Observed, resolved: &ResolvedCluster, plan: &mut Plan<Multigr
         plan.notes.push(Note::warning(reason, message));
     }
     for cell in observed.removed_cells() {
-        let message = format!("cell {cell} is no longer in the spec; it keeps running, because removing a cell is not built yet");
+        let message =
+            format!("cell {cell} is no longer in the spec; it keeps running, because removing a cell is not built yet");
         plan.notes.push(Note::warning(status::CELL_REMOVAL_PENDING, message));
     }
     for group in observed.removed_table_groups(resolved) {

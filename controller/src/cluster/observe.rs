@@ -6,6 +6,7 @@ use shared::{
     api::v1alpha1::{GlobalTopoServerRef, MultigresCluster},
     name,
     resolve::{self, ResolvedCluster, Templates},
+    validate,
 };
 
 use super::{
@@ -16,14 +17,18 @@ use super::{
 use crate::{
     context::Ctx,
     error::Error,
+    settings::Settings,
     topo_server,
     upstream::TopoAddress,
     workload::{owner::Owner, telemetry::Inherited},
 };
 
+/// Reason of a spec that resolves and breaks a rule.
+const INVALID: &str = "InvalidSpec";
+
 pub(super) async fn observe(cluster: &MultigresCluster, ctx: &Ctx) -> Result<Observed, Error> {
     let owner = Owner::of(cluster)?;
-    let resolved = resolved(cluster, &owner, ctx);
+    let resolved = resolved(cluster, &owner, &templates(&owner.namespace, ctx), &ctx.settings);
     let (stores, namespace, name) = (&ctx.stores, owner.namespace.as_str(), owner.name.as_str());
     let mut observed = Observed {
         password: Password::NotKnown,
@@ -64,14 +69,24 @@ pub(super) async fn observe(cluster: &MultigresCluster, ctx: &Ctx) -> Result<Obs
     Ok(observed)
 }
 
-fn resolved(cluster: &MultigresCluster, owner: &Owner, ctx: &Ctx) -> Result<Box<ResolvedCluster>, Vec<Refusal>> {
-    let templates = templates(&owner.namespace, ctx);
-    resolve::cluster(&owner.name, &owner.namespace, &cluster.spec, &templates, &ctx.settings.resolve())
-        .map(Box::new)
-        .map_err(|errors| {
-            let refusal = |error: &resolve::ResolveError| Refusal { reason: error.reason().to_owned(), message: error.to_string() };
-            errors.iter().map(refusal).collect()
-        })
+/// Resolves and judges a spec by the same rules as admission, which may be absent.
+pub(super) fn resolved(
+    cluster: &MultigresCluster,
+    owner: &Owner,
+    templates: &Templates,
+    settings: &Settings,
+) -> Result<Box<ResolvedCluster>, Vec<Refusal>> {
+    let resolved = resolve::cluster(&owner.name, &owner.namespace, &cluster.spec, templates, &settings.resolve());
+    let resolved = resolved.map_err(|errors| {
+        let refusal = |e: &resolve::ResolveError| Refusal { reason: e.reason().to_owned(), message: e.to_string() };
+        errors.iter().map(refusal).collect::<Vec<_>>()
+    })?;
+    let verdict = validate::cluster(None, &cluster.spec, &resolved);
+    if verdict.is_accepted() {
+        return Ok(Box::new(resolved));
+    }
+    let refusal = |error: &validate::FieldError| Refusal { reason: INVALID.to_owned(), message: error.to_string() };
+    Err(verdict.errors.iter().map(refusal).collect())
 }
 
 fn templates(namespace: &str, ctx: &Ctx) -> Templates {

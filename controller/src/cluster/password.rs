@@ -49,8 +49,10 @@ pub fn generate() -> String {
 /// The generated Secret. It outlives the cluster, because retained data is useless without it.
 pub fn secret(owner: &Owner, password: &str) -> Secret {
     Secret {
-        metadata: owner
-            .outliving(name::postgres_password(&owner.name), label::of_cluster(&owner.name, Component::PostgresPassword)),
+        metadata: owner.outliving(
+            name::postgres_password(&owner.name),
+            label::of_cluster(&owner.name, Component::PostgresPassword),
+        ),
         type_: Some("Opaque".to_owned()),
         data: Some(BTreeMap::from([(KEY.to_owned(), ByteString(password.as_bytes().to_vec()))])),
         ..Secret::default()

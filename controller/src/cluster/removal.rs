@@ -83,11 +83,7 @@ pub(super) fn decide(observed: &Observed, now: Timestamp) -> Plan<MultigresClust
     plan
 }
 
-fn unregister(
-    plan: &mut Plan<MultigresClusterStatus>,
-    observed: &Observed,
-    writes: Vec<crate::plan::TopoWrite>,
-) {
+fn unregister(plan: &mut Plan<MultigresClusterStatus>, observed: &Observed, writes: Vec<crate::plan::TopoWrite>) {
     let Some(at) = &observed.external_topology else { return };
     for write in writes {
         plan.write("ClusterDeleted", Action::Topology { at: at.clone(), write });
@@ -112,9 +108,8 @@ fn leaving(claim: &PersistentVolumeClaim) -> bool {
 /// Whether no volume and no backup of the cluster is meant to survive. What cannot be resolved is not deleted.
 fn deletes_everything(observed: &Observed) -> bool {
     let Ok(resolved) = &observed.resolved else { return false };
-    let mut shards = resolved
-        .table_groups()
-        .flat_map(|group| group.shards.iter().map(|shard| shared::resolve::shard(group, shard)));
+    let mut shards =
+        resolved.table_groups().flat_map(|group| group.shards.iter().map(|shard| shared::resolve::shard(group, shard)));
     shards.all(|shard| shard_deletes(&shard))
 }
 
@@ -123,6 +118,7 @@ fn shard_deletes(shard: &ShardSpec) -> bool {
     let local = shard.backup.as_ref().is_none_or(|backup| backup.r#type == BackupType::Filesystem);
     let own = shard.pvc_deletion_policy.and_then(|policy| policy.when_deleted);
     let delete = Some(PvcRetention::Delete);
-    let pools = shard.pools.values().map(|pool| pool.pvc_deletion_policy.and_then(|policy| policy.when_deleted).or(own));
+    let pools =
+        shard.pools.values().map(|pool| pool.pvc_deletion_policy.and_then(|policy| policy.when_deleted).or(own));
     local && own == delete && pools.into_iter().all(|policy| policy == delete)
 }

@@ -79,8 +79,12 @@ pub(super) fn refused(observed: &Observed, refusals: &[Refusal], now: Timestamp)
     let messages: Vec<&str> = refusals.iter().map(|refusal| refusal.message.as_str()).collect();
     let message = messages.join("; ");
     let reason = refusals.first().map_or("Invalid", |refusal| refusal.reason.as_str());
-    let mut conditions = ConditionSet::continuing(&before.conditions, Some(observed.owner.generation), now)
-        .set(SPEC_ACCEPTED, false, reason, &message);
+    let mut conditions = ConditionSet::continuing(&before.conditions, Some(observed.owner.generation), now).set(
+        SPEC_ACCEPTED,
+        false,
+        reason,
+        &message,
+    );
     for type_ in kept {
         conditions = conditions.keep(type_);
     }
@@ -166,12 +170,7 @@ fn local_repositories(resolved: &ResolvedCluster) -> Vec<&str> {
         .collect()
 }
 
-fn phase(
-    observed: &Observed,
-    resolved: &ResolvedCluster,
-    children: &[Child],
-    registered: bool,
-) -> (Phase, String) {
+fn phase(observed: &Observed, resolved: &ResolvedCluster, children: &[Child], registered: bool) -> (Phase, String) {
     if let Some((_, message)) = password_problem(observed) {
         return (Phase::Degraded, message);
     }
@@ -215,7 +214,8 @@ fn children(observed: &Observed, resolved: &ResolvedCluster) -> Vec<Child> {
         let said = status.map(|status| (status.observed_generation, status.phase, status.message.as_deref()));
         all.push(child(&format!("table group {}", group.table_group_name), live, said));
     }
-    for (component, deployment) in [(Component::Multiadmin, &observed.admin), (Component::MultiadminWeb, &observed.web)] {
+    for (component, deployment) in [(Component::Multiadmin, &observed.admin), (Component::MultiadminWeb, &observed.web)]
+    {
         let rollout = Rollout::of_deployment(deployment.as_deref(), &pods_of(observed, component));
         let what = component.as_str().to_owned();
         all.push(Child { what, phase: Some(rollout.phase()), message: rollout.message("pods") });

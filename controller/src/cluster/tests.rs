@@ -1,8 +1,7 @@
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use shared::{
     api::v1alpha1::{CellStatus, TableGroupStatus, TopoServerStatus},
     condition::{ConditionSet, find, is_true},
-    resolve::{self, Templates},
+    resolve::Templates,
 };
 
 use super::*;
@@ -10,6 +9,8 @@ use crate::{
     upstream::{DatabaseRecord, Listing},
     workload::fixture::{applied, assert_owned, now, outline, rolled_out, settings, stored, writes},
 };
+
+mod removal;
 
 const MINIMAL: &str = "
 metadata: {name: minimal, namespace: prod}
@@ -54,9 +55,7 @@ fn observed(yaml: &str) -> Observed {
     cluster.metadata.finalizers = Some(vec![CLUSTER_FINALIZER.to_owned()]);
     let cluster = stored(cluster, 1);
     let owner = Owner::of(&cluster).unwrap();
-    let resolved =
-        resolve::cluster(&owner.name, &owner.namespace, &cluster.spec, &Templates::default(), &settings().resolve());
-    let resolved = Box::new(resolved.unwrap());
+    let resolved = observe::resolved(&cluster, &owner, &Templates::default(), &settings()).unwrap();
     let external = resolved.managed_topo().is_none();
     Observed {
         external_topology: external.then(|| topology::address(&resolved.global_topo_ref)),
@@ -368,6 +367,20 @@ fn a_refused_spec_changes_nothing_but_the_status() {
 }
 
 #[test]
+fn a_spec_is_judged_without_admission() {
+    let refused = |spec: &str| {
+        let cluster = stored(parse(&format!("metadata: {{name: bad, namespace: prod}}\nspec: {spec}")), 1);
+        let owner = Owner::of(&cluster).unwrap();
+        observe::resolved(&cluster, &owner, &Templates::default(), &settings()).unwrap_err()
+    };
+    let missing = refused("{cells: [{name: a, cellTemplate: nowhere}], templateDefaults: {coreTemplate: neither}}");
+    assert!(missing.len() >= 2, "all errors at once: {missing:?}");
+    assert!(missing.iter().all(|refusal| refusal.reason == "TemplateMissing"));
+    let cells = "{cells: [{name: a, spec: {localTopoServer: {etcd: {replicas: 2}}}}]}";
+    assert_eq!(refused(cells)[0].reason, "InvalidSpec");
+}
+
+#[test]
 fn a_password_is_created_once_and_outlives_the_cluster() {
     let mut observed = observed(MINIMAL);
     observed.password = Password::Fresh("p4ssw0rd".into());
@@ -477,103 +490,4 @@ spec:
     assert_eq!((images.source.to_string().as_str(), images.applied), ("explicit", None));
     let minimal = run(&observed(MINIMAL)).status.unwrap().images.unwrap();
     assert_eq!(minimal.available_revision.as_deref(), Some("51818592d94d"));
-}
-
-// Removal.
-
-const DELETE_ALL: &str = "
-metadata: {name: minimal, namespace: prod}
-spec:
-  pvcDeletionPolicy: {whenDeleted: Delete, whenScaled: Delete}
-  cells: [{name: a}]
-";
-
-fn leaving(mut observed: Observed) -> Observed {
-    let mut cluster = (*observed.cluster).clone();
-    cluster.metadata.deletion_timestamp = Some(Time(now()));
-    observed.cluster = Arc::new(cluster);
-    observed
-}
-
-fn secret(observed: &Observed) -> Arc<Secret> {
-    Arc::new(stored(password::secret(&observed.owner, "x"), 1))
-}
-
-fn claim(owned: bool) -> Arc<PersistentVolumeClaim> {
-    let mut claim = PersistentVolumeClaim::default();
-    claim.metadata.name = Some("data-x-0".into());
-    claim.metadata.labels = Some(label_of_pool());
-    if owned {
-        claim.metadata.owner_references = Some(vec![k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference::default()]);
-    }
-    Arc::new(claim)
-}
-
-fn label_of_pool() -> shared::label::Labels {
-    let shard = name::ShardId { cluster: "minimal", database: "postgres", table_group: "default", shard: "0-inf" };
-    shared::label::of_pool(name::PoolId { shard, pool: "default", cell: "a" })
-}
-
-#[test]
-fn removal_starts_with_the_table_groups_and_waits_for_their_pods() {
-    let mut observed = leaving(healthy(DELETE_ALL));
-    let plan = run(&observed);
-    assert_eq!(outline(&plan).len(), 1);
-    assert!(outline(&plan)[0].starts_with("delete TableGroup"));
-    assert_eq!((plan.requeue, plan.status), (Requeue::After(Duration::from_secs(2)), None));
-
-    observed.table_groups.clear();
-    let mut pod = Pod::default();
-    pod.metadata.labels = Some(label_of_pool());
-    observed.pods = vec![Arc::new(pod)];
-    assert!(run(&observed).writes.is_empty());
-    observed.pods.clear();
-    assert_eq!(outline(&run(&observed)), ["merge MultigresCluster prod/minimal"]);
-}
-
-#[test]
-fn the_generated_password_goes_only_when_no_data_is_left_and_none_was_to_be_kept() {
-    let done = |yaml: &str, claims: Vec<Arc<PersistentVolumeClaim>>| {
-        let mut observed = leaving(observed(yaml));
-        observed.claims = claims;
-        observed.password_secret = Some(secret(&observed));
-        outline(&run(&observed))
-    };
-    let (secret, finalizer) = ("delete Secret prod/minimal-postgres-password", "merge MultigresCluster prod/minimal");
-    assert_eq!(done(DELETE_ALL, Vec::new()), [secret, finalizer]);
-    assert_eq!(done(DELETE_ALL, vec![claim(false)]), [finalizer]);
-    assert!(done(DELETE_ALL, vec![claim(true)]).is_empty(), "waits for volumes that are going");
-    assert_eq!(done(MINIMAL, Vec::new()), [finalizer]);
-    let bucket = DELETE_ALL.replace("  cells:", "  backup: {type: s3, s3: {bucket: b, region: r}}\n  cells:");
-    assert_eq!(done(&bucket, Vec::new()), [finalizer]);
-}
-
-#[test]
-fn records_in_a_topology_of_others_are_removed_before_the_finalizer() {
-    let mut observed = observed(EXTERNAL);
-    register_all(&mut observed);
-    let mut observed = leaving(observed);
-    let lines = outline(&run(&observed));
-    assert_eq!(lines, ["topology DeleteDatabase(\"postgres\")", "topology DeleteCell(\"a\")"]);
-    observed.topology = seen(&[], &[]);
-    assert_eq!(outline(&run(&observed)), ["merge MultigresCluster prod/ext"]);
-}
-
-#[test]
-fn a_topology_of_others_that_does_not_answer_holds_up_the_removal_only_for_a_while() {
-    let mut observed = leaving(observed(EXTERNAL));
-    observed.topology = Sight::Failed { reason: "Unavailable".into(), message: "refused".into() };
-    assert!(run(&observed).writes.is_empty());
-    let later = decide(&observed, &settings(), now() + jiff::SignedDuration::from_mins(3)).unwrap();
-    assert_eq!(outline(&later), ["merge MultigresCluster prod/ext"]);
-    assert_eq!(later.notes.len(), 1);
-}
-
-#[test]
-fn a_cluster_without_our_finalizer_is_left_alone() {
-    let mut observed = leaving(healthy(MINIMAL));
-    let mut cluster = (*observed.cluster).clone();
-    cluster.metadata.finalizers = None;
-    observed.cluster = Arc::new(cluster);
-    assert_eq!(run(&observed), Plan { requeue: Requeue::Never, ..Plan::nothing() });
 }

@@ -137,7 +137,9 @@ mod tests {
         Wanted {
             cells: vec![cell("a"), cell("b")],
             waiting: Vec::new(),
-            databases: database("postgres", vec!["a".to_owned(), "b".to_owned()], "AT_LEAST_2", None).into_iter().collect(),
+            databases: database("postgres", vec!["a".to_owned(), "b".to_owned()], "AT_LEAST_2", None)
+                .into_iter()
+                .collect(),
         }
     }
 

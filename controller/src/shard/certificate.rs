@@ -48,8 +48,8 @@ pub fn observe(
     }
     let ca_name = name::pgbackrest_ca(scope.object);
     let leaf_name = name::pgbackrest_tls(scope.object);
-    let stored = |name: &str| stores.secrets.get(scope.namespace, name);
-    let (ca, leaf) = (stored(&ca_name), stored(&leaf_name));
+    let ca = stores.secrets.get(scope.namespace, &ca_name);
+    let leaf = stores.secrets.get(scope.namespace, &leaf_name);
     due(scope, ca.as_deref(), leaf.as_deref(), cluster_domain, now)
         .map_err(|source| Error::Pki { object: format!("Secrets {ca_name} and {leaf_name}"), source })
 }

@@ -1,6 +1,6 @@
 //! Volume claims of a shard: one for the data of each pod, and the volumes of a filesystem repository.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimSpec, VolumeResourceRequirements},
@@ -82,9 +82,11 @@ pub fn ownership(scope: &Scope<'_>, live: &PersistentVolumeClaim) -> Option<Acti
     Some(Action::Merge { target: Target::of(live)?, patch: json!({ "metadata": { "ownerReferences": references } }) })
 }
 
-/// The claims that these pods mount, so that a claim of a removed member is recognised.
-pub fn data_names(members: &[Member<'_>]) -> BTreeSet<String> {
-    members.iter().map(|member| name::data_pvc(&member.pod)).collect()
+/// Takes a wanted claim back that waits for its delayed removal; none where it does not.
+pub fn reclaim(live: &PersistentVolumeClaim) -> Option<Action> {
+    live.labels().get(label::ORPHAN_SINCE)?;
+    let patch = json!({ "metadata": { "labels": { label::ORPHAN_SINCE: null } } });
+    Some(Action::Merge { target: Target::of(live)?, patch })
 }
 
 fn claim(

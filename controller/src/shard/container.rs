@@ -51,7 +51,7 @@ pub fn postgres(scope: &Scope<'_>, settings: &Settings, member: &Member<'_>, tel
     let mut env = identity_env(scope);
     let initdb = spec.initdb_args.as_deref().unwrap_or_default();
     env.push(plain("POSTGRES_INITDB_ARGS", format!("{INITDB_DEFAULTS} {initdb}").trim_end()));
-    env.push(plain("POSTGRES_INITDB_EXTRA_CONF", &format!("{POSTGRES_CONFIG_DIR}/postgresql.conf")));
+    env.push(plain("POSTGRES_INITDB_EXTRA_CONF", format!("{POSTGRES_CONFIG_DIR}/postgresql.conf")));
     env.extend(storage_env(scope));
     env.extend_from_slice(telemetry);
     let native = settings.native_sidecars;

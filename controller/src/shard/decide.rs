@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use kube::{Resource, ResourceExt as _};
+use kube::{Resource, ResourceExt};
 use shared::{
     api::v1alpha1::{Phase, ShardStatus},
     label::{self, Component},
@@ -19,7 +19,7 @@ use super::{
     claim, config,
     facts::Facts,
     multiorch, network,
-    observe::{Observed, Reference, applied_text, by_name, is_deleting},
+    observe::{Observed, RECENT, Reference, applied_text, by_name, is_deleting},
     pod,
     scope::{Member, Scope},
     status,
@@ -48,21 +48,17 @@ pub fn decide(observed: &Observed, settings: &Settings, now: Timestamp) -> Resul
         None => BTreeMap::new(),
     };
     orchestrators(scope, observed, &mut plan)?;
-    for live in observed.claims.iter().filter(|claim| !is_deleting(claim.as_ref())) {
-        if let Some(action) = claim::ownership(scope, live) {
-            plan.write("VolumePolicy", action);
-        }
-    }
+    volumes(scope, observed, &members, &mut plan);
     obsolete(scope, observed, &mut plan);
     ended_pod(observed, &members, &facts, &mut plan);
 
     let config = status::Config { rendered: rendered.as_ref(), error: config_error };
     let next = status::build(scope, observed, &facts, drift, &config, now);
     notes(scope, &next, &mut plan);
-    plan.requeue = Requeue::After(match next.phase {
-        Some(Phase::Healthy) => settings.poll_settled,
-        _ => settings.poll_unsettled,
-    });
+    // A primary that did not answer this time is asked again before its last word is too old to count.
+    let answered = facts.confirmed.is_some_and(|at| now.duration_since(at) <= RECENT);
+    let settled = next.phase == Some(Phase::Healthy) && answered;
+    plan.requeue = Requeue::After(if settled { settings.poll_settled } else { settings.poll_unsettled });
     plan.status = Some(next);
     Ok(plan)
 }
@@ -138,6 +134,21 @@ fn pods(
     Ok(drift)
 }
 
+/// Follows the deletion policy with existing volumes, and takes those back that are wanted again.
+fn volumes(scope: &Scope<'_>, observed: &Observed, members: &[Member<'_>], plan: &mut Plan<ShardStatus>) {
+    let wanted: BTreeSet<String> = members.iter().map(|member| name::data_pvc(&member.pod)).collect();
+    for live in observed.claims.iter().filter(|claim| !is_deleting(claim.as_ref())) {
+        if wanted.contains(&live.name_any())
+            && let Some(action) = claim::reclaim(live)
+        {
+            plan.write("VolumeWanted", action);
+        }
+        if let Some(action) = claim::ownership(scope, live) {
+            plan.write("VolumePolicy", action);
+        }
+    }
+}
+
 /// Whether everything that a new pod mounts exists.
 fn inputs_complete(scope: &Scope<'_>, observed: &Observed) -> bool {
     let present = |reference: &Option<Reference>| reference.as_ref().is_none_or(|found| *found == Reference::Present);
@@ -163,7 +174,7 @@ fn obsolete(scope: &Scope<'_>, observed: &Observed, plan: &mut Plan<ShardStatus>
     services.extend(scope.pools().iter().map(|pool| name::pool_headless(pool.id)));
     // A pod that waits for its removal keeps its address.
     services.extend(observed.pods.iter().filter_map(|pod| pod.spec.as_ref()?.subdomain.clone()));
-    let budgets: BTreeSet<String> = network::budget(scope).iter().map(|budget| budget.name_any()).collect();
+    let budgets: BTreeSet<String> = network::budget(scope).iter().map(ResourceExt::name_any).collect();
     for gone in unwanted(&observed.deployments, &deployments, &[Component::Multiorch]) {
         plan.write("Obsolete", Action::Delete(gone));
     }

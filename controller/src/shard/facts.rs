@@ -49,6 +49,8 @@ pub struct Facts {
     pub claimed: bool,
     /// The pod of the confirmed primary, or the pooler's id where no pod matches.
     pub primary: Option<String>,
+    /// When the primary last confirmed itself.
+    pub confirmed: Option<Timestamp>,
     /// Why the durability policy cannot hold, judged by the spec alone.
     pub impossible_durability: Option<&'static str>,
     /// Why the durability policy does not hold yet, judged by the registered poolers.
@@ -100,6 +102,7 @@ impl Facts {
             topology_errors: topology_errors(observed),
             claimed: !primary::claims(&records).is_empty(),
             primary: confirmed.map(|record| pod_of(record, &pods).unwrap_or_else(|| record.id.to_string())),
+            confirmed: confirmed.and_then(|record| observed.statuses.get(&record.id)).map(|seen| seen.at),
             impossible_durability: durability(
                 scope,
                 members.len(),

@@ -19,6 +19,7 @@ use super::{container, port, scope::Scope, volume};
 use crate::workload::{
     environment, placement, port as ports, probe, security,
     telemetry::{self, Inherited},
+    tls::Certificates,
 };
 
 /// Readiness asks the topology server, which may take this many seconds.
@@ -33,7 +34,7 @@ pub fn deployment(scope: &Scope<'_>, cell: &str, inherited: &Inherited) -> Deplo
     let labels = scope.with_own_labels(labels(scope, cell));
     let selector = label::selector(&labels);
     let replicas = orchestrator.replicas.unwrap_or(1);
-    let tls = scope.internal_tls().then(|| volume::internal_tls("multiorch", scope)).unwrap_or_default();
+    let tls = if scope.internal_tls() { volume::internal_tls("multiorch", scope) } else { Certificates::default() };
     let sampling = telemetry::sampling(spec.observability.as_ref());
     let (sampling_volume, sampling_mount) = sampling.unzip();
     let volumes: Vec<_> = tls.volumes.iter().cloned().chain(sampling_volume).collect();

@@ -32,7 +32,7 @@ use crate::{
 /// How long a pooler may take to say how it is.
 const STATUS_DEADLINE: Duration = Duration::from_secs(2);
 /// An answer this young is not asked for again: events come in bursts.
-const RECENT: SignedDuration = SignedDuration::from_secs(4);
+pub const RECENT: SignedDuration = SignedDuration::from_secs(4);
 
 /// Everything that `decide` looks at.
 #[derive(Clone, Debug)]

@@ -4,12 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use kube::ResourceExt as _;
-use shared::{
-    annotation, kubeutil,
-    label::{self, Component},
-    name,
-    pgconfig::Rendered,
-};
+use shared::{annotation, kubeutil, label, name, pgconfig::Rendered};
 
 use super::{
     container, port,
@@ -135,11 +130,6 @@ fn prune(value: serde_json::Value) -> serde_json::Value {
         Value::Array(items) => Value::Array(items.into_iter().map(prune).collect()),
         scalar => scalar,
     }
-}
-
-/// Whether a pod is one of the pool pods of a shard; orchestrators carry most of the same labels.
-pub fn is_of_pool(pod: &Pod) -> bool {
-    pod.labels().get(label::COMPONENT).is_some_and(|component| component == Component::ShardPool.as_str())
 }
 
 /// Whether a pod has ended: it will not come back by itself.

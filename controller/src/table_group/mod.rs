@@ -68,7 +68,8 @@ fn observe(group: &TableGroup, ctx: &Ctx) -> Result<Observed, Error> {
     let cluster = cluster
         .ok_or_else(|| Error::NoClusterLabel { object: ObjectKey::of(group).to_string(), label: label::CLUSTER })?;
     let shards = ctx.stores.shards.of_cluster(&owner.namespace, &cluster).into_iter().filter(|shard| {
-        shard.spec.database_name == group.spec.database_name && shard.spec.table_group_name == group.spec.table_group_name
+        shard.spec.database_name == group.spec.database_name
+            && shard.spec.table_group_name == group.spec.table_group_name
     });
     Ok(Observed { shards: shards.collect(), group: Arc::new(group.clone()), owner, cluster })
 }
@@ -78,7 +79,8 @@ pub fn decide(observed: &Observed, now: Timestamp) -> Result<Plan<TableGroupStat
     let mut plan = Plan::nothing();
     for shard in desired(observed) {
         // A Shard on its way out keeps the name until its volumes are dealt with; its successor comes after it.
-        let leaving = observed.live(&shard.spec.shard_name).is_some_and(|live| live.metadata.deletion_timestamp.is_some());
+        let leaving =
+            observed.live(&shard.spec.shard_name).is_some_and(|live| live.metadata.deletion_timestamp.is_some());
         if !leaving {
             want(&mut plan, "Desired", &shard)?;
         }

@@ -59,7 +59,8 @@ pub(super) fn status(observed: &Observed, now: Timestamp) -> TableGroupStatus {
 /// The phase of a Shard whose status describes its current spec; a stale status says nothing.
 fn phase(shard: &Shard) -> Option<Phase> {
     let status = shard.status.as_ref()?;
-    let current = status.observed_generation == shard.metadata.generation && shard.metadata.deletion_timestamp.is_none();
+    let current =
+        status.observed_generation == shard.metadata.generation && shard.metadata.deletion_timestamp.is_none();
     status.phase.filter(|_| current)
 }
 

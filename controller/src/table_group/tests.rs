@@ -11,11 +11,7 @@ fn observed(shards: &[&str]) -> Observed {
         name: (*name).to_owned(),
         pools: [(
             "default".to_owned(),
-            PoolSpec {
-                cells: vec!["a".into(), "b".into()],
-                replicas_per_cell: Some(2),
-                ..PoolSpec::default()
-            },
+            PoolSpec { cells: vec!["a".into(), "b".into()], replicas_per_cell: Some(2), ..PoolSpec::default() },
         )]
         .into(),
         ..ShardResolvedSpec::default()

@@ -136,7 +136,9 @@ pub fn serves(server: &TopoServer) -> bool {
 
 fn cluster_of(server: &TopoServer) -> Result<String, Error> {
     let found = server.labels().get(label::CLUSTER).or_else(|| server.labels().get(label::INSTANCE));
-    found.cloned().ok_or_else(|| Error::NoClusterLabel { object: ObjectKey::of(server).to_string(), label: label::CLUSTER })
+    found
+        .cloned()
+        .ok_or_else(|| Error::NoClusterLabel { object: ObjectKey::of(server).to_string(), label: label::CLUSTER })
 }
 
 /// What of the running ensemble has to stay as it is.

@@ -8,8 +8,8 @@ use k8s_openapi::{
             StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
         },
         core::v1::{
-            Container, EnvVar, PersistentVolumeClaim, PersistentVolumeClaimSpec,
-            PodSpec, PodTemplateSpec, Service, ServiceSpec, VolumeMount, VolumeResourceRequirements,
+            Container, EnvVar, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodSpec, PodTemplateSpec, Service,
+            ServiceSpec, VolumeMount, VolumeResourceRequirements,
         },
         policy::v1::PodDisruptionBudget,
     },
@@ -169,8 +169,7 @@ impl Ensemble<'_> {
 
     /// The disruption budget; a single member has none, or its node could never be drained.
     pub fn budget(&self) -> Option<PodDisruptionBudget> {
-        (self.replicas() > 1)
-            .then(|| one_at_a_time(self.meta(name::topo_budget(&self.owner.name)), &self.selector()))
+        (self.replicas() > 1).then(|| one_at_a_time(self.meta(name::topo_budget(&self.owner.name)), &self.selector()))
     }
 
     fn etcd(&self) -> Option<&EtcdSpec> {

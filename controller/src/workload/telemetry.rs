@@ -23,7 +23,9 @@ pub struct Inherited(BTreeMap<String, String>);
 impl Inherited {
     /// Takes the variables of the running process.
     pub fn of_process() -> Self {
-        Self::of(std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?))))
+        Self::of(
+            std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?))),
+        )
     }
 
     /// Keeps the telemetry variables among `variables`.
@@ -171,7 +173,8 @@ mod tests {
             (RESOURCE_ATTRIBUTES.to_owned(), r"team=a\,b, ,multigres.cluster=x".to_owned()),
             ("PATH".to_owned(), "/bin".to_owned()),
         ]);
-        let config = ObservabilityConfig { traces_sampler: Some("always_on".to_owned()), ..ObservabilityConfig::default() };
+        let config =
+            ObservabilityConfig { traces_sampler: Some("always_on".to_owned()), ..ObservabilityConfig::default() };
         let all = variables(Some(&config), &inherited, Some(GATEWAY));
         assert_eq!(names(&all), ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_TRACES_SAMPLER", RESOURCE_ATTRIBUTES]);
         assert_eq!(

@@ -85,6 +85,7 @@ pub fn run(role: Role, args: &[String]) -> Result<()> {
     if !matches!(role, Role::Pgctld | Role::AdminWeb) && is_root()? {
         bail!("servenv init: running as root is not permitted");
     }
+    install_crypto();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async move {
         match role {
@@ -99,6 +100,12 @@ pub fn run(role: Role, args: &[String]) -> Result<()> {
     });
     runtime.shutdown_background();
     outcome
+}
+
+/// Chooses the one implementation of TLS for the whole process.
+pub fn install_crypto() {
+    // An error only says that it was chosen before.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }
 
 /// Prints what went wrong, as the real binaries do, and yields the exit code.

@@ -114,6 +114,11 @@ impl Connection {
         Ok(Self { client, root: root.to_owned() })
     }
 
+    /// The same etcd under another root.
+    pub fn rooted(&self, root: &str) -> Self {
+        Self { client: self.client.clone(), root: root.to_owned() }
+    }
+
     /// The absolute key of a relative path.
     pub fn key(&self, path: &str) -> String {
         join(&self.root, path)
@@ -230,6 +235,7 @@ pub struct Store {
     /// The global connection.
     pub global: Connection,
     tls: Option<TlsOptions>,
+    single: bool,
     cells: Arc<Mutex<BTreeMap<String, (Cell, Connection)>>>,
 }
 
@@ -250,7 +256,12 @@ impl Store {
     /// Opens a store at known addresses.
     pub async fn at(addresses: &[String], root: &str, tls: Option<TlsOptions>) -> Result<Self> {
         let global = Connection::open(addresses, root, tls.clone()).await?;
-        Ok(Self { global, tls, cells: Arc::default() })
+        Ok(Self { global, tls, single: false, cells: Arc::default() })
+    }
+
+    /// A store whose cells all live in the same etcd, whatever addresses their records name.
+    pub fn single(global: Connection) -> Self {
+        Self { global, tls: None, single: true, cells: Arc::default() }
     }
 
     /// The connection of a cell; reads its record from the global root every time, as the real client does.
@@ -266,7 +277,11 @@ impl Store {
         {
             return Ok(connection.clone());
         }
-        let connection = Connection::open(&cell.server_addresses, &cell.root, self.tls.clone()).await?;
+        let connection = if self.single {
+            self.global.rooted(&cell.root)
+        } else {
+            Connection::open(&cell.server_addresses, &cell.root, self.tls.clone()).await?
+        };
         cells.insert(name.to_owned(), (cell, connection.clone()));
         Ok(connection)
     }

@@ -94,7 +94,7 @@ enum Content {
         bin: PathBuf,
         /// The image's name.
         #[arg(long)]
-        name: String,
+        image: String,
     },
     /// Any program with the libraries it needs.
     Binary {
@@ -103,7 +103,7 @@ enum Content {
         bin: PathBuf,
         /// The image's name.
         #[arg(long)]
-        name: String,
+        image: String,
         /// Where it lies in the image; /usr/local/bin by default.
         #[arg(long)]
         path: Option<String>,
@@ -213,13 +213,13 @@ fn pack(content: Content) -> Result<Vec<PathBuf>> {
     match content {
         Content::Standin { bin, tag } => Ok(vec![dataplane::standin(&home, &bin, tag.as_deref())?]),
         Content::Real { dir, standin } => dataplane::real(&home, &dir, standin.as_deref()),
-        Content::Controller { bin, name } => Ok(vec![dataplane::controller(&home, &bin, &name)?]),
-        Content::Binary { bin, name, path, user, entrypoint, env } => {
+        Content::Controller { bin, image } => Ok(vec![dataplane::controller(&home, &bin, &image)?]),
+        Content::Binary { bin, image, path, user, entrypoint, env } => {
             let file = bin.file_name().with_context(|| format!("{} names no file", bin.display()))?.to_string_lossy();
             let path = path.unwrap_or_else(|| format!("/usr/local/bin/{file}"));
             let entrypoint = if entrypoint.is_empty() { vec![path.clone()] } else { entrypoint };
             let config = Config { entrypoint, user, env, ..Config::default() };
-            Ok(vec![dataplane::program(&home, &bin, &name, &path, config)?])
+            Ok(vec![dataplane::program(&home, &bin, &image, &path, config)?])
         }
     }
 }

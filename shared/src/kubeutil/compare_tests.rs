@@ -295,7 +295,7 @@ proptest! {
         let item = index.index(items.len());
         items[item]["n"] = json!(99);
         let difference = is_superset(&live, &desired).unwrap_err();
-        prop_assert!(difference.path.ends_with(".n"), "{}", difference.path);
+        prop_assert!(difference.path.ends_with("].n"), "{}", difference.path);
     }
 
     #[test]

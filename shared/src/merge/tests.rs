@@ -13,51 +13,53 @@ use crate::api::v1alpha1::{BackupType, PvcRetention};
 pub(crate) mod generate {
     use super::*;
 
-    fn text() -> impl Strategy<Value = Option<String>> {
-        prop::option::of(prop::sample::select(vec!["", "a", "b", "10Gi", "1Gi", "x y"]).prop_map(str::to_owned))
+    fn text() -> BoxedStrategy<Option<String>> {
+        prop::option::of(prop::sample::select(vec!["", "a", "b", "10Gi", "1Gi", "x y"]).prop_map(str::to_owned)).boxed()
     }
 
-    fn keys() -> impl Strategy<Value = BTreeMap<String, String>> {
-        prop::collection::btree_map("[a-c]", "[a-z]{0,2}", 0..3)
+    fn keys() -> BoxedStrategy<BTreeMap<String, String>> {
+        prop::collection::btree_map("[a-c]", "[a-z]{0,2}", 0..3).boxed()
     }
 
-    pub fn cells() -> impl Strategy<Value = Vec<String>> {
-        prop::collection::btree_set("zone-[a-c]", 0..3).prop_map(|cells| cells.into_iter().collect())
+    pub fn cells() -> BoxedStrategy<Vec<String>> {
+        prop::collection::btree_set("zone-[a-c]", 0..3).prop_map(|cells| cells.into_iter().collect()).boxed()
     }
 
-    fn resources() -> impl Strategy<Value = Option<ResourceRequirements>> {
+    fn resources() -> BoxedStrategy<Option<ResourceRequirements>> {
         let map = || prop::option::of(prop::collection::btree_map("cpu|memory", "[1-9]m?".prop_map(Quantity), 0..2));
         prop::option::of((map(), map()).prop_map(|(requests, limits)| ResourceRequirements {
             requests,
             limits,
             claims: None,
         }))
+        .boxed()
     }
 
-    fn placement() -> impl Strategy<Value = Option<PodPlacementSpec>> {
-        prop::option::of(Just(PodPlacementSpec::default()))
+    fn placement() -> BoxedStrategy<Option<PodPlacementSpec>> {
+        prop::option::of(Just(PodPlacementSpec::default())).boxed()
     }
 
-    pub fn policy() -> impl Strategy<Value = Option<PvcDeletionPolicy>> {
+    pub fn policy() -> BoxedStrategy<Option<PvcDeletionPolicy>> {
         let one = || prop::option::of(prop::sample::select(vec![PvcRetention::Retain, PvcRetention::Delete]));
         prop::option::of(
             (one(), one()).prop_map(|(when_deleted, when_scaled)| PvcDeletionPolicy { when_deleted, when_scaled }),
         )
+        .boxed()
     }
 
-    pub fn stateless() -> impl Strategy<Value = StatelessSpec> {
-        (prop::option::of(0..5), resources(), prop::option::of(Just(Affinity::default())), keys(), keys()).prop_map(
-            |(replicas, resources, affinity, pod_annotations, pod_labels)| StatelessSpec {
+    pub fn stateless() -> BoxedStrategy<StatelessSpec> {
+        (prop::option::of(0..5), resources(), prop::option::of(Just(Affinity::default())), keys(), keys())
+            .prop_map(|(replicas, resources, affinity, pod_annotations, pod_labels)| StatelessSpec {
                 replicas,
                 resources,
                 affinity,
                 pod_annotations,
                 pod_labels,
-            },
-        )
+            })
+            .boxed()
     }
 
-    pub fn gateway() -> impl Strategy<Value = MultigatewaySpec> {
+    pub fn gateway() -> BoxedStrategy<MultigatewaySpec> {
         let buffer = (prop::option::of(any::<bool>()), text(), text(), prop::option::of(0..9)).prop_map(
             |(enabled, window, max_failover_duration, size)| BufferConfig {
                 enabled,
@@ -67,29 +69,33 @@ pub(crate) mod generate {
                 ..BufferConfig::default()
             },
         );
-        (stateless(), prop::option::of(buffer)).prop_map(|(base, buffer)| MultigatewaySpec {
-            replicas: base.replicas,
-            resources: base.resources,
-            affinity: base.affinity,
-            pod_annotations: base.pod_annotations,
-            pod_labels: base.pod_labels,
-            buffer,
-        })
+        (stateless(), prop::option::of(buffer))
+            .prop_map(|(base, buffer)| MultigatewaySpec {
+                replicas: base.replicas,
+                resources: base.resources,
+                affinity: base.affinity,
+                pod_annotations: base.pod_annotations,
+                pod_labels: base.pod_labels,
+                buffer,
+            })
+            .boxed()
     }
 
-    pub fn multiorch() -> impl Strategy<Value = MultiorchSpec> {
-        (stateless(), placement(), cells()).prop_map(|(base, placement, cells)| MultiorchSpec {
-            replicas: base.replicas,
-            resources: base.resources,
-            affinity: base.affinity,
-            pod_annotations: base.pod_annotations,
-            pod_labels: base.pod_labels,
-            placement,
-            cells,
-        })
+    pub fn multiorch() -> BoxedStrategy<MultiorchSpec> {
+        (stateless(), placement(), cells())
+            .prop_map(|(base, placement, cells)| MultiorchSpec {
+                replicas: base.replicas,
+                resources: base.resources,
+                affinity: base.affinity,
+                pod_annotations: base.pod_annotations,
+                pod_labels: base.pod_labels,
+                placement,
+                cells,
+            })
+            .boxed()
     }
 
-    pub fn storage() -> impl Strategy<Value = Option<StorageSpec>> {
+    pub fn storage() -> BoxedStrategy<Option<StorageSpec>> {
         let modes = prop::collection::vec(Just("ReadWriteMany".to_owned()), 0..2);
         prop::option::of((text(), text(), text(), modes).prop_map(|(size, class, alias, access_modes)| StorageSpec {
             size,
@@ -97,28 +103,30 @@ pub(crate) mod generate {
             class,
             access_modes,
         }))
+        .boxed()
     }
 
-    pub fn etcd() -> impl Strategy<Value = EtcdSpec> {
-        (text(), prop::option::of(1..6), storage(), resources(), text(), policy()).prop_map(
-            |(image, replicas, storage, resources, root_path, pvc_deletion_policy)| EtcdSpec {
+    pub fn etcd() -> BoxedStrategy<EtcdSpec> {
+        (text(), prop::option::of(1..6), storage(), resources(), text(), policy())
+            .prop_map(|(image, replicas, storage, resources, root_path, pvc_deletion_policy)| EtcdSpec {
                 image,
                 replicas,
                 storage,
                 resources,
                 root_path,
                 pvc_deletion_policy,
-            },
-        )
+            })
+            .boxed()
     }
 
-    fn container() -> impl Strategy<Value = Option<ContainerConfig>> {
+    fn container() -> BoxedStrategy<Option<ContainerConfig>> {
         prop::option::of((resources(), prop::option::of(1..3_i64), prop::option::of(0..3_i64)).prop_map(
             |(resources, run_as_user, run_as_group)| ContainerConfig { resources, run_as_user, run_as_group },
         ))
+        .boxed()
     }
 
-    pub fn pool() -> impl Strategy<Value = PoolSpec> {
+    pub fn pool() -> BoxedStrategy<PoolSpec> {
         (cells(), prop::option::of(0..4), storage(), container(), container(), prop::option::of(1..3_i64), policy())
             .prop_map(|(cells, replicas_per_cell, storage, postgres, multipooler, fs_group, pvc_deletion_policy)| {
                 PoolSpec {
@@ -132,31 +140,32 @@ pub(crate) mod generate {
                     ..PoolSpec::default()
                 }
             })
+            .boxed()
     }
 
-    pub fn shard() -> impl Strategy<Value = ShardInlineSpec> {
+    pub fn shard() -> BoxedStrategy<ShardInlineSpec> {
         let pools = prop::collection::btree_map("[a-b]", pool(), 0..3);
         let settings = prop::collection::btree_map("work_mem|jit|port", "[a-z0-9]{0,3}", 0..2);
-        (prop::option::of(multiorch()), text(), settings, pools, policy()).prop_map(
-            |(multiorch, initdb_args, postgres_config, pools, pvc_deletion_policy)| ShardInlineSpec {
+        (prop::option::of(multiorch()), text(), settings, pools, policy())
+            .prop_map(|(multiorch, initdb_args, postgres_config, pools, pvc_deletion_policy)| ShardInlineSpec {
                 multiorch,
                 initdb_args,
                 postgres_config,
                 pools,
                 pvc_deletion_policy,
                 ..ShardInlineSpec::default()
-            },
-        )
+            })
+            .boxed()
     }
 
-    pub fn backup() -> impl Strategy<Value = Option<BackupConfig>> {
+    pub fn backup() -> BoxedStrategy<Option<BackupConfig>> {
         let filesystem = (text(), storage()).prop_map(|(path, storage)| FilesystemBackupConfig {
             path,
             storage,
             ..FilesystemBackupConfig::default()
         });
         let s3 =
-            ("[a-b]?", text(), prop::option::of(any::<bool>())).prop_map(|(bucket, endpoint, use_env_credentials)| {
+            ("[a-b]", text(), prop::option::of(any::<bool>())).prop_map(|(bucket, endpoint, use_env_credentials)| {
                 S3BackupConfig {
                     bucket,
                     region: "r".to_owned(),
@@ -173,6 +182,7 @@ pub(crate) mod generate {
                 ..BackupConfig::default()
             },
         ))
+        .boxed()
     }
 }
 

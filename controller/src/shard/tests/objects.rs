@@ -139,6 +139,18 @@ fn a_changed_deletion_policy_moves_the_owner_reference_of_volumes() {
     assert_eq!(merges(&observed).len(), 3);
 }
 
+#[test]
+fn a_volume_that_waits_for_its_removal_is_taken_back_when_it_is_wanted() {
+    let mut observed = healthy(minimal());
+    let claim =
+        observed.claims.iter_mut().find(|claim| claim.metadata.name.as_ref().unwrap().starts_with("data-")).unwrap();
+    let labels = Arc::make_mut(claim).metadata.labels.as_mut().unwrap();
+    labels.insert(label::ORPHAN_SINCE.into(), "2026-01-01T00-00-00Z".into());
+    assert_eq!(merges(&observed), [json!({ "metadata": { "labels": { label::ORPHAN_SINCE: null } } })]);
+    Arc::make_mut(&mut observed.shard).spec.pools.get_mut("default").unwrap().replicas_per_cell = Some(0);
+    assert!(merges(&observed).is_empty());
+}
+
 fn merges(observed: &Observed) -> Vec<Value> {
     let merges = pass(observed).writes.into_iter().filter_map(|write| match write.action {
         Action::Merge { patch, .. } => Some(patch),

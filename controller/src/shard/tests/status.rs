@@ -203,6 +203,14 @@ fn an_old_answer_confirms_no_primary() {
 }
 
 #[test]
+fn a_primary_that_did_not_answer_is_asked_again_soon() {
+    let observed = healthy(minimal());
+    let plan = decide(&observed, &settings(), NOW + SignedDuration::from_secs(20)).unwrap();
+    assert_eq!(plan.status.unwrap().phase, Some(Phase::Healthy));
+    assert_eq!(plan.requeue, Requeue::After(settings().poll_unsettled));
+}
+
+#[test]
 fn roles_stay_while_the_topology_does_not_answer() {
     let mut observed = healthy(minimal());
     remember(&mut observed);

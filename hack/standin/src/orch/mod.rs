@@ -57,7 +57,8 @@ impl Target {
         })
     }
 
-    fn covers(&self, key: &ShardKey) -> bool {
+    /// Whether a shard belongs to it.
+    pub fn covers(&self, key: &ShardKey) -> bool {
         self.database == key.database
             && self.table_group.as_ref().is_none_or(|group| *group == key.table_group)
             && self.shard.as_ref().is_none_or(|shard| *shard == key.shard)

@@ -99,13 +99,9 @@ fn gateways_follow_the_chain(
     #[case] source: Source,
 ) {
     let templates = if present { all_templates() } else { Templates::default() };
-    let resolved = resolve(json!({"templateDefaults": defaults, "cells": [cell]}), &templates_for(&templates));
+    let resolved = resolve(json!({"templateDefaults": defaults, "cells": [cell]}), &templates);
     assert_eq!(resolved.cells[0].multigateway.replicas, Some(replicas));
     assert_eq!(resolved.provenance.source("cells[zone-a].multigateway.replicas"), Some(&source));
-}
-
-fn templates_for(templates: &Templates) -> Templates {
-    templates.clone()
 }
 
 #[rstest]

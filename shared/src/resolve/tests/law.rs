@@ -11,31 +11,37 @@ use crate::api::v1alpha1::{
 };
 use crate::merge::tests::generate;
 
-fn reference() -> impl Strategy<Value = Option<String>> {
-    prop::option::of(prop::sample::select(vec!["", "default", "t"]).prop_map(str::to_owned))
+fn reference() -> BoxedStrategy<Option<String>> {
+    prop::option::of(prop::sample::select(vec!["", "default", "t"]).prop_map(str::to_owned)).boxed()
 }
 
-fn cell_inline() -> impl Strategy<Value = CellInlineSpec> {
+fn cell_inline() -> BoxedStrategy<CellInlineSpec> {
     let local = generate::etcd().prop_map(|etcd| LocalTopoServerSpec { etcd: Some(etcd), external: None });
-    (prop::option::of(generate::gateway()), prop::option::of(local)).prop_map(|(multigateway, local_topo_server)| {
-        CellInlineSpec { multigateway, multigateway_placement: None, local_topo_server }
-    })
+    (prop::option::of(generate::gateway()), prop::option::of(local))
+        .prop_map(|(multigateway, local_topo_server)| CellInlineSpec {
+            multigateway,
+            multigateway_placement: None,
+            local_topo_server,
+        })
+        .boxed()
 }
 
-fn cells() -> impl Strategy<Value = Vec<CellConfig>> {
+fn cells() -> BoxedStrategy<Vec<CellConfig>> {
     let one = (reference(), prop::option::of(cell_inline()), prop::option::of(generate::gateway()), reference());
-    prop::collection::vec(one, 0..3).prop_map(|cells| {
-        let build = |(index, (cell_template, spec, overrides, zone)): (usize, (_, _, Option<_>, _))| CellConfig {
-            name: format!("zone-{}", ["b", "a", "c"][index]),
-            zone,
-            cell_template,
-            spec,
-            overrides: overrides
-                .map(|gateway| CellOverrides { multigateway: Some(gateway), multigateway_placement: None }),
-            ..CellConfig::default()
-        };
-        cells.into_iter().enumerate().map(build).collect()
-    })
+    prop::collection::vec(one, 0..3)
+        .prop_map(|cells| {
+            let build = |(index, (cell_template, spec, overrides, zone)): (usize, (_, _, Option<_>, _))| CellConfig {
+                name: format!("zone-{}", ["b", "a", "c"][index]),
+                zone,
+                cell_template,
+                spec,
+                overrides: overrides
+                    .map(|gateway| CellOverrides { multigateway: Some(gateway), multigateway_placement: None }),
+                ..CellConfig::default()
+            };
+            cells.into_iter().enumerate().map(build).collect()
+        })
+        .boxed()
 }
 
 fn overrides(shard: ShardInlineSpec) -> ShardOverrides {
@@ -49,55 +55,63 @@ fn overrides(shard: ShardInlineSpec) -> ShardOverrides {
     }
 }
 
-fn shards() -> impl Strategy<Value = Vec<ShardConfig>> {
+fn shards() -> BoxedStrategy<Vec<ShardConfig>> {
     let one =
         (reference(), prop::option::of(generate::shard()), prop::option::of(generate::shard()), generate::backup());
-    prop::collection::vec(one, 0..2).prop_map(|shards| {
-        let build = |(shard_template, spec, over, backup): (_, _, Option<_>, _)| ShardConfig {
-            name: "0-inf".to_owned(),
-            shard_template,
-            spec,
-            overrides: over.map(overrides),
-            backup,
-        };
-        shards.into_iter().map(build).collect()
-    })
+    prop::collection::vec(one, 0..2)
+        .prop_map(|shards| {
+            let build = |(shard_template, spec, over, backup): (_, _, Option<_>, _)| ShardConfig {
+                name: "0-inf".to_owned(),
+                shard_template,
+                spec,
+                overrides: over.map(overrides),
+                backup,
+            };
+            shards.into_iter().map(build).collect()
+        })
+        .boxed()
 }
 
-fn databases() -> impl Strategy<Value = Vec<DatabaseConfig>> {
+fn databases() -> BoxedStrategy<Vec<DatabaseConfig>> {
     let group = (shards(), generate::backup(), generate::policy()).prop_map(|(shards, backup, pvc_deletion_policy)| {
         TableGroupConfig { name: "default".to_owned(), default: None, shards, backup, pvc_deletion_policy }
     });
     let database = (prop::collection::vec(group, 0..2), generate::backup()).prop_map(|(tablegroups, backup)| {
         DatabaseConfig { name: "postgres".to_owned(), tablegroups, backup, ..DatabaseConfig::default() }
     });
-    prop::collection::vec(database, 0..2)
+    prop::collection::vec(database, 0..2).boxed()
 }
 
-fn specs() -> impl Strategy<Value = MultigresClusterSpec> {
+fn specs() -> BoxedStrategy<MultigresClusterSpec> {
     let core = (prop::option::of(generate::etcd()), prop::option::of(generate::stateless()), reference());
-    (cells(), databases(), core, generate::policy(), generate::backup(), reference()).prop_map(
-        |(cells, databases, (etcd, admin, core), pvc_deletion_policy, backup, defaults)| MultigresClusterSpec {
-            cells,
-            databases,
-            global_topo_server: etcd
-                .map(|etcd| GlobalTopoServerSpec { etcd: Some(etcd), ..GlobalTopoServerSpec::default() }),
-            multiadmin: admin.map(|admin| MultiadminConfig { spec: Some(admin), template_ref: core, placement: None }),
-            pvc_deletion_policy,
-            backup,
-            template_defaults: Some(TemplateDefaults {
-                core_template: defaults.clone(),
-                cell_template: defaults.clone(),
-                shard_template: defaults,
-            }),
-            ..MultigresClusterSpec::default()
-        },
-    )
+    (cells(), databases(), core, generate::policy(), generate::backup(), reference())
+        .prop_map(|(cells, databases, (etcd, admin, core), pvc_deletion_policy, backup, defaults)| {
+            MultigresClusterSpec {
+                cells,
+                databases,
+                global_topo_server: etcd
+                    .map(|etcd| GlobalTopoServerSpec { etcd: Some(etcd), ..GlobalTopoServerSpec::default() }),
+                multiadmin: admin.map(|admin| MultiadminConfig {
+                    spec: Some(admin),
+                    template_ref: core,
+                    placement: None,
+                }),
+                pvc_deletion_policy,
+                backup,
+                template_defaults: Some(TemplateDefaults {
+                    core_template: defaults.clone(),
+                    cell_template: defaults.clone(),
+                    shard_template: defaults,
+                }),
+                ..MultigresClusterSpec::default()
+            }
+        })
+        .boxed()
 }
 
-fn template_sets() -> impl Strategy<Value = Templates> {
-    (generate::stateless(), generate::etcd(), cell_inline(), generate::shard()).prop_map(
-        |(admin, etcd, cell, shard)| {
+fn template_sets() -> BoxedStrategy<Templates> {
+    (generate::stateless(), generate::etcd(), cell_inline(), generate::shard())
+        .prop_map(|(admin, etcd, cell, shard)| {
             let core = CoreTemplateSpec {
                 multiadmin: Some(admin),
                 global_topo_server: Some(TopoServerSpec { etcd: Some(etcd), ..TopoServerSpec::default() }),
@@ -122,13 +136,13 @@ fn template_sets() -> impl Strategy<Value = Templates> {
                 cell: BTreeMap::from([(both("t"), cell)]),
                 shard: BTreeMap::from([(both("default"), shard.clone()), (both("t"), shard)]),
             }
-        },
-    )
+        })
+        .boxed()
 }
 
 /// A spec whose fields are the resolved ones.
 fn written_out(original: &MultigresClusterSpec, resolved: &ResolvedCluster) -> MultigresClusterSpec {
-    let mut spec = original.clone();
+    let mut spec = MultigresClusterSpec { template_defaults: None, ..original.clone() };
     if let Some(topo) = resolved.managed_topo() {
         spec.global_topo_server = Some(GlobalTopoServerSpec {
             etcd: topo.etcd.clone(),
