@@ -272,7 +272,7 @@ impl Merge for S3BackupConfig {
         }
         path.at("credentialsSecret", |path| replace(&mut self.credentials_secret, &upper.credentials_secret, path));
         path.at("serviceAccountName", |path| {
-            replace(&mut self.service_account_name, &upper.service_account_name, path)
+            replace(&mut self.service_account_name, &upper.service_account_name, path);
         });
     }
 }

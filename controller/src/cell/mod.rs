@@ -66,6 +66,7 @@ pub enum Hold {
 }
 
 /// References, observation and decision of one pass.
+#[expect(clippy::unused_async, reason = "the runner awaits the pass of every kind alike")]
 pub async fn plan(cell: &Cell, ctx: &Ctx) -> Result<Plan<CellStatus>, Error> {
     if cell.metadata.deletion_timestamp.is_some() {
         return Ok(Plan { requeue: Requeue::Never, ..Plan::nothing() });

@@ -257,13 +257,12 @@ fn carry_out(
     if let Password::Fresh(value) = &observed.password {
         want_once(plan, "PasswordAbsent", &password::secret(owner, value))?;
     }
-    match resolved.managed_topo() {
-        Some(spec) => want(plan, "Desired", &children::topo_server(owner, spec))?,
-        None => {
-            let unused = observed.global_topo().filter(|server| server.metadata.deletion_timestamp.is_none());
-            if let Some(target) = unused.and_then(Target::of) {
-                plan.write("ExternalTopology", Action::Delete(target));
-            }
+    if let Some(spec) = resolved.managed_topo() {
+        want(plan, "Desired", &children::topo_server(owner, spec))?;
+    } else {
+        let unused = observed.global_topo().filter(|server| server.metadata.deletion_timestamp.is_none());
+        if let Some(target) = unused.and_then(Target::of) {
+            plan.write("ExternalTopology", Action::Delete(target));
         }
     }
     for cell in &resolved.cells {

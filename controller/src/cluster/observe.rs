@@ -115,13 +115,11 @@ fn reference(observed: &Observed) -> Option<GlobalTopoServerRef> {
 }
 
 fn is_external(observed: &Observed, reference: &GlobalTopoServerRef) -> bool {
-    match &observed.resolved {
-        Ok(resolved) => resolved.managed_topo().is_none(),
-        Err(_) => {
-            let own = format!("{}.{}.svc:", name::global_topo(&observed.owner.name), observed.owner.namespace);
-            !TopoAddress::new([&reference.address], "").endpoints.iter().any(|endpoint| endpoint.starts_with(&own))
-        }
+    if let Ok(resolved) = &observed.resolved {
+        return resolved.managed_topo().is_none();
     }
+    let own = format!("{}.{}.svc:", name::global_topo(&observed.owner.name), observed.owner.namespace);
+    !TopoAddress::new([&reference.address], "").endpoints.iter().any(|endpoint| endpoint.starts_with(&own))
 }
 
 async fn password(observed: &Observed, resolved: &ResolvedCluster, ctx: &Ctx) -> Password {

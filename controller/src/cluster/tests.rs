@@ -254,7 +254,8 @@ fn a_healthy_cluster_is_settled_and_its_status_is_a_fixed_point() {
 
 #[test]
 fn healthy_needs_every_child_with_a_current_status() {
-    let cases: [(&str, fn(&mut Observed), Phase); 9] = [
+    type Case = (&'static str, fn(&mut Observed), Phase);
+    let cases: [Case; 9] = [
         ("topology server absent", |o| o.topo_servers.clear(), Phase::Progressing),
         ("cell absent", |o| o.cells.clear(), Phase::Progressing),
         ("table group absent", |o| o.table_groups.clear(), Phase::Progressing),

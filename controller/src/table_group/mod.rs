@@ -54,6 +54,7 @@ impl Observed {
 }
 
 /// References, observation and decision of one pass.
+#[expect(clippy::unused_async, reason = "the runner awaits the pass of every kind alike")]
 pub async fn plan(group: &TableGroup, ctx: &Ctx) -> Result<Plan<TableGroupStatus>, Error> {
     if group.metadata.deletion_timestamp.is_some() {
         return Ok(Plan { requeue: Requeue::Never, ..Plan::nothing() });

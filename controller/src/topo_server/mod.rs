@@ -65,6 +65,7 @@ pub enum Nodes {
 }
 
 /// References, observation and decision of one pass.
+#[expect(clippy::unused_async, reason = "the runner awaits the pass of every kind alike")]
 pub async fn plan(server: &TopoServer, ctx: &Ctx) -> Result<Plan<TopoServerStatus>, Error> {
     if server.metadata.deletion_timestamp.is_some() {
         return Ok(Plan { requeue: Requeue::Never, ..Plan::nothing() });

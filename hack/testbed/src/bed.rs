@@ -87,7 +87,7 @@ impl Bed {
         let Some(state) = State::load(&dir)? else { return Ok(None) };
         let tools = Tools::locate(&home)?;
         let plan = Plan { dir: dir.clone(), network: state.network.clone(), tools, token: state.token.clone() };
-        Ok(Some(Self { home, plan, ledger: Ledger::create(&dir, state)? }))
+        Ok(Some(Self { home, plan, ledger: Ledger::open(&dir, state) }))
     }
 
     /// Like [`Bed::find`], but a missing bed is an error that says how to make one.

@@ -1,7 +1,7 @@
 //! etcd, kube-apiserver, kube-controller-manager and kube-scheduler: how they are started, and the light control plane for tests.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -274,17 +274,36 @@ impl ControlPlane {
         let home = Home::from_env()?;
         let tools = Tools::locate(&home)?;
         tools.ensure(&tools::CONTROL_PLANE)?;
+        let mut attempt = 1;
+        loop {
+            match Self::try_start(&tools) {
+                // A free port may be taken by another test between its choice and its use.
+                Err(error) if attempt < 5 && format!("{error:#}").contains("address already in use") => attempt += 1,
+                answer => return answer,
+            }
+        }
+    }
+
+    fn try_start(tools: &Tools) -> Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix("testbed-control-plane-")
             .tempdir()
             .context("creating a temporary directory")?;
-        let plan = Plan { dir: dir.path().to_owned(), network: Network::loopback()?, tools, token: random_token()? };
+        let plan = Plan {
+            dir: dir.path().to_owned(),
+            network: Network::loopback()?,
+            tools: tools.clone(),
+            token: random_token()?,
+        };
         plan.write_files(0)?;
         let mut this = Self { plan, processes: Vec::new(), dir: Some(dir) };
         let etcd = this.plan.start("etcd", this.plan.etcd(), Lifetime::WithParent)?;
-        this.processes.push(etcd);
+        this.processes.push(etcd.clone());
         let apiserver = this.plan.start("kube-apiserver", this.plan.apiserver(), Lifetime::WithParent)?;
         this.processes.push(apiserver.clone());
+        process::wait_ready("etcd", &etcd, Duration::from_secs(30), || {
+            TcpStream::connect((Ipv4Addr::LOCALHOST, this.plan.network.ports.etcd)).map(|_| ()).context("connecting")
+        })?;
         this.plan.wait_for_api(&apiserver)?;
         Ok(this)
     }

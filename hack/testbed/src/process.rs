@@ -103,7 +103,9 @@ pub fn start_time(pid: u32) -> Option<u64> {
 fn parse_stat(stat: &str) -> Option<u64> {
     // The command name may hold spaces and parentheses; the fields begin behind the last one.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    if matches!(fields.first(), Some(&"Z" | &"X")) {
+    // The first thread may be gone while others still hold files and sockets: only then is a zombie really gone.
+    let threads: u32 = fields.get(17)?.parse().ok()?;
+    if matches!(fields.first(), Some(&"Z" | &"X")) && threads <= 1 {
         return None;
     }
     fields.get(19)?.parse().ok()
@@ -278,6 +280,11 @@ mod tests {
     #[test]
     fn a_zombie_counts_as_gone() {
         assert_eq!(parse_stat("7 (x) Z 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 9 9"), None);
+    }
+
+    #[test]
+    fn a_zombie_whose_other_threads_still_end_counts_as_there() {
+        assert_eq!(parse_stat("7 (x) Z 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 3 0 4242 9 9"), Some(4242));
     }
 
     #[test]

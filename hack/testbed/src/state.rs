@@ -57,9 +57,14 @@ impl Ledger {
     /// Keeps `state` in `dir`, writing it at once.
     pub fn create(dir: &Path, state: State) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
-        let ledger = Self { file: file_in(dir), state: Mutex::new(state) };
+        let ledger = Self::open(dir, state);
         ledger.update(|_| ())?;
         Ok(ledger)
+    }
+
+    /// Keeps a state that was read from `dir`, writing nothing until it changes.
+    pub fn open(dir: &Path, state: State) -> Self {
+        Self { file: file_in(dir), state: Mutex::new(state) }
     }
 
     /// A copy of the state.

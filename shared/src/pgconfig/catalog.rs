@@ -86,9 +86,8 @@ pub struct Setting {
     pub kind: Kind,
 }
 
-static BY_NAME: LazyLock<BTreeMap<&'static str, Setting>> = LazyLock::new(|| {
-    TABLE.iter().map(|&(name, context, kind)| (name, Setting { name, context, kind })).collect()
-});
+static BY_NAME: LazyLock<BTreeMap<&'static str, Setting>> =
+    LazyLock::new(|| TABLE.iter().map(|&(name, context, kind)| (name, Setting { name, context, kind })).collect());
 
 /// The setting of that name, in any case, or nothing for names that the server does not know.
 pub fn lookup(name: &str) -> Option<&'static Setting> {

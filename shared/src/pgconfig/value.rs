@@ -141,13 +141,12 @@ fn base(unit: Unit) -> Option<(f64, bool)> {
 fn factor(unit: &str, stored: Unit) -> Option<f64> {
     let (divisor, memory) = base(stored)?;
     let size = match (unit, memory) {
-        ("B", true) => 1.0,
+        ("B", true) | ("ms", false) => 1.0,
         ("kB", true) => 1024.0,
         ("MB", true) => 1_048_576.0,
         ("GB", true) => 1_073_741_824.0,
         ("TB", true) => 1_099_511_627_776.0,
         ("us", false) => 0.001,
-        ("ms", false) => 1.0,
         ("s", false) => 1000.0,
         ("min", false) => 60_000.0,
         ("h", false) => 3_600_000.0,

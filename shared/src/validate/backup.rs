@@ -13,7 +13,7 @@ pub fn check(findings: &mut Findings<'_>, at: &str, backup: &BackupConfig) {
             resource::storage(findings, &format!("{at}.storage"), filesystem.storage.as_ref());
             if let Some(path) = &filesystem.path {
                 let legal = path.starts_with('/')
-                    && path.trim_matches('/') != ""
+                    && !path.trim_matches('/').is_empty()
                     && !path.split('/').any(|part| part == "..")
                     && !path.contains([':', '\n', '\0']);
                 if !legal {

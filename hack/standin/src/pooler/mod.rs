@@ -71,6 +71,9 @@ pub async fn run(values: Values) -> Result<()> {
     let drained = tokio::time::timeout(values.duration("onterm-timeout"), drain(&agent, abort)).await;
     if drained.is_err() {
         tracing::warn!("OnTermSync hooks timed out");
+        if faults.has(Fault::StuckDrain) {
+            std::future::pending::<()>().await;
+        }
     }
     let close_within = values.duration("onclose-timeout");
     serving.close().await;

@@ -223,7 +223,7 @@ impl Publisher {
     }
 
     fn later(&self, place: Place) {
-        self.world(|world| drop(world.dirty.insert(place)));
+        self.world(|world| world.dirty.extend([place]));
     }
 
     async fn store(&self, root: &str, addresses: &[String]) -> Result<Store> {

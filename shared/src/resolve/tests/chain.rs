@@ -23,6 +23,7 @@ fn the_shard(resolved: &ResolvedCluster) -> &ShardResolvedSpec {
     &resolved.databases[0].table_groups[0].shards[0]
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "called with literals")]
 fn with_shard(shard: Value) -> Value {
     json!({"cells": [{"name": "zone-a"}],
         "databases": [{"name": "postgres", "tablegroups": [{"name": "default", "shards": [shard]}]}]})

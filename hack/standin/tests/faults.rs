@@ -1,0 +1,64 @@
+//! The stand-in's faults do what they promise, and stop when they are told to.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod bed;
+
+use bed::{Bed, eventually, http, http_call, status};
+use standin::proto::clustermetadata::PoolerLifecycleStatus;
+use standin::proto::multipoolermanagerdata::StatusRequest;
+
+#[tokio::test]
+async fn faults_come_over_http_and_from_the_file_and_go_again() {
+    if bed::is_real() {
+        bed::skip("faults are the stand-in's own");
+        return;
+    }
+    let Some(bed) = Bed::start().await else { return };
+    bed.put_database(&bed.ground.open_directory("repository")).await;
+    let place = bed.place("p-1");
+    let mut pooler = bed.start_multipooler(&place);
+    eventually("an answer", || status(place.grpc)).await;
+
+    assert_eq!(http_call(place.http, "POST", "/standin/fault", "no-such-fault").unwrap().0, 400);
+    assert_eq!(http_call(place.http, "POST", "/standin/fault", "refuse-rpc fail-ready").unwrap().0, 202);
+    eventually("a refusal", || async {
+        let answer = bed::manager(place.grpc).status(StatusRequest {}).await;
+        answer.err().filter(|status| status.message() == "refused on command")
+    })
+    .await;
+    assert_eq!(http(place.http, "/ready"), Some(503));
+    assert_eq!(http(place.http, "/live"), Some(200));
+    assert_eq!(http_call(place.http, "DELETE", "/standin/fault", "").unwrap().0, 204);
+    eventually("an answer", || status(place.grpc)).await;
+
+    let file = bed.ground.write("p-1/standin-faults", "forget-registration\n");
+    eventually("no record", || async { bed.pooler("p-1").await.is_none().then_some(()) }).await;
+    std::fs::write(&file, "quarantine stuck-drain\n").unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    eventually("quarantine", || async {
+        let record = bed.pooler("p-1").await?;
+        (bed::lifecycle(&record) == PoolerLifecycleStatus::LifecycleQuarantined).then_some(())
+    })
+    .await;
+    pooler.signal("TERM");
+    eventually("the stuck stop", || async {
+        let record = bed.pooler("p-1").await?;
+        (bed::lifecycle(&record) == PoolerLifecycleStatus::LifecycleStopping).then_some(())
+    })
+    .await;
+    assert!(pooler.runs(), "it never gets to the end");
+}
+
+#[tokio::test]
+async fn a_commanded_crash_ends_the_process() {
+    if bed::is_real() {
+        bed::skip("faults are the stand-in's own");
+        return;
+    }
+    let Some(bed) = Bed::start().await else { return };
+    let (mut orch, http_port, _) = bed.start_orch();
+    eventually("/live", || async { http(http_port, "/live") }).await;
+    http_call(http_port, "POST", "/standin/fault", "crash");
+    assert_eq!(orch.ended().await.code(), Some(1));
+}
