@@ -1,26 +1,91 @@
 #!/usr/bin/env bash
-# The demo: `demo.sh up [minimal|demo-multi-az]` and `demo.sh down`.
+# The demo: `demo.sh up [minimal|demo-multi-az]`, `down`, `shell`, `psql`.
 . "$(dirname "$0")/lib.sh"
 BED=demo
 NAMESPACE=multigres-demo
+# auto takes a real kubelet where the machine allows it; kwok:3 forces simulated nodes.
+NODES=${MULTIGRES_DEMO_NODES:-auto}
+RUN=$CACHE/demo
+
+k() { testbed --name "$BED" shell -- kubectl "$@"; }
 
 up() {
-  local sample=$1 nodes=kubelet:1 manifest cluster
-  manifest=samples/$sample.yaml; cluster=$sample
-  if [ "$sample" = demo-multi-az ]; then nodes=kubelet:3; manifest=samples/demo-multi-az-shared-volume.yaml; fi
+  local sample=$1 manifest
+  manifest=samples/$sample.yaml
+  if [ "$sample" = demo-multi-az ]; then
+    manifest=samples/demo-multi-az-shared-volume.yaml
+    [ "$NODES" != auto ] || NODES=kubelet:3
+  fi
   step "building the testbed"; build_testbed
-  step "starting Kubernetes (bed \"$BED\", $nodes)"
-  testbed --name "$BED" up --nodes "$nodes"
-  load_images "$BED"
+  step "starting Kubernetes (bed \"$BED\", nodes $NODES)"
+  testbed --name "$BED" up --nodes "$NODES"
+  mkdir -p "$RUN"
+  if k get nodes -o jsonpath='{.items[*].metadata.annotations}' | grep -q kwok.x-k8s.io; then
+    simulated
+  else
+    load_images "$BED"
+  fi
   install_chart "$BED"
   step "applying $manifest"
   k create namespace "$NAMESPACE" --dry-run=client -o yaml | k apply -f - > /dev/null
-  k -n "$NAMESPACE" apply -f "$manifest"
-  wait_healthy "$cluster" || { diagnose "$BED"; echo "The cluster did not become Healthy."; exit 1; }
-  show "$cluster" "$manifest"
+  k patch --local -f "$manifest" --type=merge -p "${SPEC_PATCH:-{\}}" -o yaml > "$RUN/manifest.yaml"
+  k -n "$NAMESPACE" apply -f "$RUN/manifest.yaml"
+  wait_healthy "$sample" || { diagnose "$BED"; echo "The cluster did not become Healthy."; exit 1; }
+  show "$sample"
 }
 
-k() { testbed --name "$BED" shell -- kubectl "$@"; }
+# Simulated nodes run no pods: the controller, the topology server and all simulated data-plane pods are processes of this machine.
+simulated() {
+  local kubeconfig tools port
+  step "this machine runs no kubelets: nodes are simulated, and our programs run as ordinary processes"
+  DATA_PLANE="simulated: one process plays all pods; no container runs"
+  cargo build --locked --package controller --package standin
+  kubeconfig=$(testbed --name "$BED" kubeconfig)
+  tools=$(testbed tools etcd | tail -1)
+  port=$(free_port)
+  [ ! -e "$RUN/etcd.port" ] || port=$(cat "$RUN/etcd.port")
+  echo "$port" > "$RUN/etcd.port"
+  background etcd "$tools/etcd" --data-dir "$RUN/etcd" --listen-client-urls "http://127.0.0.1:$port" \
+    --advertise-client-urls "http://127.0.0.1:$port" --listen-peer-urls "http://127.0.0.1:$((port + 1))" \
+    --initial-advertise-peer-urls "http://127.0.0.1:$((port + 1))" --initial-cluster "default=http://127.0.0.1:$((port + 1))" --log-level warn
+  # The CRDs come with the chart, and the controller wants them at its start.
+  k apply --server-side -f crds/multigres-crds.yaml > /dev/null
+  background controller "$TARGET/debug/controller" --kubeconfig "$kubeconfig" --zap-log-level info \
+    --health-probe-bind-address "127.0.0.1:$((port + 2))"
+  background simulate "$TARGET/debug/standin" simulate --kubeconfig "$kubeconfig" --etcd "127.0.0.1:$port"
+  SPEC_PATCH="{\"spec\":{\"globalTopoServer\":{\"external\":{\"endpoints\":[\"http://127.0.0.1:$port\"]}}}}"
+}
+
+# Starts a program in the background unless it runs, and remembers it by id and start time.
+background() {
+  local name=$1; shift
+  is_running "$name" && return
+  setsid "$@" > "$RUN/$name.log" 2>&1 < /dev/null &
+  echo "$! $(started $!)" > "$RUN/$name.pid"
+}
+
+started() { cut -d' ' -f22 "/proc/$1/stat" 2>/dev/null; }
+
+is_running() {
+  local pid at
+  read -r pid at 2>/dev/null < "$RUN/$1.pid" && [ "$(started "$pid")" = "$at" ]
+}
+
+stop_background() {
+  local file name
+  for file in "$RUN"/*.pid; do
+    [ -e "$file" ] || continue
+    name=$(basename "$file" .pid)
+    ! is_running "$name" || kill "$(cut -d' ' -f1 "$file")"
+  done
+  rm -rf "$RUN"
+}
+
+free_port() {
+  local port=24790
+  while (exec 3<> "/dev/tcp/127.0.0.1/$port") 2>/dev/null; do port=$((port + 10)); done
+  echo "$port"
+}
 
 # Shows progress until the cluster is Healthy, at most five minutes.
 wait_healthy() {
@@ -28,38 +93,34 @@ wait_healthy() {
   local until=$((SECONDS + 300))
   while [ $SECONDS -lt $until ]; do
     line=$(k -n "$NAMESPACE" get multigrescluster "$cluster" -o jsonpath='{.status.phase}: {.status.message}' 2>/dev/null || true)
-    [ "$line" != "$last" ] && { printf '   %4s s  %s\n' "$SECONDS" "$line"; last=$line; }
+    [ "$line" = "$last" ] || { printf '   %4s s  %s\n' "$SECONDS" "$line"; last=$line; }
     case $line in Healthy:*) return 0 ;; esac
-    read -rt 1 <> <(:) || true
+    sleep 0.5
   done
   return 1
 }
 
 show() {
-  local cluster=$1 manifest=$2
+  local cluster=$1
   step "what was made"
-  k -n "$NAMESPACE" get multigrescluster,toposerver,cell,tablegroup,shard
-  echo
-  cargo run --quiet --locked --package stories --bin tree -- --kubeconfig "$(testbed --name "$BED" kubeconfig)" --namespace "$NAMESPACE" --cluster "$cluster"
+  cargo run --quiet --locked --package stories --bin tree -- --kubeconfig "$(testbed --name "$BED" kubeconfig)" \
+    --namespace "$NAMESPACE" --cluster "$cluster"
   echo
   k -n "$NAMESPACE" get pods -o wide
-  local roles; roles=$(k -n "$NAMESPACE" get shards -o jsonpath='{.items[0].status.podRoles}')
+  echo
+  k -n "$NAMESPACE" get multigrescluster,shard
   cat <<TEXT
 
 The cluster "$cluster" is Healthy. Data plane: $DATA_PLANE
-Roles: $roles
 
 Try next
-  hack/demo.sh shell                             a shell with kubectl and helm set up for this cluster
-  kubectl -n $NAMESPACE get multigres            everything of ours
-  kubectl -n $NAMESPACE describe shard           conditions, roles, events
-  kubectl -n $NAMESPACE patch multigrescluster $cluster --type=merge -p '{"spec":{"logLevels":{"multiorch":"debug"}}}'
-  kubectl -n $NAMESPACE delete -f $manifest      volumes are kept; apply it again to use them
+  hack/demo.sh shell                        a shell with kubectl and helm set up; in it:
+    kubectl -n $NAMESPACE get multigres
+    kubectl -n $NAMESPACE describe shard
+    kubectl -n $NAMESPACE patch multigrescluster $cluster --type=merge -p '{"spec":{"logLevels":{"multigateway":"debug"}}}'
+    kubectl -n $NAMESPACE delete multigrescluster $cluster      (volumes are kept)
 TEXT
-  if [ -n "${MULTIGRES_BIN_DIR:-}" ]; then cat <<TEXT
-  testbed --name $BED exec -- psql with PGPASSWORD from the Secret $cluster-postgres-password, host $cluster-multigateway.$NAMESPACE.svc.cluster.local
-TEXT
-  fi
+  [ -z "${MULTIGRES_BIN_DIR:-}" ] || echo "  hack/demo.sh psql $cluster                SQL through the gateway"
   cat <<TEXT
 
 Stop it all
@@ -69,7 +130,24 @@ TEXT
 
 case "${1:-up}" in
   up) up "${2:-minimal}" ;;
-  down) build_testbed; testbed --name "$BED" down; echo "The demo is gone." ;;
-  shell) shift; build_testbed; exec "$TARGET/debug/testbed" --name "$BED" shell -- "${@:-$SHELL}" ;;
-  *) echo "usage: demo.sh up [minimal|demo-multi-az] | down | shell" >&2; exit 2 ;;
+  down)
+    build_testbed
+    stop_background
+    testbed --name "$BED" down
+    echo "The demo is gone."
+    ;;
+  shell)
+    shift
+    build_testbed
+    exec "$TARGET/debug/testbed" --name "$BED" shell -- "${@:-${SHELL:-bash}}"
+    ;;
+  psql)
+    build_testbed
+    cluster=${2:-minimal}
+    PGPASSWORD=$(k -n "$NAMESPACE" get secret "$cluster-postgres-password" -o jsonpath='{.data.password}' | base64 -d)
+    export PGPASSWORD
+    shift; shift || true
+    testbed --name "$BED" exec -- psql -h "$cluster-multigateway.$NAMESPACE.svc.cluster.local" -U postgres -d postgres "$@"
+    ;;
+  *) echo "usage: demo.sh up [minimal|demo-multi-az] | down | shell | psql [CLUSTER [ARGS…]]" >&2; exit 2 ;;
 esac

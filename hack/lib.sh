@@ -9,9 +9,18 @@ if [ -n "${CI:-}" ] && [ -z "${CARGO_TARGET_DIR:-}" ]; then export CARGO_TARGET_
 TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
 CONTROLLER_IMAGE=localhost/multigres-operator-controller:dev
 
+NEXTEST=0.9.151
+
 step() { printf '\n\033[1m== %s\033[0m  (%s s)\n' "$*" "$SECONDS"; }
 
 testbed() { "$TARGET/debug/testbed" "$@"; }
+
+# The test runner, built once and kept outside of the checkout.
+ensure_nextest() {
+  cargo nextest --version 2>/dev/null | grep -q "$NEXTEST" && return
+  step "building the test runner, cargo-nextest $NEXTEST (once)"
+  cargo install cargo-nextest --locked --version "$NEXTEST" --root "$CACHE/cargo"
+}
 
 build_testbed() { cargo build --quiet --locked --package testbed; }
 
@@ -20,11 +29,13 @@ load_images() {
   local bed=$1
   step "building the operator's image"
   cargo build --locked --profile image --package controller
-  testbed images controller --bin "$TARGET/image/controller" --name "$CONTROLLER_IMAGE" > "$CACHE/controller-image"
+  testbed images controller --bin "$TARGET/image/controller" --image "$CONTROLLER_IMAGE" > "$CACHE/controller-image"
   if [ -n "${MULTIGRES_BIN_DIR:-}" ]; then
     step "packing the real data plane from $MULTIGRES_BIN_DIR"
     DATA_PLANE="the real one, from $MULTIGRES_BIN_DIR"
-    testbed images real --dir "$MULTIGRES_BIN_DIR" > "$CACHE/data-plane-images"
+    cargo build --locked --profile image --package standin
+    # The web UI and the exporter come from other projects: the stand-in plays them also here.
+    testbed images real --dir "$MULTIGRES_BIN_DIR" --standin "$TARGET/image/standin" > "$CACHE/data-plane-images"
   else
     step "building the stand-in data plane"
     DATA_PLANE="the stand-in: it keeps the topology and elects primaries, and holds no data (set MULTIGRES_BIN_DIR for the real one)"

@@ -4,6 +4,7 @@
 BED=${MULTIGRES_TEST_BED:-test}
 FORM=${1:-short}
 
+ensure_nextest
 build_testbed
 finish() { local code=$?; [ $code = 0 ] || diagnose "$BED"; [ -n "${KEEP_BED:-}" ] || testbed --name "$BED" down; exit $code; }
 trap finish EXIT

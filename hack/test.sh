@@ -3,12 +3,14 @@
 . "$(dirname "$0")/lib.sh"
 BED=${MULTIGRES_TEST_BED:-test}
 
+ensure_nextest
 step "building the testbed and its tools"
 build_testbed
 testbed tools
 
 step "generated files and lints"
 cargo run --quiet --locked --package xtask -- crds --check
+cargo run --quiet --locked --package xtask -- purity
 cargo fmt --all --check
 cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
 

@@ -37,7 +37,7 @@ use crate::{
 /// The first minor version whose kubelets run native sidecars without a feature gate.
 const NATIVE_SIDECARS_SINCE: u32 = 29;
 /// How often memory of settled writes is dropped.
-const FORGET_EVERY: Duration = Duration::from_secs(60);
+const FORGET_EVERY: Duration = Duration::from_mins(1);
 /// How long running passes may take after a stop was asked for.
 const GRACE: Duration = Duration::from_secs(20);
 

@@ -14,7 +14,7 @@ use shared::{
 };
 
 use crate::{
-    error::Error, execute::Executor, metrics::Metrics, plan::Note, requeue::Backoff, settings::Settings, stores::Stores, upstream::Upstream,
+    error::{Error, is_leaving}, execute::Executor, metrics::Metrics, plan::Note, requeue::Backoff, settings::Settings, stores::Stores, upstream::Upstream,
 };
 
 /// Handles shared by all passes. Tests build it with a fake client.
@@ -67,6 +67,7 @@ impl Events {
         let call = self.recorder.publish(&about, &event, self.clock.now());
         match tokio::time::timeout(READ_DEADLINE, call).await {
             Ok(Ok(_)) => {}
+            Ok(Err(kube::Error::Api(status))) if is_leaving(&status) => {}
             Ok(Err(error)) => tracing::warn!(%error, reason = note.reason, "event not published"),
             Err(_) => tracing::warn!(reason = note.reason, "event not published in time"),
         }
@@ -74,7 +75,7 @@ impl Events {
 }
 
 /// How long the answer to a read of a user's object is used again.
-const FRESH_FOR: Duration = Duration::from_secs(60);
+const FRESH_FOR: Duration = Duration::from_mins(1);
 /// How long one such read may take.
 const READ_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -83,8 +84,13 @@ const READ_DEADLINE: Duration = Duration::from_secs(10);
 /// They are never listed or watched: their number is not ours to know, and memory must not grow with it.
 pub struct References {
     client: Client,
-    seen: Mutex<HashMap<(&'static str, String, String), (Instant, Option<Arc<Seen>>)>>,
+    seen: Mutex<HashMap<Asked, (Instant, Answer)>>,
 }
+
+/// Kind, namespace and name.
+type Asked = (&'static str, String, String);
+/// What was found; `None` is a fact worth remembering, too.
+type Answer = Option<Arc<Seen>>;
 
 /// The content of a user's object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -126,7 +132,9 @@ impl References {
         Ok(self.remember("ConfigMap", namespace, name, found))
     }
 
-    fn known(&self, kind: &'static str, namespace: &str, name: &str) -> Option<Option<Arc<Seen>>> {
+    /// What was found lately, if anybody asked.
+    #[expect(clippy::option_option, reason = "the outer one says whether anybody asked, the inner one what was found")]
+    fn known(&self, kind: &'static str, namespace: &str, name: &str) -> Option<Answer> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         // A missing object is asked for again soon: somebody is probably about to create it.
         seen.retain(|_, (at, found)| at.elapsed() < if found.is_some() { FRESH_FOR } else { FRESH_FOR / 12 });

@@ -1,5 +1,7 @@
 //! Why a pass failed: a category for events and metrics, and a class that decides what happens next.
 
+use kube::core::Status;
+
 use crate::upstream;
 
 /// The error of one pass.
@@ -92,11 +94,19 @@ pub enum Error {
     },
 }
 
+/// Whether a create was refused only because the namespace is on its way out.
+pub fn is_leaving(status: &Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    status.code == 403 && causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
+}
+
 /// What to do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// Somebody else wrote in between: try again at once, no failure.
     Conflict,
+    /// The namespace is being deleted, so nothing can be made in it any more: not worth a word.
+    Leaving,
     /// Likely to pass: try again with growing delays.
     Transient,
     /// Will not pass by itself: report, and try again seldom.
@@ -114,6 +124,7 @@ impl Error {
         match self {
             Self::ReadReference { source, .. } | Self::Write { source, .. } => match &**source {
                 kube::Error::Api(status) if status.code == 409 => Class::Conflict,
+                kube::Error::Api(status) if is_leaving(status) => Class::Leaving,
                 kube::Error::Api(status) if status.code == 422 || status.code == 400 => Class::Bug,
                 _ => Class::Transient,
             },

@@ -110,9 +110,9 @@ impl Executor {
         outcome
     }
 
-    async fn write(&self, write: Write) -> Result<bool, Error> {
-        let reason = write.reason;
-        let sent = match write.action {
+    async fn write(&self, intended: Write) -> Result<bool, Error> {
+        let reason = intended.reason;
+        let sent = match intended.action {
             Action::Apply(object) => self.apply(object).await?,
             Action::CreateOnce(object) => self.create_once(object).await?,
             Action::Merge { target, patch } => self.merge(target, patch).await?,

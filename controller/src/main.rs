@@ -25,7 +25,8 @@ const WATCHES: &str = "watches";
 fn main() -> Result<()> {
     let args = Args::parse();
     if args.wants_version() {
-        return print_version();
+        print_version();
+        return Ok(());
     }
     let log = telemetry::init(args.log.settings()).context("starting logs")?;
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
@@ -37,9 +38,8 @@ fn main() -> Result<()> {
 }
 
 #[expect(clippy::print_stdout, reason = "printing is what was asked for")]
-fn print_version() -> Result<()> {
+fn print_version() {
     println!("{}", env!("CARGO_PKG_VERSION"));
-    Ok(())
 }
 
 async fn run(args: Args, log: telemetry::LogHandle) -> Result<()> {
@@ -52,8 +52,8 @@ async fn run(args: Args, log: telemetry::LogHandle) -> Result<()> {
     let state = State { metrics: metrics.clone(), readiness: readiness.clone(), log: Some(log) };
     let server = Server::bind(&args.admin.metrics_bind_address, &args.admin.health_probe_bind_address, state)?;
     // The servers outlive the work, so that a stopping replica still answers its probes.
-    let served = CancellationToken::new();
-    let serving = tokio::spawn(server.run(served.clone()));
+    let servers_stop = CancellationToken::new();
+    let servers = tokio::spawn(server.run(servers_stop.clone()));
 
     let identity = args.work.identity.clone().unwrap_or_else(|| format!("controller-{}", std::process::id()));
     let lease = args.lease.settings(LEASE, &args.work.own_namespace, &identity)?;
@@ -72,8 +72,8 @@ async fn run(args: Args, log: telemetry::LogHandle) -> Result<()> {
         None => work.run(stop, || readiness.set(WATCHES, true)).await,
         Some(settings) => led(work, client, settings, &framework, &readiness, stop).await,
     };
-    served.cancel();
-    serving.await.context("the servers for metrics and probes broke")??;
+    servers_stop.cancel();
+    servers.await.context("the servers for metrics and probes broke")??;
     ended
 }
 

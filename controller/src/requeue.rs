@@ -11,11 +11,11 @@ use shared::kubeutil::ObjectKey;
 use crate::plan::Requeue;
 
 /// A settled object is checked about this often, in case an event was lost.
-const SETTLED: Duration = Duration::from_secs(3600);
+const SETTLED: Duration = Duration::from_hours(1);
 /// First delay after a failure.
 const FIRST: Duration = Duration::from_secs(1);
 /// Longest delay after failures.
-const LONGEST: Duration = Duration::from_secs(300);
+const LONGEST: Duration = Duration::from_mins(5);
 
 /// The delay that a successful pass asks for; `None` waits for events alone. `spread` in 0..1 keeps objects from coming due together.
 pub fn after_success(requeue: Requeue, spread: f64) -> Option<Duration> {

@@ -105,13 +105,18 @@ async fn passed<K: Kind>(object: &K, ctx: &Ctx, key: &ObjectKey) -> (Action, Pas
         Err(error) => (vec![error], None, 0),
     };
     let seconds = started.elapsed().as_secs_f64();
-    let (errors, conflicts): (Vec<Error>, Vec<Error>) = errors.into_iter().partition(|e| e.class() != Class::Conflict);
+    let (leaving, errors): (Vec<Error>, Vec<Error>) = errors.into_iter().partition(|e| e.class() == Class::Leaving);
+    let (conflicts, errors): (Vec<Error>, Vec<Error>) = errors.into_iter().partition(|e| e.class() == Class::Conflict);
     if errors.is_empty() {
         ctx.backoff.succeeded(key);
         if sent > 0 {
             tracing::info!(writes = sent, seconds, "reconciled");
         } else {
             tracing::debug!(seconds, "nothing to write");
+        }
+        if !leaving.is_empty() {
+            tracing::debug!("the namespace is being deleted");
+            return (Action::await_change(), PassOutcome::Success);
         }
         if !conflicts.is_empty() {
             return (Action::requeue(std::time::Duration::from_millis(200)), PassOutcome::Requeue);

@@ -75,7 +75,9 @@ impl<K: Resource> Table<K> {
             let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
             inner.objects.values().flat_map(BTreeMap::values).filter(|object| !keep(object)).cloned().collect()
         };
-        gone.iter().for_each(|object| self.remove(object));
+        for object in &gone {
+            self.remove(object);
+        }
         gone
     }
 

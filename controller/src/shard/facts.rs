@@ -55,6 +55,10 @@ pub struct Facts {
     pub impossible_durability: Option<&'static str>,
     /// Why the durability policy does not hold yet, judged by the registered poolers.
     pub missing_durability: Option<&'static str>,
+    /// Wanted pods whose poolers have not registered.
+    pub unregistered: Vec<String>,
+    /// Registered standbys that the confirmed primary does not count among its followers.
+    pub detached: Vec<String>,
     /// Whether anything of the shard runs or ran.
     pub started: bool,
 }
@@ -113,6 +117,8 @@ impl Facts {
                 registered.len(),
                 registered.iter().map(|record| record.id.cell.as_str()).collect::<BTreeSet<_>>().len(),
             ),
+            unregistered: unregistered(&wanted, &registered, &pods),
+            detached: detached(confirmed, observed, &registered, &pods),
             started: !pods.is_empty() || !orchestrators.is_empty(),
             unready,
         }
@@ -127,6 +133,28 @@ impl Facts {
     pub fn orchestrators_ready(&self) -> bool {
         self.waiting_orchestrators.is_empty()
     }
+}
+
+fn unregistered(wanted: &BTreeSet<&str>, registered: &[&PoolerRecord], pods: &BTreeMap<String, &Pod>) -> Vec<String> {
+    let known: BTreeSet<String> = registered.iter().filter_map(|record| pod_of(record, pods)).collect();
+    wanted.iter().filter(|pod| !known.contains(**pod)).map(|pod| (*pod).to_owned()).collect()
+}
+
+/// A standby without a connection to the primary holds no new commit, whatever its record says.
+fn detached(
+    primary: Option<&PoolerRecord>,
+    observed: &Observed,
+    registered: &[&PoolerRecord],
+    pods: &BTreeMap<String, &Pod>,
+) -> Vec<String> {
+    let Some(primary) = primary else { return Vec::new() };
+    let answer = observed.statuses.get(&primary.id).and_then(|seen| seen.status.primary.as_ref());
+    let follows = |record: &&&PoolerRecord| answer.is_some_and(|answer| answer.followers.contains(&record.id));
+    registered
+        .iter()
+        .filter(|record| record.id != primary.id && !follows(record))
+        .filter_map(|record| pod_of(record, pods))
+        .collect()
 }
 
 /// Roles as the topology tells them. Of several claims to be primary only the highest-ranked counts: the others are about to learn

@@ -139,6 +139,10 @@ fn pending(facts: &Facts) -> Option<&'static str> {
         Some("Waiting for poolers to register")
     } else if facts.primary.is_none() {
         Some("Waiting for a primary")
+    } else if !facts.unregistered.is_empty() {
+        Some("Waiting for poolers to register")
+    } else if !facts.detached.is_empty() {
+        Some("Waiting for standbys to stream")
     } else {
         None
     }

@@ -1,6 +1,5 @@
 //! Faults on command: a file that is read again each second, and what `POST /standin/fault` set.
 
-
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 use std::task::{Context, Poll};
@@ -93,7 +92,13 @@ impl Faults {
     pub fn watch(directory: &str) -> Self {
         let faults = Self::default();
         let path = std::env::var_os("STANDIN_FAULT_FILE").map_or_else(
-            || if directory.is_empty() { "/tmp/standin-faults".into() } else { PathBuf::from(directory).join("standin-faults") },
+            || {
+                if directory.is_empty() {
+                    "/tmp/standin-faults".into()
+                } else {
+                    PathBuf::from(directory).join("standin-faults")
+                }
+            },
             PathBuf::from,
         );
         let reader = faults.clone();
@@ -127,16 +132,13 @@ impl Faults {
 
     /// Whether a fault is in force.
     pub fn has(&self, fault: Fault) -> bool {
-        self.sources
-            .read()
-            .is_ok_and(|sources| sources.file.contains(&fault) || sources.commanded.contains(&fault))
+        self.sources.read().is_ok_and(|sources| sources.file.contains(&fault) || sources.commanded.contains(&fault))
     }
 
     /// The words of all faults in force.
     pub fn names(&self) -> Vec<&'static str> {
         Fault::ALL.iter().filter(|(fault, _)| self.has(*fault)).map(|(_, name)| *name).collect()
     }
-
 }
 
 /// Makes gRPC calls refuse or hang while the fault is in force.

@@ -147,10 +147,9 @@ pub fn parse(
         let value = match (inline, flag.kind) {
             (Some(value), _) => value,
             (None, Kind::Switch) => "true".to_owned(),
-            (None, _) => rest
-                .next()
-                .cloned()
-                .ok_or_else(|| Refusal::Wrong(format!("flag needs an argument: {shown}")))?,
+            (None, _) => {
+                rest.next().cloned().ok_or_else(|| Refusal::Wrong(format!("flag needs an argument: {shown}")))?
+            }
         };
         check(flag, &value)?;
         let entry = values.values.entry(flag.name).or_default();
@@ -177,24 +176,19 @@ fn check(flag: &Flag, value: &str) -> Result<(), Refusal> {
             "true" | "false" | "1" | "0" | "t" | "f" | "T" | "F" | "TRUE" | "FALSE" | "True" | "False"
         ))
         .then(|| format!("strconv.ParseBool: parsing \"{value}\": invalid syntax")),
-        Kind::Number => value
-            .parse::<i64>()
-            .is_err()
-            .then(|| format!("strconv.ParseInt: parsing \"{value}\": invalid syntax")),
-        Kind::Fraction => value
-            .parse::<f64>()
-            .is_err()
-            .then(|| format!("strconv.ParseFloat: parsing \"{value}\": invalid syntax")),
-        Kind::Duration => {
-            parse_duration(value).is_none().then(|| format!("time: invalid duration \"{value}\""))
+        Kind::Number => {
+            value.parse::<i64>().is_err().then(|| format!("strconv.ParseInt: parsing \"{value}\": invalid syntax"))
         }
+        Kind::Fraction => {
+            value.parse::<f64>().is_err().then(|| format!("strconv.ParseFloat: parsing \"{value}\": invalid syntax"))
+        }
+        Kind::Duration => parse_duration(value).is_none().then(|| format!("time: invalid duration \"{value}\"")),
     };
     match reason {
         None => Ok(()),
-        Some(reason) => Err(Refusal::Wrong(format!(
-            "invalid argument \"{value}\" for \"--{}\" flag: {reason}",
-            flag.name
-        ))),
+        Some(reason) => {
+            Err(Refusal::Wrong(format!("invalid argument \"{value}\" for \"--{}\" flag: {reason}", flag.name)))
+        }
     }
 }
 
@@ -220,9 +214,10 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
         let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let amount: f64 = rest[..digits].parse().ok()?;
         rest = &rest[digits..];
-        let (unit, scale) = [("ns", 1e-9), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)]
-            .into_iter()
-            .find(|(unit, _)| rest.starts_with(unit))?;
+        let (unit, scale) =
+            [("ns", 1e-9), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)]
+                .into_iter()
+                .find(|(unit, _)| rest.starts_with(unit))?;
         rest = &rest[unit.len()..];
         seconds += amount * scale;
     }

@@ -30,8 +30,7 @@ const SERVING: &[Flag] = flags! {
 };
 
 /// Without the etcd flags: pgctld links no topology client.
-const TOPOLOGY_HOOKS: &[&str] =
-    &["topo-etcd-lease-ttl", "topo-etcd-tls-cert", "topo-etcd-tls-key", "topo-etcd-tls-ca"];
+const TOPOLOGY_HOOKS: &[&str] = &["topo-etcd-lease-ttl", "topo-etcd-tls-cert", "topo-etcd-tls-key", "topo-etcd-tls-ca"];
 
 const LOGGING_AND_CONFIG: &[Flag] = flags! {
     "log-level" Text "info";

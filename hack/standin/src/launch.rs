@@ -141,7 +141,8 @@ pub fn password(file: Option<String>, environment: &[&str]) -> Result<String> {
         if path.is_empty() {
             bail!("password file path is set to the empty string; unset it or provide a path");
         }
-        let text = std::fs::read_to_string(&path).with_context(|| format!("failed to read password file \"{path}\""))?;
+        let text =
+            std::fs::read_to_string(&path).with_context(|| format!("failed to read password file \"{path}\""))?;
         let text = text.trim_end_matches(['\r', '\n']);
         if text.is_empty() {
             bail!("password file \"{path}\" is empty");

@@ -13,6 +13,7 @@ pub mod identity;
 pub mod launch;
 pub mod orch;
 pub mod pooler;
+mod pooler_watch;
 pub mod postgres;
 pub mod proto;
 pub mod quorum;

@@ -1,6 +1,12 @@
 //! The generated messages and services of the data plane's protocol.
 
-#![allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated code")]
+#![allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
 
 pub mod clustermetadata {
     tonic::include_proto!("clustermetadata");

@@ -108,7 +108,8 @@ impl Serving {
             let server = server.layer(FaultLayer(surface.faults.clone())).add_routes(services.clone());
             let ending = ended(stopped.clone());
             tasks.push(tokio::spawn(async move {
-                if let Err(error) = server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), ending).await {
+                if let Err(error) = server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), ending).await
+                {
                     tracing::error!(%error, "grpc server ended");
                 }
             }));
@@ -186,7 +187,9 @@ fn pages(surface: &Surface) -> Router {
     Router::new()
         .route(
             "/live",
-            get(move || async move { verdict(if live_faults.has(Fault::FailLive) { Err("on command".into()) } else { Ok(()) }) }),
+            get(move || async move {
+                verdict(if live_faults.has(Fault::FailLive) { Err("on command".into()) } else { Ok(()) })
+            }),
         )
         .route(
             "/ready",
@@ -270,4 +273,3 @@ impl ServiceInfo for Answers {
         Ok(tonic::Response::new(GetBuildInfoResponse { build_info: Some(build_info) }))
     }
 }
-

@@ -16,11 +16,10 @@ pub fn server(values: &Values) -> Result<Option<ServerTlsConfig>> {
     }
     let (cert, key) = (values.text("grpc-cert"), values.text("grpc-key"));
     match values.text("grpc-auth-mode") {
-        "" => {}
         "mtls" if cert.is_empty() || key.is_empty() => {
             bail!("grpc server create: --grpc-auth-mode=mtls requires --grpc-cert and --grpc-key for transport TLS")
         }
-        "mtls" => {}
+        "" | "mtls" => {}
         other => bail!("grpc server create: get auth plugin \"{other}\": no such plugin"),
     }
     if cert.is_empty() || key.is_empty() {
@@ -74,7 +73,8 @@ impl PoolerDialer {
     pub fn dial(&self, record: &Multipooler) -> Result<Channel> {
         let port = record.port_map.get("grpc").copied().unwrap_or_default();
         let scheme = if self.tls.is_some() { "https" } else { "http" };
-        let host = if record.hostname.contains(':') { format!("[{}]", record.hostname) } else { record.hostname.clone() };
+        let host =
+            if record.hostname.contains(':') { format!("[{}]", record.hostname) } else { record.hostname.clone() };
         let mut endpoint = Endpoint::from_shared(format!("{scheme}://{host}:{port}"))?
             .connect_timeout(std::time::Duration::from_secs(1));
         if let Some(tls) = &self.tls {

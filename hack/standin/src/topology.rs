@@ -6,16 +6,17 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use etcd_client::{
-    Certificate, Client, Compare, CompareOp, ConnectOptions, EventType, GetOptions, Identity, PutOptions, TlsOptions,
-    Txn, TxnOp, WatchOptions,
+    Certificate, Client, Compare, CompareOp, ConnectOptions, GetOptions, Identity, PutOptions, TlsOptions, Txn, TxnOp,
 };
+use futures::future::BoxFuture;
 use prost::Message;
-use tokio::sync::{Mutex, watch};
-use tokio::task::JoinSet;
+use tokio::sync::Mutex;
 
 use crate::flag::Values;
 use crate::identity;
-use crate::proto::clustermetadata::{Cell, Database, Id, Multigateway, Multiorch, Multipooler, ShardInitClaim, ShardKey};
+use crate::proto::clustermetadata::{
+    Cell, Database, Id, Multigateway, Multiorch, Multipooler, ShardInitClaim, ShardKey,
+};
 
 const CALL_LIMIT: Duration = Duration::from_secs(3);
 
@@ -91,7 +92,7 @@ pub struct Stored {
 /// One etcd under one root.
 #[derive(Clone)]
 pub struct Connection {
-    client: Client,
+    pub(crate) client: Client,
     root: String,
 }
 
@@ -110,11 +111,12 @@ impl Connection {
         if let Some(tls) = tls {
             options = options.with_tls(tls);
         }
-        let client = Client::connect(endpoints, Some(options)).await.context("connect to etcd")?;
+        let client = Box::pin(Client::connect(endpoints, Some(options))).await.context("connect to etcd")?;
         Ok(Self { client, root: root.to_owned() })
     }
 
     /// The same etcd under another root.
+    #[must_use]
     pub fn rooted(&self, root: &str) -> Self {
         Self { client: self.client.clone(), root: root.to_owned() }
     }
@@ -124,11 +126,16 @@ impl Connection {
         join(&self.root, path)
     }
 
-    async fn bounded<T>(future: impl Future<Output = Result<T, etcd_client::Error>>) -> Result<T> {
-        tokio::time::timeout(CALL_LIMIT, future)
-            .await
-            .map_err(|_| anyhow!("Code: DEADLINE_EXCEEDED: no connection available to the topology server"))?
-            .map_err(Into::into)
+    /// Bounds a call in time, on the heap: the client's futures are large.
+    pub(crate) fn bounded<'a, T: 'a>(
+        future: impl Future<Output = Result<T, etcd_client::Error>> + Send + 'a,
+    ) -> BoxFuture<'a, Result<T>> {
+        Box::pin(async move {
+            tokio::time::timeout(CALL_LIMIT, future)
+                .await
+                .map_err(|_| anyhow!("Code: DEADLINE_EXCEEDED: no connection available to the topology server"))?
+                .map_err(Into::into)
+        })
     }
 
     /// Reads one key.
@@ -170,9 +177,11 @@ impl Connection {
         let mut leases = self.client.lease_client();
         let lease = Self::bounded(leases.grant(seconds, None)).await?.id();
         let key = self.key(path);
-        let txn = Txn::new()
-            .when([Compare::version(key.clone(), CompareOp::Equal, 0)])
-            .and_then([TxnOp::put(key, value, Some(PutOptions::new().with_lease(lease)))]);
+        let txn = Txn::new().when([Compare::version(key.clone(), CompareOp::Equal, 0)]).and_then([TxnOp::put(
+            key,
+            value,
+            Some(PutOptions::new().with_lease(lease)),
+        )]);
         let mut client = self.client.kv_client();
         if Self::bounded(client.txn(txn)).await?.succeeded() {
             return Ok(Some(lease));
@@ -331,87 +340,6 @@ impl Store {
             .map(|(key, stored)| M::decode(stored.value.as_slice()).with_context(|| format!("decode {key}")))
             .collect()
     }
-
-    /// A live map of the poolers of every cell, by component id.
-    pub fn watch_poolers(&self) -> watch::Receiver<BTreeMap<String, Multipooler>> {
-        let (sender, receiver) = watch::channel(BTreeMap::new());
-        let store = self.clone();
-        tokio::spawn(async move {
-            let sender = Arc::new(sender);
-            let mut watched: BTreeSet<String> = BTreeSet::new();
-            let mut tasks = JoinSet::new();
-            while !sender.is_closed() {
-                for name in store.cell_names().await.unwrap_or_default() {
-                    if !watched.contains(&name)
-                        && let Ok(connection) = store.cell(&name).await
-                    {
-                        watched.insert(name.clone());
-                        tasks.spawn(follow(connection, name, Arc::clone(&sender)));
-                    }
-                }
-                tokio::time::sleep(Duration::from_secs(3)).await;
-            }
-        });
-        receiver
-    }
-}
-
-type Poolers = watch::Sender<BTreeMap<String, Multipooler>>;
-
-/// Keeps the entries of one cell current for as long as somebody looks.
-async fn follow(connection: Connection, cell: String, sender: Arc<Poolers>) {
-    while !sender.is_closed() {
-        if let Err(error) = follow_once(&connection, &cell, &sender).await {
-            tracing::debug!(%cell, %error, "pooler watch ended");
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-}
-
-async fn follow_once(connection: &Connection, cell: &str, sender: &Poolers) -> Result<()> {
-    let (entries, revision) = connection.list("poolers").await?;
-    let current: BTreeMap<String, Multipooler> =
-        entries.iter().filter_map(|(_, stored)| decode_pooler(cell, &stored.value)).collect();
-    sender.send_if_modified(|poolers| {
-        let before = poolers.clone();
-        poolers.retain(|_, record| record.id.as_ref().is_some_and(|id| id.cell != cell));
-        poolers.extend(current);
-        *poolers != before
-    });
-    let prefix = format!("{}/", connection.key("poolers"));
-    let mut client = connection.client.watch_client();
-    let options = WatchOptions::new().with_prefix().with_start_revision(revision + 1);
-    let mut stream = Connection::bounded(client.watch(prefix, Some(options))).await?;
-    while let Some(response) = stream.message().await? {
-        if response.canceled() {
-            bail!("watch cancelled: {}", response.cancel_reason());
-        }
-        for event in response.events() {
-            let Some(kv) = event.kv() else { continue };
-            match event.event_type() {
-                EventType::Put => {
-                    if let Some((name, record)) = decode_pooler(cell, kv.value()) {
-                        sender.send_modify(|poolers| drop(poolers.insert(name, record)));
-                    }
-                }
-                EventType::Delete => {
-                    let key = String::from_utf8_lossy(kv.key()).into_owned();
-                    let name = key.rsplit('/').nth(1).unwrap_or_default().to_owned();
-                    sender.send_modify(|poolers| drop(poolers.remove(&name)));
-                }
-            }
-        }
-        if sender.is_closed() {
-            break;
-        }
-    }
-    Ok(())
-}
-
-fn decode_pooler(cell: &str, value: &[u8]) -> Option<(String, Multipooler)> {
-    let record = Multipooler::decode(value).ok()?;
-    let id = record.id.clone()?;
-    (id.cell == cell).then(|| (identity::component_id(&id), record))
 }
 
 fn tls_options(values: &Values) -> Result<Option<TlsOptions>> {
@@ -421,7 +349,8 @@ fn tls_options(values: &Values) -> Result<Option<TlsOptions>> {
     }
     let mut options = TlsOptions::new();
     if !ca.is_empty() {
-        options = options.ca_certificate(Certificate::from_pem(std::fs::read(ca).with_context(|| format!("read {ca}"))?));
+        options =
+            options.ca_certificate(Certificate::from_pem(std::fs::read(ca).with_context(|| format!("read {ca}"))?));
     }
     if !cert.is_empty() {
         let pair = (std::fs::read(cert).with_context(|| format!("read {cert}"))?, std::fs::read(key)?);

@@ -8,7 +8,9 @@ mod bed;
 
 use std::process::Command;
 
-use bed::{Bed, CELL, Ground, ROOT, eventually, free_port, http, http_call, is_real, lacks_postgres, said, skip, status};
+use bed::{
+    Bed, CELL, Ground, ROOT, eventually, free_port, http, http_call, is_real, lacks_postgres, said, skip, status,
+};
 use standin::proto::clustermetadata::id::ComponentType;
 use standin::proto::clustermetadata::{
     Multigateway, Multiorch, Multipooler, PoolerLifecycleStatus, PoolerServingStatus, PoolerType, RoutingRole,
@@ -21,18 +23,13 @@ use standin::proto::multipoolermanagerdata::{
 };
 
 /// The binaries with their subcommand.
-const BINARIES: [(&str, &[&str]); 5] = [
-    ("multigateway", &[]),
-    ("multipooler", &[]),
-    ("multiorch", &[]),
-    ("multiadmin", &[]),
-    ("pgctld", &["server"]),
-];
+const BINARIES: [(&str, &[&str]); 5] =
+    [("multigateway", &[]), ("multipooler", &[]), ("multiorch", &[]), ("multiadmin", &[]), ("pgctld", &["server"])];
 
 const NOWHERE: [&str; 2] = ["--topo-global-server-addresses=127.0.0.1:1", "--topo-global-root=/x"];
 
-fn refused(ground: &Ground, command: Command, reason: &str) {
-    let output = ground.finish(command);
+fn refused(command: Command, reason: &str) {
+    let output = Ground::finish(command);
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert!(said(&output).contains(reason), "expected \"{reason}\" in:\n{}", said(&output));
 }
@@ -47,7 +44,7 @@ fn every_service_refuses_to_run_as_root() {
     for program in ["multigateway", "multipooler", "multiorch", "multiadmin"] {
         let mut command = ground.command_as_me(program);
         command.args(NOWHERE).args(["--cell=a", "--http-port=1"].iter().filter(|_| program != "multiadmin"));
-        refused(&ground, command, "running as root is not permitted");
+        refused(command, "running as root is not permitted");
     }
 }
 
@@ -57,7 +54,7 @@ fn an_unknown_flag_ends_every_binary() {
     for (program, subcommand) in BINARIES {
         let mut command = ground.command(program);
         command.args(subcommand).arg("--no-such-flag=1");
-        refused(&ground, command, "unknown flag: --no-such-flag");
+        refused(command, "unknown flag: --no-such-flag");
     }
 }
 
@@ -67,7 +64,7 @@ fn a_malformed_value_ends_every_binary() {
     for (program, subcommand) in BINARIES {
         let mut command = ground.command(program);
         command.args(subcommand).arg("--http-port=many");
-        refused(&ground, command, "invalid argument \"many\" for \"--http-port\" flag");
+        refused(command, "invalid argument \"many\" for \"--http-port\" flag");
     }
 }
 
@@ -75,10 +72,10 @@ fn a_malformed_value_ends_every_binary() {
 fn missing_topology_flags_are_named() {
     let ground = Ground::new();
     for program in ["multigateway", "multipooler", "multiorch", "multiadmin"] {
-        refused(&ground, ground.command(program), "topo-global-server-addresses must be configured");
+        refused(ground.command(program), "topo-global-server-addresses must be configured");
         let mut command = ground.command(program);
         command.arg(NOWHERE[0]);
-        refused(&ground, command, "topo-global-root must be non-empty");
+        refused(command, "topo-global-root must be non-empty");
     }
 }
 
@@ -94,13 +91,13 @@ fn a_pooler_names_what_it_lacks() {
         command
     };
     let with_password = ("POSTGRES_PASSWORD_FILE", password.as_str());
-    refused(&ground, attempt(&full[1..], &[with_password]), "table group is required");
-    refused(&ground, attempt(&full[..1], &[with_password]), "shard is required");
-    refused(&ground, attempt(&full, &[with_password]), "PGDATA environment variable is required");
-    refused(&ground, attempt(&full, &[]), "password");
-    refused(&ground, attempt(&full, &[("POSTGRES_PASSWORD_FILE", empty.as_str())]), "is empty");
+    refused(attempt(&full[1..], &[with_password]), "table group is required");
+    refused(attempt(&full[..1], &[with_password]), "shard is required");
+    refused(attempt(&full, &[with_password]), "PGDATA environment variable is required");
+    refused(attempt(&full, &[]), "password");
+    refused(attempt(&full, &[("POSTGRES_PASSWORD_FILE", empty.as_str())]), "is empty");
     let cipher = ["--pgbackrest-cipher-key-file=/nonexistent"];
-    refused(&ground, attempt(&cipher, &[with_password]), "resolve backup cipher keys");
+    refused(attempt(&cipher, &[with_password]), "resolve backup cipher keys");
 }
 
 #[test]
@@ -113,10 +110,10 @@ fn pgctld_names_what_it_lacks() {
     };
     let directory = format!("--pooler-dir={}", ground.open_directory("pooler").display());
     let data = ("PGDATA", "/nonexistent/pg_data");
-    refused(&ground, attempt(&[], &[data]), "pooler-dir needs to be set");
-    refused(&ground, attempt(&[&directory], &[]), "PGDATA environment variable is required");
-    refused(&ground, attempt(&[&directory, "--pg-hba-template=/nonexistent"], &[data]), "pg-hba-template");
-    refused(&ground, attempt(&[&directory], &[data]), "password");
+    refused(attempt(&[], &[data]), "pooler-dir needs to be set");
+    refused(attempt(&[&directory], &[]), "PGDATA environment variable is required");
+    refused(attempt(&[&directory, "--pg-hba-template=/nonexistent"], &[data]), "pg-hba-template");
+    refused(attempt(&[&directory], &[data]), "password");
 }
 
 #[test]
@@ -128,9 +125,9 @@ fn contradictory_settings_are_refused() {
         command
     };
     let window = ["--buffer-window=30s", "--buffer-max-failover-duration=20s"];
-    refused(&ground, attempt("multigateway", &window), "buffer-window");
-    refused(&ground, attempt("multiorch", &[]), "watch-targets is required");
-    refused(&ground, attempt("multiorch", &["--watch-targets=a/b/c/d"]), "invalid shard watch target format");
+    refused(attempt("multigateway", &window), "buffer-window");
+    refused(attempt("multiorch", &[]), "watch-targets is required");
+    refused(attempt("multiorch", &["--watch-targets=a/b/c/d"]), "invalid shard watch target format");
 }
 
 #[test]
@@ -138,7 +135,7 @@ fn a_gateway_does_not_start_without_its_topology() {
     let ground = Ground::new();
     let mut command = ground.command("multigateway");
     command.args(NOWHERE).args(["--cell=a", &format!("--pg-port={}", free_port())]);
-    refused(&ground, command, "failed to register gateway");
+    refused(command, "failed to register gateway");
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ async fn minimal_becomes_healthy_with_a_confirmed_primary_and_leaves_only_retain
         let service = services.get("minimal-multigateway").await?;
         let ports: Vec<i32> = service.spec.clone().unwrap_or_default().ports.unwrap_or_default().iter().map(|p| p.port).collect();
         ensure!(ports == [5432], "ports {ports:?}");
-        ensure!(service.metadata.labels.unwrap_or_default().get("team").is_some(), "the foreign label is gone");
+        ensure!(service.metadata.labels.unwrap_or_default().contains_key("team"), "the foreign label is gone");
         Ok(())
     })
     .await?;

@@ -110,7 +110,7 @@ impl Network {
             process::run("ip", ["netns", "add", namespace])?;
         }
         let host = self.host_interface();
-        if !Path::new("/sys/class/net").join(&host).exists() {
+        if !interface_exists(&host) {
             let inner = format!("{host}n");
             process::run("ip", ["link", "add", &host, "type", "veth", "peer", "name", &inner])?;
             process::run("ip", ["link", "set", &inner, "netns", namespace, "name", "eth0"])?;
@@ -139,7 +139,7 @@ impl Network {
     pub fn delete(&self) -> Result<()> {
         let Some(namespace) = &self.namespace else { return Ok(()) };
         let host = self.host_interface();
-        if Path::new("/sys/class/net").join(&host).exists() {
+        if interface_exists(&host) {
             process::run("ip", ["link", "del", &host])?;
         }
         if namespace_file(namespace).exists() {
@@ -152,6 +152,11 @@ impl Network {
         }
         Ok(())
     }
+}
+
+// Asked of the kernel and not of /sys, which may show another namespace than the one this process is in.
+fn interface_exists(name: &str) -> bool {
+    process::run("ip", ["link", "show", "dev", name]).is_ok()
 }
 
 /// Where a named network namespace is mounted.

@@ -1,6 +1,8 @@
-//! Chores of the repository: `cargo xtask crds` writes the custom resource definitions, `--check` compares them.
+//! Chores of the repository: `cargo xtask crds` writes the custom resource definitions, `--check` compares them, and
+//! `cargo xtask purity` keeps effects out of the modules that decide.
 
 mod crds;
+mod purity;
 mod yaml;
 
 use std::path::PathBuf;
@@ -23,11 +25,14 @@ enum Chore {
         #[arg(long)]
         check: bool,
     },
+    /// Fail where a pure module names a client, a runtime, the environment, files or a clock.
+    Purity,
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().chore {
         Chore::Crds { check } => crds::run(&repository(), check),
+        Chore::Purity => purity::run(&repository()),
     }
 }
 

@@ -32,25 +32,28 @@ impl Admin {
     }
 
     fn client(&self, record: &Multipooler) -> Result<MultipoolerManagerClient<Channel>, Status> {
-        Ok(MultipoolerManagerClient::new(self.dialer.dial(record).map_err(internal)?))
+        Ok(MultipoolerManagerClient::new(self.dialer.dial(record).map_err(|error| internal(&error))?))
     }
 
     async fn cells(&self, asked: Vec<String>) -> Result<Vec<String>, Status> {
-        if asked.is_empty() { self.store.cell_names().await.map_err(internal) } else { Ok(asked) }
+        if asked.is_empty() { self.store.cell_names().await.map_err(|error| internal(&error)) } else { Ok(asked) }
     }
 
     async fn shard(&self, key: &ShardKey) -> Result<Vec<Multipooler>, Status> {
         let mut found = Vec::new();
         for cell in self.cells(Vec::new()).await? {
             match self.store.poolers(&cell).await {
-                Ok(poolers) => found.extend(poolers.into_iter().filter(|pooler| pooler.shard_key.as_ref() == Some(key))),
+                Ok(poolers) => {
+                    found.extend(poolers.into_iter().filter(|pooler| pooler.shard_key.as_ref() == Some(key)));
+                }
                 Err(error) => tracing::warn!(%cell, %error, "failed to list poolers in cell"),
             }
         }
         found.retain(|pooler| {
-            pooler.lifecycle_status.as_ref().is_none_or(|lifecycle| {
-                lifecycle.status() != PoolerLifecycleStatus::LifecycleShutdown
-            })
+            pooler
+                .lifecycle_status
+                .as_ref()
+                .is_none_or(|lifecycle| lifecycle.status() != PoolerLifecycleStatus::LifecycleShutdown)
         });
         if found.is_empty() {
             return Err(Status::not_found(format!(
@@ -73,14 +76,14 @@ impl Admin {
     }
 
     async fn find(&self, id: Option<Id>) -> Result<Multipooler, Status> {
-        let mut id = id.filter(|id| !id.cell.is_empty() && !id.name.is_empty()).ok_or_else(|| {
-            Status::invalid_argument("pooler_id with cell and name is required")
-        })?;
+        let mut id = id
+            .filter(|id| !id.cell.is_empty() && !id.name.is_empty())
+            .ok_or_else(|| Status::invalid_argument("pooler_id with cell and name is required"))?;
         id.component = crate::proto::clustermetadata::id::ComponentType::Multipooler.into();
         self.store
             .pooler(&id)
             .await
-            .map_err(internal)?
+            .map_err(|error| internal(&error))?
             .ok_or_else(|| Status::not_found(format!("pooler {} not found", identity::component_id(&id))))
     }
 }
@@ -104,14 +107,14 @@ type Answer<T> = Result<Response<T>, Status>;
 impl MultiadminService for Admin {
     async fn get_cell(&self, request: Request<data::GetCellRequest>) -> Answer<data::GetCellResponse> {
         let name = request.into_inner().name;
-        let cell = self.store.global.read(&key::cell(&name)).await.map_err(internal)?;
+        let cell = self.store.global.read(&key::cell(&name)).await.map_err(|error| internal(&error))?;
         let cell = cell.ok_or_else(|| Status::not_found(format!("cell '{name}' not found")))?;
         Ok(Response::new(data::GetCellResponse { cell: Some(cell) }))
     }
 
     async fn get_database(&self, request: Request<data::GetDatabaseRequest>) -> Answer<data::GetDatabaseResponse> {
         let name = request.into_inner().name;
-        let database = self.store.database(&name).await.map_err(internal)?;
+        let database = self.store.database(&name).await.map_err(|error| internal(&error))?;
         let database = database.ok_or_else(|| Status::not_found(format!("database '{name}' not found")))?;
         Ok(Response::new(data::GetDatabaseResponse { database: Some(database) }))
     }
@@ -124,14 +127,14 @@ impl MultiadminService for Admin {
         &self,
         _: Request<data::GetDatabaseNamesRequest>,
     ) -> Answer<data::GetDatabaseNamesResponse> {
-        let names = self.store.global.names("databases").await.map_err(internal)?;
+        let names = self.store.global.names("databases").await.map_err(|error| internal(&error))?;
         Ok(Response::new(data::GetDatabaseNamesResponse { names }))
     }
 
     async fn get_gateways(&self, request: Request<data::GetGatewaysRequest>) -> Answer<data::GetGatewaysResponse> {
         let mut gateways = Vec::new();
         for cell in self.cells(request.into_inner().cells).await? {
-            gateways.extend(self.store.gateways(&cell).await.map_err(internal)?);
+            gateways.extend(self.store.gateways(&cell).await.map_err(|error| internal(&error))?);
         }
         Ok(Response::new(data::GetGatewaysResponse { gateways }))
     }
@@ -140,11 +143,13 @@ impl MultiadminService for Admin {
         let request = request.into_inner();
         let mut poolers = Vec::new();
         for cell in self.cells(request.cells).await? {
-            poolers.extend(self.store.poolers(&cell).await.map_err(internal)?.into_iter().filter(|pooler| {
-                let key = pooler.shard_key.clone().unwrap_or_default();
-                (request.database.is_empty() || key.database == request.database)
-                    && (request.shard.is_empty() || key.shard == request.shard)
-            }));
+            poolers.extend(self.store.poolers(&cell).await.map_err(|error| internal(&error))?.into_iter().filter(
+                |pooler| {
+                    let key = pooler.shard_key.clone().unwrap_or_default();
+                    (request.database.is_empty() || key.database == request.database)
+                        && (request.shard.is_empty() || key.shard == request.shard)
+                },
+            ));
         }
         Ok(Response::new(data::GetPoolersResponse { poolers }))
     }
@@ -152,7 +157,7 @@ impl MultiadminService for Admin {
     async fn get_orchs(&self, request: Request<data::GetOrchsRequest>) -> Answer<data::GetOrchsResponse> {
         let mut orchs = Vec::new();
         for cell in self.cells(request.into_inner().cells).await? {
-            orchs.extend(self.store.orchs(&cell).await.map_err(internal)?);
+            orchs.extend(self.store.orchs(&cell).await.map_err(|error| internal(&error))?);
         }
         Ok(Response::new(data::GetOrchsResponse { orchs }))
     }
@@ -207,7 +212,7 @@ impl MultiadminService for Admin {
                 }
                 Err(status) => {
                     job.set_status(data::JobStatus::Failed);
-                    job.error_message = status.message().to_owned();
+                    status.message().clone_into(&mut job.error_message);
                 }
             }
             if let Ok(mut jobs) = jobs.lock() {
@@ -283,7 +288,10 @@ impl MultiadminService for Admin {
         Ok(Response::new(data::GetBackupsResponse { backups }))
     }
 
-    async fn expire_backups(&self, request: Request<data::ExpireBackupsRequest>) -> Answer<data::ExpireBackupsResponse> {
+    async fn expire_backups(
+        &self,
+        request: Request<data::ExpireBackupsRequest>,
+    ) -> Answer<data::ExpireBackupsResponse> {
         let request = request.into_inner();
         let record = self.pick(&shard_key(&request.database, &request.table_group, &request.shard)?, false).await?;
         let asked = pooler::ExpireBackupsRequest { overrides: request.overrides };
@@ -291,14 +299,20 @@ impl MultiadminService for Admin {
         Ok(Response::new(data::ExpireBackupsResponse { expired_backup_ids: answer.expired_backup_ids }))
     }
 
-    async fn verify_backups(&self, request: Request<data::VerifyBackupsRequest>) -> Answer<data::VerifyBackupsResponse> {
+    async fn verify_backups(
+        &self,
+        request: Request<data::VerifyBackupsRequest>,
+    ) -> Answer<data::VerifyBackupsResponse> {
         let request = request.into_inner();
         let record = self.pick(&shard_key(&request.database, &request.table_group, &request.shard)?, false).await?;
         let answer = self.client(&record)?.verify_backups(pooler::VerifyBackupsRequest {}).await?.into_inner();
         Ok(Response::new(data::VerifyBackupsResponse { duration: answer.duration, raw_output: answer.raw_output }))
     }
 
-    async fn switch_primary(&self, request: Request<data::SwitchPrimaryRequest>) -> Answer<data::SwitchPrimaryResponse> {
+    async fn switch_primary(
+        &self,
+        request: Request<data::SwitchPrimaryRequest>,
+    ) -> Answer<data::SwitchPrimaryResponse> {
         let key = request.into_inner().shard_key.ok_or_else(|| Status::invalid_argument("shard_key is required"))?;
         let poolers = self.shard(&key).await?;
         let leader = poolers.iter().find(|pooler| is_primary(pooler)).ok_or_else(|| {

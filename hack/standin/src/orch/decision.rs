@@ -55,16 +55,7 @@ impl Observed {
 
     /// The rule in its data.
     pub fn rule(&self) -> Option<&ShardRule> {
-        self.status
-            .as_ref()?
-            .consensus_status
-            .as_ref()?
-            .current_position
-            .as_ref()?
-            .position
-            .as_ref()?
-            .decision
-            .as_ref()
+        self.status.as_ref()?.consensus_status.as_ref()?.current_position.as_ref()?.position.as_ref()?.decision.as_ref()
     }
 
     /// The term it promised.
@@ -101,9 +92,8 @@ fn is_ineligible(answer: &StatusResponse) -> bool {
 
 /// A number as it can be compared.
 pub fn rank(rule: Option<&ShardRule>) -> (i64, i64) {
-    rule.and_then(|rule| rule.rule_number).map_or((0, 0), |RuleNumber { coordinator_term, leader_subterm }| {
-        (coordinator_term, leader_subterm)
-    })
+    rule.and_then(|rule| rule.rule_number)
+        .map_or((0, 0), |RuleNumber { coordinator_term, leader_subterm }| (coordinator_term, leader_subterm))
 }
 
 /// What to do next.
@@ -193,8 +183,7 @@ pub fn problems(situation: &Situation<'_>) -> Vec<Problem> {
 
 fn initialization(situation: &Situation<'_>) -> Option<Problem> {
     let policy = situation.policy?;
-    let cohort: Vec<Id> =
-        situation.poolers.iter().filter(|pooler| pooler.is_usable()).map(Observed::id).collect();
+    let cohort: Vec<Id> = situation.poolers.iter().filter(|pooler| pooler.is_usable()).map(Observed::id).collect();
     if !quorum::satisfied(policy, &cohort) {
         return None;
     }
@@ -308,12 +297,9 @@ fn standby_problems(situation: &Situation<'_>, rule: &ShardRule, leader: &Observ
 
 /// Whom to promote: the one with the newest rule, then the longest log, then a name to have an order.
 pub fn candidate<'a>(recruits: &[&'a Observed], avoid: Option<&Id>) -> Option<&'a Observed> {
-    recruits
-        .iter()
-        .copied()
-        .max_by_key(|pooler| {
-            (rank(pooler.rule()), Some(&pooler.id()) != avoid, pooler.lsn(), std::cmp::Reverse(pooler.id().name))
-        })
+    recruits.iter().copied().max_by_key(|pooler| {
+        (rank(pooler.rule()), Some(&pooler.id()) != avoid, pooler.lsn(), std::cmp::Reverse(pooler.id().name))
+    })
 }
 
 #[cfg(test)]
@@ -461,15 +447,10 @@ mod tests {
     #[test]
     fn a_stopped_member_leaves_the_cohort_only_if_the_rest_suffices() {
         let mut poolers = shard();
-        let shut_down = PoolerLifecycle {
-            status: PoolerLifecycleStatus::LifecycleShutdown.into(),
-            ..PoolerLifecycle::default()
-        };
+        let shut_down =
+            PoolerLifecycle { status: PoolerLifecycleStatus::LifecycleShutdown.into(), ..PoolerLifecycle::default() };
         poolers[2].record.lifecycle_status = Some(shut_down.clone());
-        assert_eq!(
-            decide(&poolers, None)[0].step,
-            Some(Step::Remove { leader: name(1), members: vec![name(3)] })
-        );
+        assert_eq!(decide(&poolers, None)[0].step, Some(Step::Remove { leader: name(1), members: vec![name(3)] }));
         let mut pair: Vec<Observed> = (1..=2).map(|n| pooler(n, Some(rule(1, &[1, 2])))).collect();
         pair[1].record.lifecycle_status = Some(shut_down);
         let found = decide(&pair, None);

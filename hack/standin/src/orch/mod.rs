@@ -45,7 +45,11 @@ impl Target {
         if parts.len() > 3 {
             bail!("invalid shard watch target format: {text} (expected db, db/tablegroup, or db/tablegroup/shard)");
         }
-        for (part, name) in parts.iter().zip(["database cannot be empty", "tablegroup cannot be empty when specified", "shard cannot be empty when specified"]) {
+        for (part, name) in parts.iter().zip([
+            "database cannot be empty",
+            "tablegroup cannot be empty when specified",
+            "shard cannot be empty when specified",
+        ]) {
             if part.is_empty() {
                 bail!(name);
             }
@@ -129,8 +133,7 @@ pub async fn run(values: Values) -> Result<()> {
         let mut shards: BTreeMap<(String, String, String), Arc<Shard>> = BTreeMap::new();
         let mut kept_books = Instant::now();
         loop {
-            let keys: Vec<ShardKey> =
-                poolers.borrow().values().filter_map(|record| record.shard_key.clone()).collect();
+            let keys: Vec<ShardKey> = poolers.borrow().values().filter_map(|record| record.shard_key.clone()).collect();
             for key in keys.into_iter().filter(|key| targets.iter().any(|target| target.covers(key))) {
                 let name = (key.database.clone(), key.table_group.clone(), key.shard.clone());
                 shards.entry(name).or_insert_with(|| {
@@ -172,8 +175,7 @@ async fn register(store: Store, record: Multiorch, registered: Arc<AtomicBool>) 
     let id = record.id.clone().unwrap_or_default();
     let mut pause = Duration::from_millis(10);
     loop {
-        let written =
-            async { store.cell(&id.cell).await?.put(&key::orch(&id), record.encode_to_vec()).await };
+        let written = async { store.cell(&id.cell).await?.put(&key::orch(&id), record.encode_to_vec()).await };
         match written.await {
             Ok(()) => break,
             Err(error) => tracing::debug!(%error, "failed to register component with topology"),

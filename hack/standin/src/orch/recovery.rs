@@ -112,7 +112,7 @@ impl Shard {
         let found = self.decide(&observed).await;
         self.with(|memory| {
             memory.problems.clone_from(&found);
-            memory.observed = observed.clone();
+            memory.observed.clone_from(&observed);
         });
         let urgent = found.iter().any(|problem| matches!(problem.step, Some(Step::Appoint { .. })));
         if !urgent {
@@ -240,10 +240,9 @@ impl Shard {
             }
             let channel = self.dialer.dial(record)?;
             let status = memory.contacts.remove(name).and_then(|contact| contact.status);
-            memory.contacts.insert(
-                name.to_owned(),
-                Contact { address, channel: channel.clone(), status, silent_since: None },
-            );
+            memory
+                .contacts
+                .insert(name.to_owned(), Contact { address, channel: channel.clone(), status, silent_since: None });
             Ok(channel)
         })
     }
@@ -280,11 +279,8 @@ impl Shard {
                 bail!("another orchestrator claimed the shard");
             }
         }
-        let rule = ShardRule {
-            cohort_members: cohort.to_vec(),
-            durability_policy: Some(policy),
-            ..ShardRule::default()
-        };
+        let rule =
+            ShardRule { cohort_members: cohort.to_vec(), durability_policy: Some(policy), ..ShardRule::default() };
         self.appoint(&rule, None, observed).await
     }
 
@@ -427,10 +423,7 @@ fn find<'a>(observed: &'a [Observed], id: &Id) -> Result<&'a Observed> {
     observed.iter().find(|pooler| pooler.id() == *id).with_context(|| format!("pooler {} is gone", id.name))
 }
 
-async fn within<T>(
-    seconds: u64,
-    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
-) -> Result<T> {
+async fn within<T>(seconds: u64, call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>) -> Result<T> {
     tokio::time::timeout(Duration::from_secs(seconds), call)
         .await
         .map_err(|_| anyhow!("no answer in {seconds}s"))?

@@ -30,10 +30,7 @@ pub struct Consensus(pub Arc<Agent>);
 pub fn consider(held: &Promise, asked: &TermRevocation, now: u64) -> Result<Promise, String> {
     let coordinator = asked.accepted_coordinator_id.as_ref().map(|id| (id.cell.clone(), id.name.clone()));
     if asked.revoked_below_term < held.term {
-        return Err(format!(
-            "term {} is below the promised term {}",
-            asked.revoked_below_term, held.term
-        ));
+        return Err(format!("term {} is below the promised term {}", asked.revoked_below_term, held.term));
     }
     if asked.revoked_below_term == held.term {
         return if coordinator == held.coordinator {
@@ -55,15 +52,16 @@ impl Consensus {
         let Some(policy) = &rule.durability_policy else { return Ok(()) };
         let begun = Instant::now();
         loop {
-            let report = self.0.postgres(&Ask::Report).await.map_err(internal)?;
+            let report = self.0.postgres(&Ask::Report).await.map_err(|error| internal(&error))?;
             let have: Vec<Id> = rule
                 .cohort_members
                 .iter()
                 .filter(|id| {
                     **id == self.0.settings.id
-                        || report.followers.iter().any(|follower| {
-                            follower.flushed >= lsn && follower.name == identity::cluster_name(id)
-                        })
+                        || report
+                            .followers
+                            .iter()
+                            .any(|follower| follower.flushed >= lsn && follower.name == identity::cluster_name(id))
                 })
                 .cloned()
                 .collect();
@@ -106,16 +104,16 @@ impl MultipoolerConsensus for Consensus {
             return Err(Status::failed_precondition("recruitment refused on command"));
         }
         let _held = self.0.action_lock.lock().await;
-        let report = self.0.postgres(&Ask::Report).await.map_err(internal)?;
+        let report = self.0.postgres(&Ask::Report).await.map_err(|error| internal(&error))?;
         let promise = consider(&self.0.with(|state| state.promise.clone()), &asked, now_ms())
             .map_err(Status::failed_precondition)?;
-        self.0.promise(promise).map_err(internal)?;
+        self.0.promise(promise).map_err(|error| internal(&error))?;
         // From here on nothing that the old leader writes may count.
         if report.in_recovery {
-            self.0.postgres(&Ask::Unfollow).await.map_err(internal)?;
+            self.0.postgres(&Ask::Unfollow).await.map_err(|error| internal(&error))?;
         } else {
             self.0.with(|state| state.divergent = true);
-            self.0.postgres(&Ask::Demote { rule: None }).await.map_err(internal)?;
+            self.0.postgres(&Ask::Demote { rule: None }).await.map_err(|error| internal(&error))?;
             self.0.record.change(|state| state.primary_by = None);
         }
         Ok(Response::new(data::RecruitResponse { consensus_status: Some(self.0.consensus_status()) }))
@@ -123,8 +121,7 @@ impl MultipoolerConsensus for Consensus {
 
     async fn promote(&self, request: Request<data::PromoteRequest>) -> Result<Response<data::PromoteResponse>, Status> {
         self.0.ready()?;
-        let proposal =
-            request.into_inner().proposal.ok_or_else(|| Status::invalid_argument("proposal is required"))?;
+        let proposal = request.into_inner().proposal.ok_or_else(|| Status::invalid_argument("proposal is required"))?;
         let leader = proposal
             .proposal_leader
             .as_ref()
@@ -145,11 +142,14 @@ impl MultipoolerConsensus for Consensus {
         if !self.0.data.exists() {
             return Err(Status::failed_precondition("cannot promote: no data directory"));
         }
-        let before = self.0.postgres(&Ask::Report).await.map_err(internal)?;
-        let report =
-            self.0.postgres(&Ask::Promote { rule: wire::encode_rule(&rule) }).await.map_err(internal)?;
+        let before = self.0.postgres(&Ask::Report).await.map_err(|error| internal(&error))?;
+        let report = self
+            .0
+            .postgres(&Ask::Promote { rule: wire::encode_rule(&rule) })
+            .await
+            .map_err(|error| internal(&error))?;
         if let Err(error) = self.durable(&rule, report.lsn).await {
-            self.0.postgres(&Ask::Demote { rule: Some(before.rule) }).await.map_err(internal)?;
+            self.0.postgres(&Ask::Demote { rule: Some(before.rule) }).await.map_err(|error| internal(&error))?;
             return Err(error);
         }
         self.0.with(|state| state.resigned_term = 0);
@@ -183,16 +183,18 @@ impl MultipoolerConsensus for Consensus {
         let term = rule.rule_number.map_or(0, |number| number.coordinator_term);
         let promised = self.0.with(|state| state.promise.term);
         if term < promised {
-            return Err(Status::failed_precondition(format!("rule of term {term} is below the promised term {promised}")));
+            return Err(Status::failed_precondition(format!(
+                "rule of term {term} is below the promised term {promised}"
+            )));
         }
         let _held = self.0.action_lock.lock().await;
-        let report = self.0.postgres(&Ask::Report).await.map_err(internal)?;
+        let report = self.0.postgres(&Ask::Report).await.map_err(|error| internal(&error))?;
         if !report.in_recovery {
             let own = self.0.rule().and_then(|rule| rule.rule_number).map_or(0, |number| number.coordinator_term);
             if own >= term {
                 return Err(Status::failed_precondition("this pooler leads by a rule that is not older"));
             }
-            self.0.postgres(&Ask::Demote { rule: None }).await.map_err(internal)?;
+            self.0.postgres(&Ask::Demote { rule: None }).await.map_err(|error| internal(&error))?;
             self.0.record.change(|state| state.primary_by = None);
         }
         let port = u16::try_from(primary.postgres_port)
@@ -201,7 +203,7 @@ impl MultipoolerConsensus for Consensus {
             .ok_or_else(|| Status::invalid_argument("leader postgres port is required"))?;
         if !self.0.faults.has(Fault::StopReplication) {
             let name = identity::cluster_name(&self.0.settings.id);
-            self.0.postgres(&Ask::Follow { host: primary.host, port, name }).await.map_err(internal)?;
+            self.0.postgres(&Ask::Follow { host: primary.host, port, name }).await.map_err(|error| internal(&error))?;
         }
         Ok(Response::new(data::SetPrimaryResponse { consensus_status: Some(self.0.consensus_status()) }))
     }
@@ -223,7 +225,8 @@ impl MultipoolerConsensus for Consensus {
         let mut rule = old.clone();
         match request.operation() {
             RuleOperation::CohortAdd => {
-                rule.cohort_members.extend(request.standby_ids.into_iter().filter(|id| !old.cohort_members.contains(id)));
+                rule.cohort_members
+                    .extend(request.standby_ids.into_iter().filter(|id| !old.cohort_members.contains(id)));
             }
             RuleOperation::CohortRemove => rule.cohort_members.retain(|id| !request.standby_ids.contains(id)),
             RuleOperation::Advance => {}
@@ -234,10 +237,16 @@ impl MultipoolerConsensus for Consensus {
         rule.rule_number = Some(next);
         rule.coordinator_id = request.coordinator_id;
         rule.creation_time = Some(SystemTime::now().into());
-        let report =
-            self.0.postgres(&Ask::WriteRule { rule: wire::encode_rule(&rule) }).await.map_err(internal)?;
+        let report = self
+            .0
+            .postgres(&Ask::WriteRule { rule: wire::encode_rule(&rule) })
+            .await
+            .map_err(|error| internal(&error))?;
         if let Err(error) = self.durable(&rule, report.lsn).await {
-            self.0.postgres(&Ask::WriteRule { rule: wire::encode_rule(&old) }).await.map_err(internal)?;
+            self.0
+                .postgres(&Ask::WriteRule { rule: wire::encode_rule(&old) })
+                .await
+                .map_err(|error| internal(&error))?;
             return Err(error);
         }
         self.0.become_primary(next);

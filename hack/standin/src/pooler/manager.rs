@@ -20,7 +20,7 @@ use crate::topology::key;
 pub struct Manager(pub Arc<Agent>);
 
 /// An error of the agent as the caller sees it.
-pub fn internal(error: anyhow::Error) -> Status {
+pub fn internal(error: &anyhow::Error) -> Status {
     Status::internal(format!("{error:#}"))
 }
 
@@ -38,8 +38,8 @@ impl Agent {
         let rule = self.rule();
         let (report, promise) = self.with(|state| (state.report.clone(), state.promise.clone()));
         let position = RulePosition { decision: rule.clone(), proposal: None };
-        let replication_primary = report.as_ref().and_then(|report| report.receiver.as_ref()).map(|receiver| {
-            ReplicationPrimary {
+        let replication_primary =
+            report.as_ref().and_then(|report| report.receiver.as_ref()).map(|receiver| ReplicationPrimary {
                 position: Some(position.clone()),
                 primary: Some(PoolerAddress {
                     id: rule.and_then(|rule| rule.leader_id),
@@ -47,14 +47,12 @@ impl Agent {
                     postgres_port: receiver.port.into(),
                 }),
                 rewind_ready: true,
-            }
-        });
+            });
         ConsensusStatus {
             term_revocation: promise.revocation(),
-            current_position: report.as_ref().map(|report| PoolerPosition {
-                position: Some(position),
-                lsn: wire::show_lsn(report.lsn),
-            }),
+            current_position: report
+                .as_ref()
+                .map(|report| PoolerPosition { position: Some(position), lsn: wire::show_lsn(report.lsn) }),
             replication_primary,
             id: Some(self.settings.id.clone()),
             recruit_blocked_until: None,
@@ -208,7 +206,7 @@ impl Manager {
             .store
             .pooler(&leader)
             .await
-            .map_err(internal)?
+            .map_err(|error| internal(&error))?
             .ok_or_else(|| Status::failed_precondition("failed to get primary pooler info from topology"))?;
         let Some(port) = primary.port_map.get("pgbackrest").and_then(|port| u16::try_from(*port).ok()) else {
             return Err(Status::failed_precondition("primary pooler does not have pgbackrest port configured"));
@@ -243,7 +241,7 @@ impl MultipoolerManager for Manager {
         let limit = request.timeout.and_then(|limit| Duration::try_from(limit).ok()).unwrap_or(Duration::from_secs(30));
         let begun = Instant::now();
         while begun.elapsed() < limit {
-            if self.0.postgres(&Ask::Report).await.map_err(internal)?.lsn >= target {
+            if self.0.postgres(&Ask::Report).await.map_err(|error| internal(&error))?.lsn >= target {
                 return Ok(Response::new(data::WaitForLsnResponse {}));
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -266,7 +264,7 @@ impl MultipoolerManager for Manager {
             state.resigned_term = number.coordinator_term;
             state.divergent = true;
         });
-        let report = self.0.postgres(&Ask::Demote { rule: None }).await.map_err(internal)?;
+        let report = self.0.postgres(&Ask::Demote { rule: None }).await.map_err(|error| internal(&error))?;
         self.0.record.change(|state| state.primary_by = None);
         Ok(Response::new(data::ResignLeadershipResponse { flush_lsn: wire::show_lsn(report.lsn) }))
     }
@@ -280,13 +278,14 @@ impl MultipoolerManager for Manager {
         let global = &self.0.store.global;
         let lock = key::backup_lock(&self.0.settings.shard);
         let holder = serde_json::json!({"Action": "backup", "HostName": self.0.record.base().hostname});
-        let mut lease = global.lock(&lock, holder.to_string().into_bytes(), 30).await.map_err(internal)?;
+        let mut lease =
+            global.lock(&lock, holder.to_string().into_bytes(), 30).await.map_err(|error| internal(&error))?;
         if lease.is_none() {
             // A backup takes the lock away from a running one, which thereby fails.
-            if let Some(other) = global.lease_of(&lock).await.map_err(internal)? {
-                global.revoke(other).await.map_err(internal)?;
+            if let Some(other) = global.lease_of(&lock).await.map_err(|error| internal(&error))? {
+                global.revoke(other).await.map_err(|error| internal(&error))?;
             }
-            lease = global.lock(&lock, holder.to_string().into_bytes(), 30).await.map_err(internal)?;
+            lease = global.lock(&lock, holder.to_string().into_bytes(), 30).await.map_err(|error| internal(&error))?;
         }
         let lease = lease.ok_or_else(|| Status::aborted("backup lease was taken by somebody else"))?;
         let kind = match request.r#type.as_str() {
@@ -300,7 +299,7 @@ impl MultipoolerManager for Manager {
         }
         .await;
         let _ = global.revoke(lease).await;
-        Ok(Response::new(data::BackupResponse { backup_id: outcome.map_err(internal)? }))
+        Ok(Response::new(data::BackupResponse { backup_id: outcome.map_err(|error| internal(&error))? }))
     }
 
     async fn get_backups(
@@ -309,8 +308,8 @@ impl MultipoolerManager for Manager {
     ) -> Result<Response<data::GetBackupsResponse>, Status> {
         self.0.ready()?;
         let limit = request.into_inner().limit;
-        let repository = self.0.repository().map_err(internal)?;
-        let manifest = repository.load(&self.0.store).await.map_err(internal)?.unwrap_or_default();
+        let repository = self.0.repository().map_err(|error| internal(&error))?;
+        let manifest = repository.load(&self.0.store).await.map_err(|error| internal(&error))?.unwrap_or_default();
         let mut backups: Vec<_> = manifest.backups.iter().rev().map(repository::metadata).collect();
         if limit > 0 {
             backups.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
@@ -327,8 +326,8 @@ impl MultipoolerManager for Manager {
         if job_id.is_empty() {
             return Err(Status::invalid_argument("job_id is required"));
         }
-        let repository = self.0.repository().map_err(internal)?;
-        let manifest = repository.load(&self.0.store).await.map_err(internal)?.unwrap_or_default();
+        let repository = self.0.repository().map_err(|error| internal(&error))?;
+        let manifest = repository.load(&self.0.store).await.map_err(|error| internal(&error))?.unwrap_or_default();
         let backup = manifest.backups.iter().find(|backup| backup.job_id == job_id).map(repository::metadata);
         Ok(Response::new(data::GetBackupByJobIdResponse { backup }))
     }
@@ -339,11 +338,11 @@ impl MultipoolerManager for Manager {
     ) -> Result<Response<data::ExpireBackupsResponse>, Status> {
         self.0.ready()?;
         let _held = self.0.action_lock.lock().await;
-        let repository = self.0.repository().map_err(internal)?;
-        let mut manifest = repository.load(&self.0.store).await.map_err(internal)?.unwrap_or_default();
+        let repository = self.0.repository().map_err(|error| internal(&error))?;
+        let mut manifest = repository.load(&self.0.store).await.map_err(|error| internal(&error))?.unwrap_or_default();
         let expired_backup_ids = manifest.expire();
         if !expired_backup_ids.is_empty() {
-            repository.save(&self.0.store, &manifest).await.map_err(internal)?;
+            repository.save(&self.0.store, &manifest).await.map_err(|error| internal(&error))?;
         }
         Ok(Response::new(data::ExpireBackupsResponse { expired_backup_ids }))
     }
@@ -354,11 +353,11 @@ impl MultipoolerManager for Manager {
     ) -> Result<Response<data::VerifyBackupsResponse>, Status> {
         self.0.ready()?;
         let begun = Instant::now();
-        let repository = self.0.repository().map_err(internal)?;
+        let repository = self.0.repository().map_err(|error| internal(&error))?;
         let manifest = repository
             .load(&self.0.store)
             .await
-            .map_err(internal)?
+            .map_err(|error| internal(&error))?
             .ok_or_else(|| Status::failed_precondition("no backups to verify"))?;
         Ok(Response::new(data::VerifyBackupsResponse {
             duration: begun.elapsed().try_into().ok(),
@@ -380,16 +379,27 @@ impl MultipoolerManager for Manager {
         &self,
         request: Request<data::ReloadConfigRequest>,
     ) -> Result<Response<data::ReloadConfigResponse>, Status> {
-        const NEEDS_RESTART: &[&str] =
-            &["max_connections", "shared_buffers", "wal_level", "max_wal_senders", "max_replication_slots", "huge_pages",
-              "shared_preload_libraries", "max_worker_processes", "max_prepared_transactions", "wal_buffers"];
+        const NEEDS_RESTART: &[&str] = &[
+            "max_connections",
+            "shared_buffers",
+            "wal_level",
+            "max_wal_senders",
+            "max_replication_slots",
+            "huge_pages",
+            "shared_preload_libraries",
+            "max_worker_processes",
+            "max_prepared_transactions",
+            "wal_buffers",
+        ];
         self.0.ready()?;
         let _held = self.0.action_lock.lock().await;
         if self.0.with(|state| state.report.is_none()) {
             return Ok(Response::new(data::ReloadConfigResponse::default()));
         }
         let expected = request.into_inner().expected_settings;
-        let Answer::Settings(found) = wire::ask(&self.0.settings.socket, &Ask::Settings).await.map_err(internal)? else {
+        let Answer::Settings(found) =
+            wire::ask(&self.0.settings.socket, &Ask::Settings).await.map_err(|error| internal(&error))?
+        else {
             return Err(Status::internal("no settings"));
         };
         let found: std::collections::BTreeMap<String, String> = found.into_iter().collect();
@@ -408,9 +418,14 @@ impl MultipoolerManager for Manager {
         if !mismatches.is_empty() {
             return Ok(Response::new(data::ReloadConfigResponse { mismatches, ..Default::default() }));
         }
-        let report = self.0.postgres(&Ask::Reload).await.map_err(internal)?;
+        let report = self.0.postgres(&Ask::Reload).await.map_err(|error| internal(&error))?;
         Ok(Response::new(data::ReloadConfigResponse {
-            config_load_time: Some(SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(report.load_time)).unwrap_or(SystemTime::now()).into()),
+            config_load_time: Some(
+                SystemTime::UNIX_EPOCH
+                    .checked_add(Duration::from_millis(report.load_time))
+                    .unwrap_or(SystemTime::now())
+                    .into(),
+            ),
             mismatches,
             needs_restart: expected.keys().any(|name| NEEDS_RESTART.contains(&name.as_str())),
         }))

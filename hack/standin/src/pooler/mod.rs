@@ -1,6 +1,7 @@
 //! multipooler.
 
 pub mod agent;
+mod bootstrap;
 pub mod consensus;
 pub mod manager;
 pub mod record;
@@ -116,10 +117,11 @@ fn prepare(values: &Values) -> Result<(Settings, Multipooler)> {
         ["CONNPOOL_ADMIN_PASSWORD_FILE", "POSTGRES_PASSWORD_FILE"].iter().find_map(|name| std::env::var(name).ok())
     };
     if file.is_some() || !values.is_given("connpool-admin-password") {
-        launch::password(file, &["CONNPOOL_ADMIN_PASSWORD", "POSTGRES_PASSWORD"])
-            .context("resolve admin password")?;
+        launch::password(file, &["CONNPOOL_ADMIN_PASSWORD", "POSTGRES_PASSWORD"]).context("resolve admin password")?;
     } else if values.text("connpool-admin-password").is_empty() {
-        bail!("resolve admin password: --connpool-admin-password is set to the empty string; unset it or provide a non-empty password");
+        bail!(
+            "resolve admin password: --connpool-admin-password is set to the empty string; unset it or provide a non-empty password"
+        );
     }
     let cipher = check_cipher(values).context("resolve backup cipher keys")?;
     if values.text("table-group").is_empty() {
@@ -172,10 +174,7 @@ fn prepare(values: &Values) -> Result<(Settings, Multipooler)> {
         socket,
         archive_files: ["cert", "key", "ca"].map(|part| text(&format!("pgbackrest-{part}-file"))),
         cipher,
-        unrecoverable: (
-            values.duration("postgres-unrecoverable-timeout"),
-            u32::try_from(attempts).unwrap_or_default(),
-        ),
+        unrecoverable: (values.duration("postgres-unrecoverable-timeout"), u32::try_from(attempts).unwrap_or_default()),
         drain: values.duration("connpool-drain-grace-period"),
         database_timeout: std::env::var("STANDIN_DATABASE_TIMEOUT")
             .ok()

@@ -37,13 +37,10 @@ pub fn projected(base: &Multipooler, state: &Mutable) -> Multipooler {
     let shut_down = state.lifecycle.status() == PoolerLifecycleStatus::LifecycleShutdown;
     let (kind, routing_state) = match (shut_down, state.primary_by) {
         (true, _) => (PoolerType::Unknown, None),
-        (false, Some(rule)) => (
-            PoolerType::Primary,
-            Some(RoutingState { role: RoutingRole::Primary.into(), rule: Some(rule) }),
-        ),
-        (false, None) => {
-            (PoolerType::Replica, Some(RoutingState { role: RoutingRole::Replica.into(), rule: None }))
+        (false, Some(rule)) => {
+            (PoolerType::Primary, Some(RoutingState { role: RoutingRole::Primary.into(), rule: Some(rule) }))
         }
+        (false, None) => (PoolerType::Replica, Some(RoutingState { role: RoutingRole::Replica.into(), rule: None })),
     };
     Multipooler {
         r#type: kind.into(),

@@ -68,9 +68,7 @@ impl Manifest {
         let full: Vec<usize> =
             self.backups.iter().enumerate().filter(|(_, backup)| backup.kind == "full").map(|(at, _)| at).collect();
         match full.len().checked_sub(KEPT_FULL) {
-            Some(excess) if excess > 0 => {
-                self.backups.drain(..full[excess]).map(|backup| backup.id).collect()
-            }
+            Some(excess) if excess > 0 => self.backups.drain(..full[excess]).map(|backup| backup.id).collect(),
             _ => Vec::new(),
         }
     }
@@ -152,13 +150,12 @@ impl Repository {
                 std::fs::create_dir_all(parent)
                     .with_context(|| format!("unable to create path '{}'", parent.display()))?;
                 let draft = target.with_extension("new");
-                std::fs::write(&draft, bytes).with_context(|| format!("unable to open '{}' for write", draft.display()))?;
+                std::fs::write(&draft, bytes)
+                    .with_context(|| format!("unable to open '{}' for write", draft.display()))?;
                 std::fs::rename(draft, target)?;
                 Ok(())
             }
-            Place::ObjectStore { bucket, prefix } => {
-                store.global.put(&key::object_store(bucket, prefix), bytes).await
-            }
+            Place::ObjectStore { bucket, prefix } => store.global.put(&key::object_store(bucket, prefix), bytes).await,
         }
     }
 
@@ -200,9 +197,8 @@ fn stamp(seconds: u64) -> String {
 
 /// The wire form of a backup.
 pub fn metadata(backup: &Backup) -> BackupMetadata {
-    let time = |ms: u64| {
-        Some(prost_types::Timestamp { seconds: i64::try_from(ms / 1000).unwrap_or_default(), nanos: 0 })
-    };
+    let time =
+        |ms: u64| Some(prost_types::Timestamp { seconds: i64::try_from(ms / 1000).unwrap_or_default(), nanos: 0 });
     let lsn = crate::postgres::wire::show_lsn(backup.content.lsn);
     BackupMetadata {
         table_group: backup.table_group.clone(),

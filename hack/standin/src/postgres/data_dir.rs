@@ -1,6 +1,7 @@
 //! The data directory: what initdb and a restore leave behind, and the settings in its files.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -56,7 +57,7 @@ impl DataDir {
              max_replication_slots = 25\n",
         );
         for file in include {
-            configuration.push_str(&format!("include_if_exists = '{file}'\n"));
+            let _ = writeln!(configuration, "include_if_exists = '{file}'");
         }
         fs::write(self.0.join("postgresql.conf"), configuration)?;
         self.save(content)?;
@@ -192,10 +193,31 @@ fn setting(line: &str) -> Option<(String, String)> {
 /// Refuses arguments that initdb does not know.
 pub fn check_initdb_args(text: &str) -> Result<()> {
     const KNOWN: &[&str] = &[
-        "--allow-group-access", "--auth", "--auth-host", "--auth-local", "--builtin-locale", "--data-checksums",
-        "--encoding", "--icu-locale", "--icu-rules", "--lc-collate", "--lc-ctype", "--lc-messages", "--lc-monetary",
-        "--lc-numeric", "--lc-time", "--locale", "--locale-provider", "--no-locale", "--no-sync",
-        "--no-instructions", "--set", "--sync-method", "--text-search-config", "--wal-segsize", "--waldir",
+        "--allow-group-access",
+        "--auth",
+        "--auth-host",
+        "--auth-local",
+        "--builtin-locale",
+        "--data-checksums",
+        "--encoding",
+        "--icu-locale",
+        "--icu-rules",
+        "--lc-collate",
+        "--lc-ctype",
+        "--lc-messages",
+        "--lc-monetary",
+        "--lc-numeric",
+        "--lc-time",
+        "--locale",
+        "--locale-provider",
+        "--no-locale",
+        "--no-sync",
+        "--no-instructions",
+        "--set",
+        "--sync-method",
+        "--text-search-config",
+        "--wal-segsize",
+        "--waldir",
     ];
     for word in text.split_whitespace().filter(|word| word.starts_with("--")) {
         let name = word.split('=').next().unwrap_or_default();
@@ -214,10 +236,14 @@ mod tests {
     fn settings_follow_includes_and_the_last_one_wins() {
         let directory = tempfile::tempdir().unwrap();
         let extra = directory.path().join("extra.conf");
-        fs::write(&extra, "# comment\nwork_mem = '8MB' # why\nlog_line_prefix = 'it''s '\nmax_connections 200\n").unwrap();
+        fs::write(&extra, "# comment\nwork_mem = '8MB' # why\nlog_line_prefix = 'it''s '\nmax_connections 200\n")
+            .unwrap();
         fs::write(
             directory.path().join("postgresql.conf"),
-            format!("max_connections = 110\ninclude_if_exists = '{}'\ninclude_if_exists = 'missing.conf'\n", extra.display()),
+            format!(
+                "max_connections = 110\ninclude_if_exists = '{}'\ninclude_if_exists = 'missing.conf'\n",
+                extra.display()
+            ),
         )
         .unwrap();
         let settings = DataDir(directory.path().to_owned()).settings();

@@ -99,7 +99,9 @@ impl Keeper {
             std::env::var("POSTGRES_PASSWORD_FILE").ok()
         };
         launch::password(file, &["POSTGRES_PASSWORD"])?;
-        for (flag, shown) in [("pg-user", "pg-user"), ("pg-database", "pg-database"), ("pg-listen-addresses", "listen-addresses")] {
+        for (flag, shown) in
+            [("pg-user", "pg-user"), ("pg-database", "pg-database"), ("pg-listen-addresses", "listen-addresses")]
+        {
             if values.text(flag).is_empty() {
                 bail!("{shown} needs to be set");
             }
@@ -164,7 +166,7 @@ async fn accept_for_ever(listener: &TcpListener) -> Result<()> {
     }
 }
 
-fn internal(error: anyhow::Error) -> Status {
+fn internal(error: &anyhow::Error) -> Status {
     Status::internal(format!("{error:#}"))
 }
 
@@ -185,10 +187,10 @@ impl PgCtld for Keeper {
                 ..StartResponse::default()
             }));
         }
-        self.data.set_standby(!request.as_primary).map_err(internal)?;
+        self.data.set_standby(!request.as_primary).map_err(|error| internal(&error))?;
         let started = Server::start(self.data.clone(), &self.address, self.port, &self.pooler_dir.join("pg_sockets"))
             .await
-            .map_err(internal)?;
+            .map_err(|error| internal(&error))?;
         *server = Some((started, Instant::now()));
         Ok(Response::new(StartResponse {
             pid: i32::try_from(std::process::id()).unwrap_or_default(),
@@ -214,16 +216,15 @@ impl PgCtld for Keeper {
         Ok(Response::new(StopResponse { message: message.into() }))
     }
 
-    async fn reload_config(
-        &self,
-        _: Request<ReloadConfigRequest>,
-    ) -> Result<Response<ReloadConfigResponse>, Status> {
+    async fn reload_config(&self, _: Request<ReloadConfigRequest>) -> Result<Response<ReloadConfigResponse>, Status> {
         if self.server.lock().await.is_none() {
             return Err(Status::failed_precondition("PostgreSQL is not running"));
         }
         let socket = self.pooler_dir.join(format!("pg_sockets/.s.PGSQL.{}", self.port));
-        wire::report(&socket, &wire::Ask::Reload).await.map_err(internal)?;
-        Ok(Response::new(ReloadConfigResponse { message: "PostgreSQL server configuration reloaded successfully".into() }))
+        wire::report(&socket, &wire::Ask::Reload).await.map_err(|error| internal(&error))?;
+        Ok(Response::new(ReloadConfigResponse {
+            message: "PostgreSQL server configuration reloaded successfully".into(),
+        }))
     }
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
@@ -249,15 +250,12 @@ impl PgCtld for Keeper {
         }))
     }
 
-    async fn init_data_dir(
-        &self,
-        _: Request<InitDataDirRequest>,
-    ) -> Result<Response<InitDataDirResponse>, Status> {
+    async fn init_data_dir(&self, _: Request<InitDataDirRequest>) -> Result<Response<InitDataDirResponse>, Status> {
         if self.data.exists() {
             return Ok(Response::new(InitDataDirResponse { message: "Data directory is already initialized".into() }));
         }
         let content = Content { system_id: rand::random::<u64>() >> 1, lsn: 0x0100_0028, rule: String::new() };
-        self.data.create(&content, &self.include).map_err(internal)?;
+        self.data.create(&content, &self.include).map_err(|error| internal(&error))?;
         Ok(Response::new(InitDataDirResponse { message: "Data directory initialized successfully".into() }))
     }
 }

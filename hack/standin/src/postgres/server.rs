@@ -198,8 +198,7 @@ impl Shared {
             return Ok(());
         }
         self.stop_following();
-        let receiver =
-            Receiver { host: host.clone(), port, streaming: false, last_message: 0, error: String::new() };
+        let receiver = Receiver { host: host.clone(), port, streaming: false, last_message: 0, error: String::new() };
         let shared = Arc::clone(self);
         self.with(|inner| inner.receiver = Some(receiver));
         let task = tokio::spawn(async move {
@@ -264,11 +263,8 @@ async fn accept_network(shared: Arc<Shared>, listener: TcpListener) {
                 Ok(Ok(1)) if first == *b"{"
             );
             let mut stream = stream;
-            let outcome = if is_ours {
-                send(&shared, stream).await
-            } else {
-                wire::refuse_client(&mut stream, NO_DATABASE).await
-            };
+            let outcome =
+                if is_ours { send(&shared, stream).await } else { wire::refuse_client(&mut stream, NO_DATABASE).await };
             if let Err(error) = outcome {
                 tracing::debug!(%error, "connection ended");
             }

@@ -97,7 +97,7 @@ async fn simulate(options: Options) -> Result<()> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tracing::info!(port = options.port, "simulation started");
     tokio::select! {
-        served = server => served.context("answer calls"),
+        ended = server => ended.context("answer calls"),
         watched = watch_pods(client, world, options.port) => watched,
         () = publisher.run() => Ok(()),
         _ = terminate.recv() => Ok(()),
@@ -126,8 +126,7 @@ async fn watch_pods(client: Client, world: Arc<Mutex<World>>, port: u16) -> Resu
                 note(&mut world, &pod, port);
             }
             watcher::Event::InitDone => {
-                let gone: Vec<String> =
-                    world.processes.keys().filter(|pod| !seen.contains(pod)).cloned().collect();
+                let gone: Vec<String> = world.processes.keys().filter(|pod| !seen.contains(pod)).cloned().collect();
                 for pod in gone {
                     world.vanished(&pod);
                 }
@@ -352,9 +351,7 @@ impl Publisher {
 
     async fn other(&self, process: &Process, name: &str, running: bool) -> Result<()> {
         let values = &process.values;
-        let store = self
-            .store(values.text("topo-global-root"), &values.list("topo-global-server-addresses"))
-            .await?;
+        let store = self.store(values.text("topo-global-root"), &values.list("topo-global-server-addresses")).await?;
         let cell = store.cell(values.text("cell")).await?;
         let address = self.world(|world| world.address(&process.uid)).to_string();
         let port = i32::from(self.options.port);
@@ -366,7 +363,8 @@ impl Publisher {
         } else {
             let id = identity::id(ComponentType::Multigateway, values.text("cell"), name);
             let prefix = u32::try_from(self.others.lock().map_or(0, |others| others.len())).unwrap_or_default();
-            let record = Multigateway { id: Some(id.clone()), hostname: address, port_map, pid_prefix: prefix % 4095 + 1 };
+            let record =
+                Multigateway { id: Some(id.clone()), hostname: address, port_map, pid_prefix: prefix % 4095 + 1 };
             (key::gateway(&id), record.encode_to_vec())
         };
         if running { cell.put(&path, record).await } else { cell.delete(&path).await }

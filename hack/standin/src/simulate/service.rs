@@ -213,11 +213,17 @@ impl MultipoolerManager for Everybody {
         })
     }
 
-    async fn expire_backups(&self, request: Request<data::ExpireBackupsRequest>) -> Answer<data::ExpireBackupsResponse> {
+    async fn expire_backups(
+        &self,
+        request: Request<data::ExpireBackupsRequest>,
+    ) -> Answer<data::ExpireBackupsResponse> {
         self.on(&request, |_, _, _| Ok(Response::new(data::ExpireBackupsResponse::default())))
     }
 
-    async fn verify_backups(&self, request: Request<data::VerifyBackupsRequest>) -> Answer<data::VerifyBackupsResponse> {
+    async fn verify_backups(
+        &self,
+        request: Request<data::VerifyBackupsRequest>,
+    ) -> Answer<data::VerifyBackupsResponse> {
         self.on(&request, |_, _, _| Ok(Response::new(data::VerifyBackupsResponse::default())))
     }
 
@@ -244,7 +250,10 @@ impl MultiorchService for Everybody {
         Ok(Response::new(orch::ShardStatusResponse::default()))
     }
 
-    async fn disable_recovery(&self, _: Request<orch::DisableRecoveryRequest>) -> Answer<orch::DisableRecoveryResponse> {
+    async fn disable_recovery(
+        &self,
+        _: Request<orch::DisableRecoveryRequest>,
+    ) -> Answer<orch::DisableRecoveryResponse> {
         Err(Status::unimplemented("the simulation always recovers"))
     }
 

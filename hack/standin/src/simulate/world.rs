@@ -120,8 +120,7 @@ impl Shard {
         let (ready, wait) = match &self.rule {
             None => (quorum::satisfied(policy, &alive), Duration::ZERO),
             Some(rule) => {
-                let members: Vec<Id> =
-                    alive.iter().filter(|id| rule.cohort_members.contains(id)).cloned().collect();
+                let members: Vec<Id> = alive.iter().filter(|id| rule.cohort_members.contains(id)).cloned().collect();
                 (quorum::can_appoint(policy, &rule.cohort_members, &members), delay)
             }
         };
@@ -250,10 +249,8 @@ impl World {
     fn pooler(&mut self, process: &Process, port: u16) -> (Place, String, Pooler) {
         let values = &process.values;
         let text = |name: &str| values.text(name).to_owned();
-        let place = Place {
-            root: text("topo-global-root"),
-            shard: (text("database"), text("table-group"), text("shard")),
-        };
+        let place =
+            Place { root: text("topo-global-root"), shard: (text("database"), text("table-group"), text("shard")) };
         let service_id = match values.text("service-id") {
             "" => process.pod.clone(),
             given => given.to_owned(),

@@ -48,10 +48,8 @@ pub fn lacks_postgres() -> bool {
     if !is_real() {
         return false;
     }
-    let missing: Vec<&str> = ["initdb", "postgres", "pg_ctl", "pgbackrest"]
-        .into_iter()
-        .filter(|name| on_path(name).is_none())
-        .collect();
+    let missing: Vec<&str> =
+        ["initdb", "postgres", "pg_ctl", "pgbackrest"].into_iter().filter(|name| on_path(name).is_none()).collect();
     if missing.is_empty() {
         return false;
     }
@@ -99,7 +97,8 @@ pub fn http_call(port: u16, verb: &str, path: &str, body: &str) -> Option<(u16, 
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
     let length = body.len();
-    write!(stream, "{verb} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}").ok()?;
+    write!(stream, "{verb} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}")
+        .ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     let code = answer.split_whitespace().nth(1)?.parse().ok()?;
@@ -164,19 +163,18 @@ impl Ground {
     pub fn new() -> Self {
         let directory = tempfile::Builder::new().prefix("sb").tempdir_in("/tmp").unwrap();
         std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o777)).unwrap();
-        let binaries = match std::env::var_os("MULTIGRES_BIN_DIR") {
-            Some(path) => path.into(),
-            None => {
-                let binaries = directory.path().join("bin");
-                std::fs::create_dir(&binaries).unwrap();
-                // A copy: the build's folder may be closed to the user that the processes run as.
-                let standin = directory.path().join("standin");
-                std::fs::copy(env!("CARGO_BIN_EXE_standin"), &standin).unwrap();
-                for role in standin::launch::Role::ALL {
-                    std::os::unix::fs::symlink(&standin, binaries.join(role.program())).unwrap();
-                }
-                binaries
+        let binaries = if let Some(path) = std::env::var_os("MULTIGRES_BIN_DIR") {
+            path.into()
+        } else {
+            let binaries = directory.path().join("bin");
+            std::fs::create_dir(&binaries).unwrap();
+            // A copy: the build's folder may be closed to the user that the processes run as.
+            let standin = directory.path().join("standin");
+            std::fs::copy(env!("CARGO_BIN_EXE_standin"), &standin).unwrap();
+            for role in standin::launch::Role::ALL {
+                std::os::unix::fs::symlink(&standin, binaries.join(role.program())).unwrap();
             }
+            binaries
         };
         Self { directory, binaries, user: is_root().then_some(NOBODY) }
     }
@@ -216,7 +214,7 @@ impl Ground {
     }
 
     /// Runs a command that is expected to end by itself.
-    pub fn finish(&self, mut command: Command) -> Output {
+    pub fn finish(mut command: Command) -> Output {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let deadline = Instant::now() + Duration::from_secs(30);
         while child.try_wait().unwrap().is_none() {
@@ -282,37 +280,32 @@ impl Bed {
         command.args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
         command.args(["--listen-peer-urls", &format!("http://127.0.0.1:{peer}"), "--unsafe-no-fsync"]);
         let process = ground.start("etcd", command);
-        let client = Client::connect([url], None).await.unwrap();
+        let client = Box::pin(Client::connect([url], None)).await.unwrap();
         let probe = client.clone();
         eventually("etcd", || {
             let mut probe = probe.clone();
-            async move { probe.status().await.ok() }
+            async move { Box::pin(probe.status()).await.ok() }
         })
         .await;
         let bed = Self { ground, client, address: format!("127.0.0.1:{port}"), _etcd: process };
-        let cell =
-            Cell { name: CELL.into(), server_addresses: vec![bed.address.clone()], root: ROOT.into() };
+        let cell = Cell { name: CELL.into(), server_addresses: vec![bed.address.clone()], root: ROOT.into() };
         bed.put(&format!("{ROOT}/cells/{CELL}/Cell"), &cell).await;
         Some(bed)
     }
 
     pub async fn put(&self, key: &str, record: &impl Message) {
-        self.client.clone().put(key, record.encode_to_vec(), None).await.unwrap();
+        Box::pin(self.client.clone().put(key, record.encode_to_vec(), None)).await.unwrap();
     }
 
     pub async fn read<M: Message + Default>(&self, key: &str) -> Option<M> {
-        let response = self.client.clone().get(key, None).await.unwrap();
+        let response = Box::pin(self.client.clone().get(key, None)).await.unwrap();
         response.kvs().first().map(|kv| M::decode(kv.value()).unwrap())
     }
 
     pub async fn list<M: Message + Default>(&self, prefix: &str) -> Vec<(String, M)> {
         let options = GetOptions::new().with_prefix();
-        let response = self.client.clone().get(prefix, Some(options)).await.unwrap();
-        response
-            .kvs()
-            .iter()
-            .map(|kv| (kv.key_str().unwrap().to_owned(), M::decode(kv.value()).unwrap()))
-            .collect()
+        let response = Box::pin(self.client.clone().get(prefix, Some(options))).await.unwrap();
+        response.kvs().iter().map(|kv| (kv.key_str().unwrap().to_owned(), M::decode(kv.value()).unwrap())).collect()
     }
 
     pub async fn put_database(&self, repository: &Path) {

@@ -1,6 +1,6 @@
 //! Prints what a cluster is made of as a tree of owners, read from the API server.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
@@ -101,7 +101,7 @@ fn picture(nodes: &[Node]) -> String {
             text.push_str("kept when the cluster is deleted, by policy\n");
         }
         let indent = if index == 0 { "" } else { "  " };
-        text.push_str(&format!("{indent}{}\n", root.text));
+        let _infallible = writeln!(text, "{indent}{}", root.text);
         branches(&mut text, &children, &root.uid, indent);
     }
     text
@@ -111,7 +111,7 @@ fn branches(text: &mut String, children: &BTreeMap<&str, Vec<&Node>>, uid: &str,
     let Some(mine) = children.get(uid) else { return };
     for (index, child) in mine.iter().enumerate() {
         let last = index + 1 == mine.len();
-        text.push_str(&format!("{indent}{} {}\n", if last { "└──" } else { "├──" }, child.text));
+        let _infallible = writeln!(text, "{indent}{} {}", if last { "└──" } else { "├──" }, child.text);
         branches(text, children, &child.uid, &format!("{indent}{}   ", if last { " " } else { "│" }));
     }
 }
