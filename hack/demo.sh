@@ -21,11 +21,13 @@ up() {
   testbed --name "$BED" up --nodes "$NODES"
   mkdir -p "$RUN"
   if k get nodes -o jsonpath='{.items[*].metadata.annotations}' | grep -q kwok.x-k8s.io; then
+    # The pod of the chart only seems to run there.
+    install_chart "$BED"
     simulated
   else
     load_images "$BED"
+    install_chart "$BED"
   fi
-  install_chart "$BED"
   step "applying $manifest"
   k create namespace "$NAMESPACE" --dry-run=client -o yaml | k apply -f - > /dev/null
   k patch --local -f "$manifest" --type=merge -p "${SPEC_PATCH:-{\}}" -o yaml > "$RUN/manifest.yaml"
@@ -48,8 +50,6 @@ simulated() {
   background etcd "$tools/etcd" --data-dir "$RUN/etcd" --listen-client-urls "http://127.0.0.1:$port" \
     --advertise-client-urls "http://127.0.0.1:$port" --listen-peer-urls "http://127.0.0.1:$((port + 1))" \
     --initial-advertise-peer-urls "http://127.0.0.1:$((port + 1))" --initial-cluster "default=http://127.0.0.1:$((port + 1))" --log-level warn
-  # The CRDs come with the chart, and the controller wants them at its start.
-  k apply --server-side -f crds/multigres-crds.yaml > /dev/null
   background controller "$TARGET/debug/controller" --kubeconfig "$kubeconfig" --zap-log-level info \
     --health-probe-bind-address "127.0.0.1:$((port + 2))"
   background simulate "$TARGET/debug/standin" simulate --kubeconfig "$kubeconfig" --etcd "127.0.0.1:$port"

@@ -30,7 +30,7 @@ use crate::{
     runner,
     settings::Settings,
     stores::{Stores, Table},
-    upstream::{Limits, Upstream},
+    upstream::Upstream,
     watch::{self, Router},
 };
 
@@ -55,6 +55,8 @@ pub struct App {
     pub framework: FrameworkMetrics,
     /// Name of this process in events.
     pub instance: String,
+    /// The data plane.
+    pub upstream: Upstream,
 }
 
 impl App {
@@ -62,7 +64,7 @@ impl App {
     pub async fn run(self, stop: CancellationToken, ready: impl FnOnce() + Send) -> Result<()> {
         let stores = Arc::new(Stores::default());
         let metrics = Arc::new(Metrics::new(&self.metrics).context("registering metrics")?);
-        let upstream = Upstream::connect(Limits::default());
+        let upstream = self.upstream;
         let clock = Arc::new(System);
         let reporter = Reporter { controller: "multigres-operator".into(), instance: Some(self.instance) };
         let ctx = Arc::new(Ctx {
@@ -114,11 +116,39 @@ impl App {
 
         let mut controllers = JoinSet::new();
         let n = self.concurrency;
-        controllers.spawn(runner::run(clusters, queues.clusters, Arc::clone(&ctx), self.framework.clone(), n, stop.clone()));
+        controllers.spawn(runner::run(
+            clusters,
+            queues.clusters,
+            Arc::clone(&ctx),
+            self.framework.clone(),
+            n,
+            stop.clone(),
+        ));
         controllers.spawn(runner::run(cells, queues.cells, Arc::clone(&ctx), self.framework.clone(), n, stop.clone()));
-        controllers.spawn(runner::run(table_groups, queues.table_groups, Arc::clone(&ctx), self.framework.clone(), n, stop.clone()));
-        controllers.spawn(runner::run(shards, queues.shards, Arc::clone(&ctx), self.framework.clone(), n, stop.clone()));
-        controllers.spawn(runner::run(topo_servers, queues.topo_servers, Arc::clone(&ctx), self.framework.clone(), n, stop.clone()));
+        controllers.spawn(runner::run(
+            table_groups,
+            queues.table_groups,
+            Arc::clone(&ctx),
+            self.framework.clone(),
+            n,
+            stop.clone(),
+        ));
+        controllers.spawn(runner::run(
+            shards,
+            queues.shards,
+            Arc::clone(&ctx),
+            self.framework.clone(),
+            n,
+            stop.clone(),
+        ));
+        controllers.spawn(runner::run(
+            topo_servers,
+            queues.topo_servers,
+            Arc::clone(&ctx),
+            self.framework.clone(),
+            n,
+            stop.clone(),
+        ));
 
         let mut forget = tokio::time::interval(FORGET_EVERY);
         loop {
@@ -226,7 +256,8 @@ pub async fn native_sidecars(client: &Client, wish: Sidecars) -> Result<bool> {
     let nodes: Api<Node> = Api::all(client.clone());
     let nodes = nodes.list(&ListParams::default()).await.context("listing nodes to see their kubelets' versions")?;
     Ok(nodes.items.iter().all(|node| {
-        let version = node.status.as_ref().and_then(|status| status.node_info.as_ref()).map(|info| &info.kubelet_version);
+        let version =
+            node.status.as_ref().and_then(|status| status.node_info.as_ref()).map(|info| &info.kubelet_version);
         // A node that has not reported yet is as new as the server.
         version.is_none_or(|version| version.split('.').nth(1).is_none_or(minor_is_enough))
     }))

@@ -14,7 +14,14 @@ use shared::{
 };
 
 use crate::{
-    error::{Error, is_leaving}, execute::Executor, metrics::Metrics, plan::Note, requeue::Backoff, settings::Settings, stores::Stores, upstream::Upstream,
+    error::{Error, is_leaving},
+    execute::Executor,
+    metrics::Metrics,
+    plan::Note,
+    requeue::Backoff,
+    settings::Settings,
+    stores::Stores,
+    upstream::Upstream,
 };
 
 /// Handles shared by all passes. Tests build it with a fake client.

@@ -70,7 +70,9 @@ pub enum Error {
         source: shared::pki::Error,
     },
     /// An object under a name that we need belongs to somebody else.
-    #[error("{object} exists and is not managed by this operator: rename or remove it, or choose another name for the cluster")]
+    #[error(
+        "{object} exists and is not managed by this operator: rename or remove it, or choose another name for the cluster"
+    )]
     Foreign {
         /// Kind and name.
         object: String,

@@ -37,6 +37,8 @@ const CALL_DEADLINE: Duration = Duration::from_secs(15);
 const TOPOLOGY_DEADLINE: Duration = Duration::from_secs(5);
 /// Status changes that move neither the phase nor a condition are written at most this often.
 const STATUS_PACE: Duration = Duration::from_secs(15);
+/// A pass whose writes have not come back yet is repeated after this long at the latest.
+const SETTLE: Duration = Duration::from_secs(1);
 /// How long an answer is preferred over a watch that has not delivered the object at all.
 const TRUST_ANSWER: Duration = Duration::from_secs(30);
 
@@ -93,14 +95,21 @@ impl Executor {
         S: Serialize,
     {
         let mut outcome = Outcome { requeue: plan.requeue, errors: Vec::new(), sent: 0 };
+        let mut settled = true;
         for write in plan.writes {
             match self.write(write).await {
-                Ok(sent) => outcome.sent += usize::from(sent),
-                Err(error) => outcome.errors.push(error),
+                Ok(effect) => {
+                    outcome.sent += usize::from(effect == Effect::Sent);
+                    settled &= effect == Effect::Held;
+                }
+                Err(error) => {
+                    settled = false;
+                    outcome.errors.push(error);
+                }
             }
         }
         if let Some(status) = plan.status {
-            match self.status(object, &status).await {
+            match self.status(object, &status, settled).await {
                 Ok(Wrote::Yes) => outcome.sent += 1,
                 Ok(Wrote::No) => {}
                 Ok(Wrote::Later(delay)) => outcome.requeue = outcome.requeue.sooner(Requeue::After(delay)),
@@ -110,9 +119,9 @@ impl Executor {
         outcome
     }
 
-    async fn write(&self, intended: Write) -> Result<bool, Error> {
+    async fn write(&self, intended: Write) -> Result<Effect, Error> {
         let reason = intended.reason;
-        let sent = match intended.action {
+        let effect = match intended.action {
             Action::Apply(object) => self.apply(object).await?,
             Action::CreateOnce(object) => self.create_once(object).await?,
             Action::Merge { target, patch } => self.merge(target, patch).await?,
@@ -121,19 +130,20 @@ impl Executor {
                 let what = format!("{write:?} in the topology server {}", at.endpoints.join(","));
                 let call = topology(&self.upstream, &at, &write);
                 match tokio::time::timeout(TOPOLOGY_DEADLINE, call).await {
-                    Ok(Ok(wrote)) => wrote,
+                    Ok(Ok(true)) => Effect::Sent,
+                    Ok(Ok(false)) => Effect::Held,
                     Ok(Err(source)) => return Err(Error::Upstream { what, source }),
                     Err(_) => return Err(Error::Deadline { what, seconds: TOPOLOGY_DEADLINE.as_secs() }),
                 }
             }
         };
-        if sent {
+        if effect == Effect::Sent {
             self.metrics.writes.with_label_values(&[reason]).inc();
         }
-        Ok(sent)
+        Ok(effect)
     }
 
-    async fn apply(&self, object: Object) -> Result<bool, Error> {
+    async fn apply(&self, object: Object) -> Result<Effect, Error> {
         let key = object.key();
         ensure_ours(&object)?;
         let digest = object.digest();
@@ -143,7 +153,7 @@ impl Executor {
             && live["metadata"]["annotations"][annotation::APPLIED_DIGEST] == Value::String(digest)
             && compare::is_superset_ignoring(&live, &object.value, &dropped).is_ok()
         {
-            return Ok(false);
+            return Ok(self.held(&key));
         }
         let api = self.api(&resource_of(&object), key.namespace.as_deref());
         let params = PatchParams::apply(FieldManager::Operator.as_str()).force();
@@ -157,25 +167,26 @@ impl Executor {
             memory.dropped.insert(key.clone(), dropped);
         }
         memory.answers.insert(key, (Instant::now(), answer));
-        Ok(true)
+        Ok(Effect::Sent)
     }
 
-    async fn create_once(&self, object: Object) -> Result<bool, Error> {
+    async fn create_once(&self, object: Object) -> Result<Effect, Error> {
         let key = object.key();
         ensure_ours(&object)?;
         // An object that is on its way out still holds the name: the next pass creates the successor.
         if self.freshest(&key).is_some() {
-            return Ok(false);
+            return Ok(self.held(&key));
         }
         let api = self.api(&resource_of(&object), key.namespace.as_deref());
         let body: DynamicObject = serde_json::from_value(object.value)
             .map_err(|source| Error::Serialise { object: key.to_string(), source })?;
-        let params = PostParams { field_manager: Some(FieldManager::Operator.as_str().into()), ..PostParams::default() };
+        let params =
+            PostParams { field_manager: Some(FieldManager::Operator.as_str().into()), ..PostParams::default() };
         match self.call("create", &key, api.create(&params, &body)).await {
             Ok(answer) => {
                 let answer = serialise(&key, &answer)?;
                 self.memory().answers.insert(key, (Instant::now(), answer));
-                Ok(true)
+                Ok(Effect::Sent)
             }
             Err(Error::Write { source, .. }) if is_code(&source, 409) => {
                 let found = self.call("get", &key, api.get(&key.name)).await?;
@@ -184,45 +195,46 @@ impl Executor {
                 }
                 let answer = serialise(&key, &found)?;
                 self.memory().answers.insert(key, (Instant::now(), answer));
-                Ok(false)
+                Ok(Effect::Unseen)
             }
             Err(error) => Err(error),
         }
     }
 
-    async fn merge(&self, target: Target, mut patch: Value) -> Result<bool, Error> {
+    async fn merge(&self, target: Target, mut patch: Value) -> Result<Effect, Error> {
         if let Some(live) = self.freshest(&target.key)
             && holds_patch(&live, &patch)
         {
-            return Ok(false);
+            return Ok(self.held(&target.key));
         }
         // The UID in the body is a precondition: a successor of the same name answers with a conflict.
         patch["metadata"]["uid"] = Value::String(target.uid.clone());
         let api = self.api(&resource(&target), target.key.namespace.as_deref());
-        let params = PatchParams { field_manager: Some(FieldManager::Operator.as_str().into()), ..PatchParams::default() };
+        let params =
+            PatchParams { field_manager: Some(FieldManager::Operator.as_str().into()), ..PatchParams::default() };
         match self.call("patch", &target.key, api.patch(&target.key.name, &params, &Patch::Merge(&patch))).await {
             Ok(answer) => {
                 let answer = serialise(&target.key, &answer)?;
                 self.memory().answers.insert(target.key, (Instant::now(), answer));
-                Ok(true)
+                Ok(Effect::Sent)
             }
-            Err(Error::Write { source, .. }) if is_code(&source, 404) => Ok(false),
+            Err(Error::Write { source, .. }) if is_code(&source, 404) => Ok(Effect::Unseen),
             Err(error) => Err(error),
         }
     }
 
-    async fn delete(&self, target: Target) -> Result<bool, Error> {
+    async fn delete(&self, target: Target) -> Result<Effect, Error> {
         if self.memory().deleted.contains_key(&target.uid) {
-            return Ok(false);
+            return Ok(Effect::Unseen);
         }
         let api = self.api(&resource(&target), target.key.namespace.as_deref());
         // Tables may lag: what is destroyed is looked at once more, live.
         let live = match self.call("get", &target.key, api.get_opt(&target.key.name)).await? {
             Some(live) if live.uid().as_deref() == Some(target.uid.as_str()) => live,
-            _ => return Ok(false),
+            _ => return Ok(Effect::Unseen),
         };
         if live.metadata.deletion_timestamp.is_some() {
-            return Ok(false);
+            return Ok(Effect::Unseen);
         }
         let params = DeleteParams {
             preconditions: Some(Preconditions { uid: Some(target.uid.clone()), resource_version: None }),
@@ -230,14 +242,16 @@ impl Executor {
         };
         match self.call("delete", &target.key, api.delete(&target.key.name, &params)).await {
             Ok(_) => {}
-            Err(Error::Write { source, .. }) if is_code(&source, 404) || is_code(&source, 409) => return Ok(false),
+            Err(Error::Write { source, .. }) if is_code(&source, 404) || is_code(&source, 409) => {
+                return Ok(Effect::Unseen);
+            }
             Err(error) => return Err(error),
         }
         self.memory().deleted.insert(target.uid, Instant::now());
-        Ok(true)
+        Ok(Effect::Sent)
     }
 
-    async fn status<K, S>(&self, object: &K, status: &S) -> Result<Wrote, Error>
+    async fn status<K, S>(&self, object: &K, status: &S, settled: bool) -> Result<Wrote, Error>
     where
         K: Resource<DynamicType = ()> + Serialize,
         S: Serialize,
@@ -251,6 +265,10 @@ impl Executor {
         };
         if same_status(&stored, &status) {
             return Ok(Wrote::No);
+        }
+        // What was just written is not in what was observed: only a pass that finds nothing to do may say that all is well.
+        if !settled && status["phase"] == "Healthy" {
+            return Ok(Wrote::Later(SETTLE));
         }
         if !stored.is_null() && significant(&stored) == significant(&status) {
             let last = self.memory().status.get(&key).map(Instant::elapsed);
@@ -287,7 +305,9 @@ impl Executor {
         let mut memory = self.memory();
         let Some((at, answer)) = memory.answers.get(key) else { return watched };
         let caught_up = match &watched {
-            Some(watched) => version(watched) >= version(answer) || watched["metadata"]["uid"] != answer["metadata"]["uid"],
+            Some(watched) => {
+                version(watched) >= version(answer) || watched["metadata"]["uid"] != answer["metadata"]["uid"]
+            }
             None => at.elapsed() > TRUST_ANSWER,
         };
         if caught_up {
@@ -295,6 +315,12 @@ impl Executor {
             return watched;
         }
         Some(answer.clone())
+    }
+
+    /// The effect of a write that need not be sent: seen by the watch, or known from our own last answer alone.
+    fn held(&self, key: &ObjectKey) -> Effect {
+        // `freshest` has dropped the answer if the watch has caught up.
+        if self.memory().answers.contains_key(key) { Effect::Unseen } else { Effect::Held }
     }
 
     /// Drops what the watches have shown by now. Called now and then, so that memory follows the number of objects.
@@ -352,6 +378,17 @@ async fn topology(upstream: &Upstream, at: &TopoAddress, write: &TopoWrite) -> R
     }
 }
 
+/// What became of an intended write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Effect {
+    /// It was sent.
+    Sent,
+    /// It is in force, but the watch has not shown it yet: what was observed is older.
+    Unseen,
+    /// It was in force before, as observed.
+    Held,
+}
+
 /// Whether a status went out.
 enum Wrote {
     Yes,
@@ -375,7 +412,13 @@ fn resource_of(object: &Object) -> ApiResource {
 fn resource(target: &Target) -> ApiResource {
     let group = target.key.group.clone();
     let api_version = if group.is_empty() { target.version.clone() } else { format!("{group}/{}", target.version) };
-    ApiResource { group, version: target.version.clone(), api_version, kind: target.key.kind.clone(), plural: target.plural.clone() }
+    ApiResource {
+        group,
+        version: target.version.clone(),
+        api_version,
+        kind: target.key.kind.clone(),
+        plural: target.plural.clone(),
+    }
 }
 
 fn serialise<K: Serialize>(key: &ObjectKey, object: &K) -> Result<Value, Error> {
@@ -405,9 +448,10 @@ fn holds_patch(live: &Value, patch: &Value) -> bool {
 /// Equality of two status objects, where an absent key equals an empty one.
 fn same_status(a: &Value, b: &Value) -> bool {
     match (a, b) {
-        (Value::Object(a), Value::Object(b)) => {
-            a.keys().chain(b.keys()).all(|k| same_status(a.get(k).unwrap_or(&Value::Null), b.get(k).unwrap_or(&Value::Null)))
-        }
+        (Value::Object(a), Value::Object(b)) => a
+            .keys()
+            .chain(b.keys())
+            .all(|k| same_status(a.get(k).unwrap_or(&Value::Null), b.get(k).unwrap_or(&Value::Null))),
         (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_status(a, b)),
         _ => a == b || (is_empty(a) && is_empty(b)),
     }
@@ -445,7 +489,10 @@ mod tests {
 
     #[test]
     fn an_absent_status_field_equals_an_empty_one() {
-        assert!(same_status(&json!({"phase": "Healthy"}), &json!({"phase": "Healthy", "podRoles": {}, "conditions": []})));
+        assert!(same_status(
+            &json!({"phase": "Healthy"}),
+            &json!({"phase": "Healthy", "podRoles": {}, "conditions": []})
+        ));
         assert!(!same_status(&json!({"phase": "Healthy"}), &json!({"phase": "Healthy", "ready": 0})));
         assert!(!same_status(&Value::Null, &json!({"phase": "Healthy"})));
     }

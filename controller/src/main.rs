@@ -5,6 +5,7 @@ use clap::Parser as _;
 use controller::{
     app::{self, App},
     cli::{Args, LEASE},
+    upstream::{Limits, Upstream},
 };
 use kube::{
     Client, Config,
@@ -33,7 +34,11 @@ fn main() -> Result<()> {
         bail!("another TLS provider is installed already");
     }
     // One worker is enough for what a pass computes, and each costs memory of its own; the rest is waiting.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("starting the runtime")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
     runtime.block_on(run(args, log))
 }
 
@@ -45,7 +50,10 @@ fn print_version() {
 async fn run(args: Args, log: telemetry::LogHandle) -> Result<()> {
     let stop = signal::shutdown().context("listening for signals")?;
     let client = client(&args.client).await?;
-    let metrics = Metrics::new(Build { version: env!("CARGO_PKG_VERSION"), revision: option_env!("GIT_REVISION").unwrap_or("unknown") })?;
+    let metrics = Metrics::new(Build {
+        version: env!("CARGO_PKG_VERSION"),
+        revision: option_env!("GIT_REVISION").unwrap_or("unknown"),
+    })?;
     let framework = FrameworkMetrics::new(&metrics)?;
     let readiness = Readiness::default();
     readiness.expect(WATCHES);
@@ -59,7 +67,12 @@ async fn run(args: Args, log: telemetry::LogHandle) -> Result<()> {
     let lease = args.lease.settings(LEASE, &args.work.own_namespace, &identity)?;
     let native = app::native_sidecars(&client, args.work.native_sidecars).await?;
     let settings = args.work.settings(native, |name| std::env::var(name).ok());
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), native_sidecars = native, leader_election = lease.is_some(), "starting");
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        native_sidecars = native,
+        leader_election = lease.is_some(),
+        "starting"
+    );
     let work = App {
         client: client.clone(),
         settings,
@@ -67,6 +80,7 @@ async fn run(args: Args, log: telemetry::LogHandle) -> Result<()> {
         metrics,
         framework: framework.clone(),
         instance: identity,
+        upstream: Upstream::connect(Limits::default()),
     };
     let ended = match lease {
         None => work.run(stop, || readiness.set(WATCHES, true)).await,
@@ -119,7 +133,9 @@ async fn client(args: &ClientArgs) -> Result<Client> {
     let config = match &args.kubeconfig {
         Some(path) => {
             let kubeconfig = Kubeconfig::read_from(path).with_context(|| format!("reading {}", path.display()))?;
-            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.context("reading the kubeconfig")?
+            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+                .await
+                .context("reading the kubeconfig")?
         }
         None => Config::infer().await.context("finding the API server: set --kubeconfig, or run in a cluster")?,
     };

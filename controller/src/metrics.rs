@@ -12,7 +12,10 @@ impl Metrics {
     /// Registers the families.
     pub fn new(metrics: &shared::metrics::Metrics) -> Result<Self, prometheus::Error> {
         let writes = IntCounterVec::new(
-            Opts::new("multigres_operator_writes_total", "Writes sent to the API server or a topology server, by reason."),
+            Opts::new(
+                "multigres_operator_writes_total",
+                "Writes sent to the API server or a topology server, by reason.",
+            ),
             &["reason"],
         )?;
         Ok(Self { writes: metrics.register(writes)? })

@@ -72,7 +72,8 @@ mod tests {
 
     #[test]
     fn success_forgets_failures() {
-        let key = ObjectKey { group: String::new(), kind: "Shard".into(), namespace: Some("n".into()), name: "s".into() };
+        let key =
+            ObjectKey { group: String::new(), kind: "Shard".into(), namespace: Some("n".into()), name: "s".into() };
         let backoff = Backoff::default();
         backoff.failed(&key);
         backoff.failed(&key);

@@ -29,7 +29,9 @@ use crate::{
 };
 
 /// One of our kinds, as the runner sees it.
-pub trait Kind: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize + Send + Sync + 'static {
+pub trait Kind:
+    Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize + Send + Sync + 'static
+{
     /// Its status.
     type Status: Serialize + Send + Sync;
     /// Label of its metrics.
@@ -128,7 +130,12 @@ async fn passed<K: Kind>(object: &K, ctx: &Ctx, key: &ObjectKey) -> (Action, Pas
     }
     let delay = ctx.backoff.failed(key);
     for error in &errors {
-        tracing::error!(reason = error.category(), error = error.chain(), retry_seconds = delay.as_secs(), "pass failed");
+        tracing::error!(
+            reason = error.category(),
+            error = error.chain(),
+            retry_seconds = delay.as_secs(),
+            "pass failed"
+        );
         ctx.events.publish(object, &Note::warning(error.category(), error.chain())).await;
     }
     (Action::requeue(delay), PassOutcome::Error)
@@ -147,7 +154,12 @@ macro_rules! kind {
     };
 }
 
-kind!(shared::api::v1alpha1::MultigresCluster, shared::api::v1alpha1::MultigresClusterStatus, cluster, "multigrescluster");
+kind!(
+    shared::api::v1alpha1::MultigresCluster,
+    shared::api::v1alpha1::MultigresClusterStatus,
+    cluster,
+    "multigrescluster"
+);
 kind!(shared::api::v1alpha1::Cell, shared::api::v1alpha1::CellStatus, cell, "cell");
 kind!(shared::api::v1alpha1::TableGroup, shared::api::v1alpha1::TableGroupStatus, table_group, "tablegroup");
 kind!(shared::api::v1alpha1::Shard, shared::api::v1alpha1::ShardStatus, shard, "shard");

@@ -24,9 +24,6 @@ pub struct Settings {
 impl Settings {
     /// The part that the resolver needs.
     pub fn resolve(&self) -> shared::resolve::Settings {
-        shared::resolve::Settings {
-            images: self.images.clone(),
-            zone_id_label: self.zone_id_label.clone(),
-        }
+        shared::resolve::Settings { images: self.images.clone(), zone_id_label: self.zone_id_label.clone() }
     }
 }

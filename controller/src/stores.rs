@@ -119,7 +119,12 @@ impl<K: Resource> Table<K> {
         self.of_cluster(namespace, cluster)
             .into_iter()
             .filter(|object| {
-                object.meta().owner_references.iter().flatten().any(|o| o.controller == Some(true) && o.uid == owner_uid)
+                object
+                    .meta()
+                    .owner_references
+                    .iter()
+                    .flatten()
+                    .any(|o| o.controller == Some(true) && o.uid == owner_uid)
             })
             .collect()
     }

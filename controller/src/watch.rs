@@ -142,7 +142,10 @@ pub fn concerns<K: Resource<DynamicType = ()>>(object: &K) -> Vec<Concern> {
     let Some(cluster) = label(label::INSTANCE) else { return found };
     match (label(label::DATABASE), label(label::TABLE_GROUP), label(label::SHARD)) {
         (Some(database), Some(group), Some(shard)) => {
-            found.push(Concern { kind: "Shard", name: name::shard(ShardId { cluster, database, table_group: group, shard }) });
+            found.push(Concern {
+                kind: "Shard",
+                name: name::shard(ShardId { cluster, database, table_group: group, shard }),
+            });
         }
         _ => found.push(Concern { kind: "MultigresCluster", name: cluster.to_owned() }),
     }
@@ -308,7 +311,8 @@ mod tests {
             (label::TABLE_GROUP, "default"),
             (label::SHARD, "0-inf"),
         ]);
-        let expected = name::shard(ShardId { cluster: "demo", database: "postgres", table_group: "default", shard: "0-inf" });
+        let expected =
+            name::shard(ShardId { cluster: "demo", database: "postgres", table_group: "default", shard: "0-inf" });
         assert_eq!(concerns(&claim), [Concern { kind: "Shard", name: expected }]);
     }
 

@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// How long a pooler may take to say how it is.
-const STATUS_DEADLINE: Duration = Duration::from_secs(2);
+const STATUS_DEADLINE: Duration = Duration::from_secs(5);
 /// An answer this young is not asked for again: events come in bursts.
 pub const RECENT: SignedDuration = SignedDuration::from_secs(4);
 
@@ -191,8 +191,12 @@ async fn ask(ctx: &Ctx, scope: &Scope<'_>, topology: &Snapshot, now: Timestamp) 
         to_ask(&records, &known, now, RECENT).into_iter().filter_map(|record| Some((&record.id, record.grpc()?)));
     let calls = asked.map(|(id, address)| async move {
         // A pooler that does not answer keeps its last word until that is too old to count.
-        if let Ok(status) = ctx.upstream.poolers().status(&address, STATUS_DEADLINE).await {
-            ctx.primaries.answered(uid, id.clone(), status, now);
+        match ctx.upstream.poolers().status(&address, STATUS_DEADLINE).await {
+            Ok(status) => {
+                tracing::debug!(pooler = %id, ?status, "claim to be primary answered");
+                ctx.primaries.answered(uid, id.clone(), status, now);
+            }
+            Err(error) => tracing::debug!(pooler = %id, error = shared::telemetry::chain(&error), "claim to be primary not answered"),
         }
     });
     join_all(calls).await;

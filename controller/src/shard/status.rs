@@ -117,7 +117,8 @@ fn degraded(scope: &Scope<'_>, facts: &Facts, lost: bool) -> Option<String> {
         return Some(format!("Registered under a host name that nobody can resolve: {}", names(&facts.unresolvable)));
     }
     if lost {
-        return Some("The shard has lost its primary".to_owned());
+        let what = if facts.claimed { "The primary does not answer as one" } else { "The shard has lost its primary" };
+        return Some(what.to_owned());
     }
     if let Some(why) = facts.impossible_durability {
         return Some(format!("The durability policy cannot hold: {why}"));

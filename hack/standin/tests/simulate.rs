@@ -1,5 +1,7 @@
 //! Simulated poolers answer under the address that their records name.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};

@@ -91,7 +91,8 @@ impl Writes {
             "events" if wanted(&namespace) => self.events += 1,
             "events" => {}
             resource if wanted(&namespace) => {
-                let subresource = event["objectRef"]["subresource"].as_str().map(|s| format!("/{s}")).unwrap_or_default();
+                let subresource =
+                    event["objectRef"]["subresource"].as_str().map(|s| format!("/{s}")).unwrap_or_default();
                 if subresource.is_empty() && event["responseStatus"]["code"] == 201 {
                     *self.created.entry(resource.to_owned()).or_insert(0) += 1;
                 }

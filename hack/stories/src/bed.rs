@@ -37,7 +37,8 @@ impl Bed {
     /// Connects to the bed that the environment names. Without one the story is skipped loudly, and fails where CI requires it.
     pub async fn connect() -> Result<Option<Self>> {
         let Some(path) = env::var_os(KUBECONFIG) else {
-            let message = format!("SKIPPED: {KUBECONFIG} does not name a cluster with the operator; `make test` prepares one");
+            let message =
+                format!("SKIPPED: {KUBECONFIG} does not name a cluster with the operator; `make test` prepares one");
             anyhow::ensure!(env::var_os("MULTIGRES_STORIES_REQUIRED").is_none(), message);
             eprintln!("{message}");
             return Ok(None);
@@ -88,7 +89,9 @@ impl Bed {
         until("an available controller", within(120), || async {
             let list = api.list(&ListParams::default().labels(CONTROLLER)).await?;
             let ready = list.items.iter().all(|d| {
-                d.status.as_ref().is_some_and(|s| s.available_replicas.unwrap_or(0) >= 1 && s.unavailable_replicas.unwrap_or(0) == 0)
+                d.status
+                    .as_ref()
+                    .is_some_and(|s| s.available_replicas.unwrap_or(0) >= 1 && s.unavailable_replicas.unwrap_or(0) == 0)
             });
             anyhow::ensure!(ready && !list.items.is_empty(), "{} Deployments, not all available", list.items.len());
             Ok(())

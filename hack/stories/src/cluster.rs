@@ -49,7 +49,9 @@ impl ClusterUnderTest {
     pub async fn apply_value(bed: &Bed, namespace: &str, manifest: &Value) -> Result<Self> {
         let name = manifest["metadata"]["name"].as_str().context("the manifest has a name")?.to_owned();
         let api: Api<MultigresCluster> = Api::namespaced(bed.client.clone(), namespace);
-        api.patch(&name, &PatchParams::apply("story").force(), &Patch::Apply(manifest)).await.context("applying the manifest")?;
+        api.patch(&name, &PatchParams::apply("story").force(), &Patch::Apply(manifest))
+            .await
+            .context("applying the manifest")?;
         Ok(Self { bed: bed.clone(), namespace: namespace.to_owned(), name })
     }
 
@@ -83,7 +85,11 @@ impl ClusterUnderTest {
                 "phase {:?}, message {:?}, conditions {:?}",
                 status.phase,
                 status.message,
-                status.conditions.iter().map(|c| format!("{}={} {} {}", c.type_, c.status, c.reason, c.message)).collect::<Vec<_>>()
+                status
+                    .conditions
+                    .iter()
+                    .map(|c| format!("{}={} {} {}", c.type_, c.status, c.reason, c.message))
+                    .collect::<Vec<_>>()
             );
             Ok(cluster)
         })
@@ -109,7 +115,15 @@ impl ClusterUnderTest {
         let pods: Api<Pod> = self.namespaced();
         let nodes: Api<Node> = Api::all(self.bed.client.clone());
         let mut members = Vec::new();
-        for pod in pods.list(&self.mine().labels(&format!("app.kubernetes.io/instance={},app.kubernetes.io/component=shard-pool", self.name))).await? {
+        for pod in pods
+            .list(
+                &self.mine().labels(&format!(
+                    "app.kubernetes.io/instance={},app.kubernetes.io/component=shard-pool",
+                    self.name
+                )),
+            )
+            .await?
+        {
             let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).context("a scheduled pod")?;
             let node = nodes.get(&node).await?;
             let zone = node.labels().get("topology.kubernetes.io/zone").cloned().unwrap_or_default();
@@ -125,7 +139,10 @@ impl ClusterUnderTest {
         until(&format!("one PRIMARY and {replicas} REPLICA"), within(seconds), || async {
             let members = self.members().await?;
             let count = |role: &str| members.iter().filter(|member| member.role == role).count();
-            ensure!(count("PRIMARY") == 1 && count("REPLICA") == replicas && members.len() == replicas + 1, "{members:?}");
+            ensure!(
+                count("PRIMARY") == 1 && count("REPLICA") == replicas && members.len() == replicas + 1,
+                "{members:?}"
+            );
             Ok(members)
         })
         .await

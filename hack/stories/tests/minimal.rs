@@ -4,7 +4,10 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::{Secret, Service};
-use kube::{Api, api::{Patch, PatchParams}};
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
 use serde_json::json;
 use stories::{Bed, ClusterUnderTest, until, within};
 
@@ -28,7 +31,10 @@ async fn minimal_becomes_healthy_with_a_confirmed_primary_and_leaves_only_retain
     ensure!(password.get("password").is_some_and(|p| p.0.len() == 24), "a generated password of 24 characters");
     let services: Api<Service> = cluster.namespaced();
     let gateway = services.get("minimal-multigateway").await?.spec.unwrap_or_default();
-    ensure!(gateway.ports.unwrap_or_default().iter().any(|port| port.port == 5432), "PostgreSQL's port on the gateway Service");
+    ensure!(
+        gateway.ports.unwrap_or_default().iter().any(|port| port.port == 5432),
+        "PostgreSQL's port on the gateway Service"
+    );
     services.get("minimal-multigateway-replica").await?;
 
     // Drift of an owned field is reverted; a foreign label stays.
@@ -36,7 +42,8 @@ async fn minimal_becomes_healthy_with_a_confirmed_primary_and_leaves_only_retain
     services.patch("minimal-multigateway", &PatchParams::default(), &Patch::Merge(&drift)).await?;
     until("the revert of a changed port", within(30), || async {
         let service = services.get("minimal-multigateway").await?;
-        let ports: Vec<i32> = service.spec.clone().unwrap_or_default().ports.unwrap_or_default().iter().map(|p| p.port).collect();
+        let ports: Vec<i32> =
+            service.spec.clone().unwrap_or_default().ports.unwrap_or_default().iter().map(|p| p.port).collect();
         ensure!(ports == [5432], "ports {ports:?}");
         ensure!(service.metadata.labels.unwrap_or_default().contains_key("team"), "the foreign label is gone");
         Ok(())

@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use etcd_client::{Client, GetOptions};
@@ -84,8 +85,17 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: 
     }
 }
 
+/// A port that nobody has: below those that the system gives to outgoing connections, so that it stays free until it is
+/// used, and somewhere else in every test process.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let next = std::process::id().wrapping_mul(61) + TAKEN.fetch_add(1, Ordering::Relaxed);
+        let port = u16::try_from(20_000 + next % 12_000).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// The status code of a GET, if anybody answers.
@@ -215,7 +225,7 @@ impl Ground {
 
     /// Runs a command that is expected to end by itself.
     pub fn finish(mut command: Command) -> Output {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
         let deadline = Instant::now() + Duration::from_secs(30);
         while child.try_wait().unwrap().is_none() {
             if Instant::now() > deadline {
@@ -230,8 +240,21 @@ impl Ground {
     pub fn start(&self, name: &str, mut command: Command) -> Process {
         let log = self.path(&format!("{name}.log"));
         let file = std::fs::File::create(&log).unwrap();
-        let child = command.stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap();
+        let child = spawn(command.stdout(file.try_clone().unwrap()).stderr(file));
         Process { child, log }
+    }
+}
+
+/// Starts a command; a fork of another test may hold the fresh copy of the binary open for a moment.
+fn spawn(command: &mut Command) -> Child {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        match command.spawn() {
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            outcome => return outcome.unwrap(),
+        }
     }
 }
 
@@ -273,6 +296,7 @@ impl Bed {
             return None;
         };
         let ground = Ground::new();
+        ground.write("password", "secret\n");
         let (port, peer) = (free_port(), free_port());
         let url = format!("http://127.0.0.1:{port}");
         let mut command = Command::new(etcd);
@@ -359,7 +383,7 @@ impl Bed {
             format!("--grpc-socket-file={directory}/pgctld.sock"),
         ]);
         command.env("PGDATA", place.directory.join("pg_data"));
-        command.env("POSTGRES_PASSWORD_FILE", self.ground.write("password", "secret\n"));
+        command.env("POSTGRES_PASSWORD_FILE", self.ground.path("password"));
         self.ground.start(&format!("{}-pgctld", place.name), command)
     }
 
@@ -381,7 +405,7 @@ impl Bed {
             "--service-map=grpc-pooler".into(),
         ]);
         command.env("PGDATA", place.directory.join("pg_data"));
-        command.env("POSTGRES_PASSWORD_FILE", self.ground.write("password", "secret\n"));
+        command.env("POSTGRES_PASSWORD_FILE", self.ground.path("password"));
         self.ground.start(&format!("{}-multipooler", place.name), command)
     }
 

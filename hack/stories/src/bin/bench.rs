@@ -65,7 +65,11 @@ async fn measure(bed: &Bed, log: &std::path::Path, manifest: &std::path::Path, a
     println!("### {title}\n");
     println!("| Measure | Figure | Gate |\n|---|---|---|");
     println!("| time to Healthy | {seconds:.1} s | – |");
-    println!("| operator writes until Healthy | {} | {} (floor {floor} + 20 %) |", until_healthy.total(), floor + floor / 5);
+    println!(
+        "| operator writes until Healthy | {} | {} (floor {floor} + 20 %) |",
+        until_healthy.total(),
+        floor + floor / 5
+    );
     println!("| events until Healthy | {} | – |", until_healthy.events);
     println!("| operator writes in {} idle seconds | {} | 0 |", args.idle, idle.total());
     println!("| events in the same time | {} | 0 |", idle.events);
@@ -93,7 +97,9 @@ async fn resident_bytes(bed: &Bed) -> Result<f64> {
     let path = format!("/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods/{pod}:8080/proxy/metrics");
     let request = http::Request::get(&path).body(Vec::new())?;
     let text = bed.client.request_text(request).await.context("reading the controller's metrics")?;
-    let line = text.lines().find(|line| line.starts_with("process_resident_memory_bytes ")).context("the process collector")?;
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("process_resident_memory_bytes "))
+        .context("the process collector")?;
     Ok(line.split_whitespace().nth(1).context("a value")?.parse()?)
 }
-

@@ -56,7 +56,8 @@ struct Node {
 async fn main() -> Result<()> {
     let args = Args::parse();
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
-    let kubeconfig = Kubeconfig::read_from(&args.kubeconfig).with_context(|| format!("reading {}", args.kubeconfig.display()))?;
+    let kubeconfig =
+        Kubeconfig::read_from(&args.kubeconfig).with_context(|| format!("reading {}", args.kubeconfig.display()))?;
     let client = Client::try_from(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)?;
     let mut nodes = Vec::new();
     for (group, version, kind, plural) in KINDS.iter().filter(|(_, _, kind, _)| !HIDDEN.contains(kind)) {
@@ -126,8 +127,10 @@ mod tests {
 
     #[test]
     fn owned_objects_hang_below_their_owner_and_kept_ones_come_last() {
-        let nodes = [node("a", None), node("b", Some("a")), node("c", Some("b")), node("d", Some("a")), node("v", None)];
-        let expected = "Kind a\n├── Kind b\n│   └── Kind c\n└── Kind d\nkept when the cluster is deleted, by policy\n  Kind v\n";
+        let nodes =
+            [node("a", None), node("b", Some("a")), node("c", Some("b")), node("d", Some("a")), node("v", None)];
+        let expected =
+            "Kind a\n├── Kind b\n│   └── Kind c\n└── Kind d\nkept when the cluster is deleted, by policy\n  Kind v\n";
         assert_eq!(picture(&nodes), expected);
     }
 }

@@ -1,0 +1,333 @@
+//! A namespace of its own on a real API server, and the real controller confined to it, over a data plane in memory.
+
+pub mod wire;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use clap::Parser as _;
+use controller::{app::App, cli::Args, upstream::fake::FakeDataPlane};
+use kube::{
+    Api, Client, Config, ResourceExt as _,
+    api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
+    client::ClientBuilder,
+    config::{KubeConfigOptions, Kubeconfig},
+    runtime::wait::{await_condition, conditions},
+};
+use serde_json::{Value, json};
+use shared::metrics::{Build, FrameworkMetrics, Metrics};
+use tokio::{
+    sync::oneshot,
+    task::{AbortHandle, JoinHandle},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::wire::{Tap, Wire};
+
+const KUBECONFIG: &str = "MULTIGRES_TEST_KUBECONFIG";
+/// How long anything that should happen may take; generous, because machines of tests are busy.
+pub const DEADLINE: Duration = Duration::from_mins(1);
+/// Group and version of our kinds.
+const OURS: &str = "multigres.com/v1alpha1";
+/// Every kind that is ours or that the controller makes.
+const KINDS: &[(&str, &str, &str)] = &[
+    (OURS, "MultigresCluster", "multigresclusters"),
+    (OURS, "Cell", "cells"),
+    (OURS, "TableGroup", "tablegroups"),
+    (OURS, "Shard", "shards"),
+    (OURS, "TopoServer", "toposervers"),
+    ("v1", "Service", "services"),
+    ("v1", "ConfigMap", "configmaps"),
+    ("v1", "Secret", "secrets"),
+    ("v1", "PersistentVolumeClaim", "persistentvolumeclaims"),
+    ("v1", "Pod", "pods"),
+    ("apps/v1", "Deployment", "deployments"),
+    ("apps/v1", "StatefulSet", "statefulsets"),
+    ("apps/v1", "ControllerRevision", "controllerrevisions"),
+    ("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets"),
+];
+
+/// Objects by `Kind/name`.
+pub type Objects = BTreeMap<String, Value>;
+
+/// A namespace for one test, and the data plane of its clusters.
+pub struct Bed {
+    /// The namespace.
+    pub namespace: String,
+    /// A client of the test's own.
+    client: Client,
+    config: Config,
+    /// Outlives controllers, as etcd does.
+    plane: FakeDataPlane,
+}
+
+impl Bed {
+    /// A bed with the custom resource definitions installed; `None` without a server, said loudly.
+    pub async fn open() -> Option<Self> {
+        let Some(path) = std::env::var_os(KUBECONFIG) else {
+            let required = ["CI", "MULTIGRES_TEST_REQUIRE"].iter().any(|name| std::env::var_os(name).is_some());
+            assert!(!required, "{KUBECONFIG} is not set, and skipping is not allowed here");
+            eprintln!("SKIPPED: {KUBECONFIG} is not set, so the controller was NOT tried on an API server");
+            return None;
+        };
+        let kubeconfig = Kubeconfig::read_from(path).unwrap();
+        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+        let client = Client::try_from(config.clone()).unwrap();
+        install(&client).await;
+        Some(Self::on(client, config).await)
+    }
+
+    /// Another bed on the same server.
+    pub async fn another(&self) -> Self {
+        Self::on(self.client.clone(), self.config.clone()).await
+    }
+
+    async fn on(client: Client, config: Config) -> Self {
+        let namespace = format!("env-{:08x}", rand::random::<u32>());
+        let bed = Self { namespace, client, config, plane: FakeDataPlane::new() };
+        let namespaces = Api::<DynamicObject>::all_with(bed.client.clone(), &resource("v1", "Namespace", "namespaces"));
+        create(&namespaces, json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": bed.namespace}}))
+            .await;
+        // Pods are refused without it, and its controller does not run here.
+        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+        create(&bed.api_of("v1", "ServiceAccount", "serviceaccounts"), account).await;
+        bed
+    }
+
+    /// Starts a fresh controller and waits until its watches are complete.
+    pub async fn start(&self) -> Running {
+        let mut running = self.launch(None);
+        let ready = running.ready.take().unwrap();
+        within("watches are complete", ready).await.expect("the controller ended");
+        running
+    }
+
+    /// Starts a fresh controller that cannot write any more after `writes` writes.
+    pub fn start_crashing(&self, writes: usize) -> Running {
+        self.launch(Some(writes))
+    }
+
+    fn launch(&self, crash_after: Option<usize>) -> Running {
+        let wire = Wire::new(&self.namespace, crash_after);
+        let client = ClientBuilder::try_from(self.config.clone()).unwrap().with_layer(&Tap(Arc::clone(&wire))).build();
+        let args = Args::try_parse_from(["controller"]).unwrap();
+        let mut settings = args.work.settings(true, |_| None);
+        settings.poll_unsettled = Duration::from_millis(300);
+        let metrics = Metrics::new(Build { version: "0", revision: "test" }).unwrap();
+        let app = App {
+            client,
+            settings,
+            concurrency: 4,
+            framework: FrameworkMetrics::new(&metrics).unwrap(),
+            metrics: metrics.clone(),
+            instance: "test".to_owned(),
+            upstream: self.plane.upstream(),
+        };
+        let stop = CancellationToken::new();
+        let (tell, ready) = oneshot::channel();
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move {
+            // Nobody listens where the controller is about to crash.
+            app.run(stopped, || _ = tell.send(())).await
+        });
+        let abort = task.abort_handle();
+        Running { task: Some(task), abort, stop, metrics, wire, ready: Some(ready) }
+    }
+
+    /// Every object of the kinds that matter.
+    pub async fn objects(&self) -> Objects {
+        let mut all = Objects::new();
+        for (version, kind, plural) in KINDS {
+            let list = self.api_of(version, kind, plural).list(&ListParams::default()).await.unwrap();
+            for mut object in list {
+                object.metadata.managed_fields = None;
+                all.insert(format!("{kind}/{}", object.name_any()), serde_json::to_value(object).unwrap());
+            }
+        }
+        all
+    }
+
+    /// One object, or `Null`.
+    pub async fn object(&self, id: &str) -> Value {
+        let (api, name) = self.api(id);
+        api.get_opt(name).await.unwrap().map_or(Value::Null, |object| serde_json::to_value(object).unwrap())
+    }
+
+    /// Creates a cluster, as a user would.
+    pub async fn create_cluster(&self, name: &str, spec: &Value) {
+        let cluster = json!({"apiVersion": OURS, "kind": "MultigresCluster", "metadata": {"name": name}, "spec": spec});
+        create(&self.api("MultigresCluster/").0, cluster).await;
+    }
+
+    /// Changes an object by a merge patch, as a user would.
+    pub async fn edit(&self, id: &str, patch: Value) -> Value {
+        let (api, name) = self.api(id);
+        let params = PatchParams { field_manager: Some("kubectl-edit".to_owned()), ..PatchParams::default() };
+        let answer = api.patch(name, &params, &Patch::Merge(patch)).await;
+        serde_json::to_value(answer.unwrap_or_else(|error| panic!("editing {id}: {error}"))).unwrap()
+    }
+
+    /// Deletes an object, as a user would.
+    pub async fn delete(&self, id: &str) {
+        let (api, name) = self.api(id);
+        api.delete(name, &DeleteParams::background()).await.unwrap_or_else(|error| panic!("deleting {id}: {error}"));
+    }
+
+    /// Removes what other users of the server could stumble over.
+    pub async fn close(self) {
+        for id in self.objects().await.into_keys() {
+            let (api, name) = self.api(&id);
+            let unblock = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+            // Owners and their objects may go in any order.
+            drop(api.patch(name, &PatchParams::default(), &unblock).await);
+            drop(api.delete(name, &DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() }).await);
+        }
+        let namespaces =
+            Api::<DynamicObject>::all_with(self.client.clone(), &resource("v1", "Namespace", "namespaces"));
+        drop(namespaces.delete(&self.namespace, &DeleteParams::default()).await);
+    }
+
+    fn api<'i>(&self, id: &'i str) -> (Api<DynamicObject>, &'i str) {
+        let (kind, name) = id.split_once('/').expect("Kind/name");
+        let (version, kind, plural) = KINDS.iter().find(|(_, known, _)| *known == kind).expect("a known kind");
+        (self.api_of(version, kind, plural), name)
+    }
+
+    fn api_of(&self, version: &str, kind: &str, plural: &str) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), &self.namespace, &resource(version, kind, plural))
+    }
+}
+
+/// A controller at work. Dropping it is a crash.
+pub struct Running {
+    task: Option<JoinHandle<anyhow::Result<()>>>,
+    abort: AbortHandle,
+    stop: CancellationToken,
+    metrics: Metrics,
+    ready: Option<oneshot::Receiver<()>>,
+    /// What it sends.
+    pub wire: Arc<Wire>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.abort.abort();
+    }
+}
+
+impl Running {
+    /// Stops it in an orderly way.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        let task = self.task.take().unwrap();
+        within("the controller stops", task).await.unwrap().unwrap();
+    }
+
+    /// Ends it in the middle of whatever it does.
+    pub async fn kill(mut self) {
+        self.abort.abort();
+        let ended = within("the controller is gone", self.task.take().unwrap()).await;
+        assert!(ended.is_err_and(|error| error.is_cancelled()), "the controller ended by itself");
+    }
+
+    /// Ended passes of one controller.
+    pub fn passes(&self, controller: &str) -> u64 {
+        let series = format!("controller_runtime_reconcile_total{{controller=\"{controller}\"");
+        let text = self.metrics.text().unwrap();
+        let lines = text.lines().filter(|line| line.starts_with(&series));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+    }
+
+    /// Waits until nothing has been written for that long.
+    pub async fn quiet(&self, duration: Duration) {
+        eventually(DEADLINE + duration, async || {
+            if self.wire.quiet_for() >= duration {
+                return Ok(());
+            }
+            let writes = self.wire.writes();
+            Err(format!(
+                "{} writes and no rest; the last ones: {:#?}",
+                writes.len(),
+                writes.iter().rev().take(5).collect::<Vec<_>>()
+            ))
+        })
+        .await;
+    }
+}
+
+/// The spec of the smallest sample.
+pub fn minimal() -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../samples/minimal.yaml");
+    let sample: Value = serde_saphyr::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    assert_eq!(sample["metadata"]["name"], "minimal");
+    sample["spec"].clone()
+}
+
+/// A condition of an object.
+pub fn condition<'o>(object: &'o Value, type_: &str) -> &'o Value {
+    let conditions = object["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    conditions.iter().find(|condition| condition["type"] == type_).unwrap_or(&Value::Null)
+}
+
+/// Waits for an outcome, asking again and again until the deadline.
+pub async fn eventually<T>(deadline: Duration, attempt: impl AsyncFn() -> Result<T, String>) -> T {
+    let end = Instant::now() + deadline;
+    loop {
+        match attempt().await {
+            Ok(outcome) => return outcome,
+            Err(_) if Instant::now() < end => tokio::time::sleep(Duration::from_millis(100)).await,
+            Err(last) => panic!("not within {} s: {last}", deadline.as_secs()),
+        }
+    }
+}
+
+/// Waits for a future, but not for ever.
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, future).await.unwrap_or_else(|_| panic!("not in time: {what}"))
+}
+
+fn resource(api_version: &str, kind: &str, plural: &str) -> ApiResource {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    ApiResource {
+        group: group.to_owned(),
+        version: version.to_owned(),
+        api_version: api_version.to_owned(),
+        kind: kind.to_owned(),
+        plural: plural.to_owned(),
+    }
+}
+
+async fn create(api: &Api<DynamicObject>, object: Value) {
+    let object: DynamicObject = serde_json::from_value(object).unwrap();
+    api.create(&PostParams::default(), &object).await.unwrap();
+}
+
+async fn install(client: &Client) {
+    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds");
+    let mut installed = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_stem().is_some_and(|name| name == "multigres-crds") || path.extension().is_none_or(|e| e != "yaml")
+        {
+            continue;
+        }
+        let definition: CustomResourceDefinition = serde_saphyr::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        let name = definition.name_any();
+        let params = PatchParams::apply("multigres-env-test").force();
+        api.patch(&name, &params, &Patch::Apply(&definition))
+            .await
+            .unwrap_or_else(|e| panic!("installing {name}: {e}"));
+        within("the definition is served", await_condition(api.clone(), &name, conditions::is_crd_established()))
+            .await
+            .unwrap();
+        installed += 1;
+    }
+    assert_eq!(installed, 8, "definitions in crds/");
+}
