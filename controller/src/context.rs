@@ -140,7 +140,6 @@ impl References {
     }
 
     /// What was found lately, if anybody asked.
-    #[expect(clippy::option_option, reason = "the outer one says whether anybody asked, the inner one what was found")]
     fn known(&self, kind: &'static str, namespace: &str, name: &str) -> Option<Answer> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         // A missing object is asked for again soon: somebody is probably about to create it.

@@ -438,6 +438,8 @@ fn version(object: &Value) -> u64 {
 fn holds_patch(live: &Value, patch: &Value) -> bool {
     match (live, patch) {
         (_, Value::Null) => live.is_null(),
+        // Removing from what is not there changes nothing either.
+        (Value::Null, Value::Object(patch)) => patch.values().all(|v| holds_patch(&Value::Null, v)),
         (Value::Object(live), Value::Object(patch)) => {
             patch.iter().all(|(k, v)| holds_patch(live.get(k).unwrap_or(&Value::Null), v))
         }

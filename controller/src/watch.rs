@@ -284,8 +284,8 @@ mod tests {
 
     use super::*;
 
-    fn labels(pairs: &[(&str, &str)]) -> Option<BTreeMap<String, String>> {
-        Some(pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
+    fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
     }
 
     #[test]
@@ -305,12 +305,12 @@ mod tests {
     #[test]
     fn a_retained_claim_concerns_the_shard_that_its_labels_name() {
         let mut claim = PersistentVolumeClaim::default();
-        claim.metadata.labels = labels(&[
+        claim.metadata.labels = Some(labels(&[
             (label::INSTANCE, "demo"),
             (label::DATABASE, "postgres"),
             (label::TABLE_GROUP, "default"),
             (label::SHARD, "0-inf"),
-        ]);
+        ]));
         let expected =
             name::shard(ShardId { cluster: "demo", database: "postgres", table_group: "default", shard: "0-inf" });
         assert_eq!(concerns(&claim), [Concern { kind: "Shard", name: expected }]);
@@ -319,7 +319,7 @@ mod tests {
     #[test]
     fn a_secret_without_owner_concerns_the_cluster() {
         let mut secret = Secret::default();
-        secret.metadata.labels = labels(&[(label::INSTANCE, "demo")]);
+        secret.metadata.labels = Some(labels(&[(label::INSTANCE, "demo")]));
         assert_eq!(concerns(&secret), [Concern { kind: "MultigresCluster", name: "demo".into() }]);
     }
 

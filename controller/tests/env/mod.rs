@@ -1,4 +1,7 @@
 //! A namespace of its own on a real API server, and the real controller confined to it, over a data plane in memory.
+//!
+//! Of Kubernetes' own controllers only two things are played here: an etcd that serves once its StatefulSet exists, and, where a
+//! test asks for it, the garbage collector.
 
 pub mod wire;
 
@@ -11,7 +14,11 @@ use std::{
 };
 
 use clap::Parser as _;
-use controller::{app::App, cli::Args, upstream::fake::FakeDataPlane};
+use controller::{
+    app::App,
+    cli::Args,
+    upstream::{TopoAddress, fake::FakeDataPlane},
+};
 use kube::{
     Api, Client, Config, ResourceExt as _,
     api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
@@ -135,8 +142,28 @@ impl Bed {
             // Nobody listens where the controller is about to crash.
             app.run(stopped, || _ = tell.send(())).await
         });
+        let etcd = tokio::spawn(serve_etcd(self.api("StatefulSet/").0)).abort_handle();
         let abort = task.abort_handle();
-        Running { task: Some(task), abort, stop, metrics, wire, ready: Some(ready) }
+        Running { task: Some(task), abort, etcd, stop, metrics, wire, ready: Some(ready) }
+    }
+
+    /// All keys in the topology server that a Cell knows.
+    pub fn topology(&self, cell: &Value) -> Vec<String> {
+        let reference = &cell["spec"]["globalTopoServer"];
+        let (address, root) = (reference["address"].as_str().unwrap(), reference["rootPath"].as_str().unwrap());
+        self.plane.topology.keys(&TopoAddress::new([address], root))
+    }
+
+    /// Deletes the objects whose owner is gone, one generation of them.
+    pub async fn collect_garbage(&self) {
+        let objects = self.objects().await;
+        let alive: Vec<&Value> = objects.values().map(|object| &object["metadata"]["uid"]).collect();
+        for (id, object) in &objects {
+            let owner = &object["metadata"]["ownerReferences"][0]["uid"];
+            if !owner.is_null() && !alive.contains(&owner) && object["metadata"]["deletionTimestamp"].is_null() {
+                self.delete(id).await;
+            }
+        }
     }
 
     /// Every object of the kinds that matter.
@@ -146,7 +173,12 @@ impl Bed {
             let list = self.api_of(version, kind, plural).list(&ListParams::default()).await.unwrap();
             for mut object in list {
                 object.metadata.managed_fields = None;
-                all.insert(format!("{kind}/{}", object.name_any()), serde_json::to_value(object).unwrap());
+                let id = format!("{kind}/{}", object.name_any());
+                let mut object = serde_json::to_value(object).unwrap();
+                // Lists of built-in kinds leave these out.
+                object["apiVersion"] = json!(version);
+                object["kind"] = json!(kind);
+                all.insert(id, object);
             }
         }
         all
@@ -207,6 +239,7 @@ impl Bed {
 pub struct Running {
     task: Option<JoinHandle<anyhow::Result<()>>>,
     abort: AbortHandle,
+    etcd: AbortHandle,
     stop: CancellationToken,
     metrics: Metrics,
     ready: Option<oneshot::Receiver<()>>,
@@ -217,6 +250,7 @@ pub struct Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.abort.abort();
+        self.etcd.abort();
     }
 }
 
@@ -289,6 +323,27 @@ pub async fn eventually<T>(deadline: Duration, attempt: impl AsyncFn() -> Result
 /// Waits for a future, but not for ever.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(DEADLINE, future).await.unwrap_or_else(|_| panic!("not in time: {what}"))
+}
+
+/// Lets every StatefulSet have the replicas that it asks for.
+async fn serve_etcd(sets: Api<DynamicObject>) {
+    loop {
+        // A failed attempt is followed by another one.
+        for set in sets.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default() {
+            let wanted = set.data["spec"]["replicas"].as_i64().unwrap_or(1);
+            let status = json!({
+                "observedGeneration": set.metadata.generation, "replicas": wanted, "readyReplicas": wanted,
+                "availableReplicas": wanted, "updatedReplicas": wanted, "currentReplicas": wanted,
+                "currentRevision": "one", "updateRevision": "one",
+            });
+            let seen = &set.data["status"];
+            if seen["readyReplicas"] != wanted || seen["observedGeneration"] != status["observedGeneration"] {
+                let patch = Patch::Merge(json!({"status": status}));
+                drop(sets.patch_status(&set.name_any(), &PatchParams::default(), &patch).await);
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 fn resource(api_version: &str, kind: &str, plural: &str) -> ApiResource {

@@ -243,7 +243,7 @@ fn with_control_plane(words: &[String]) -> Result<ExitCode> {
         .args(args)
         .env("KUBECONFIG", &kubeconfig)
         .env("MULTIGRES_TEST_KUBECONFIG", &kubeconfig)
-        .env("MULTIGRES_TEST_ETCD", control_plane.etcd())
+        .env("MULTIGRES_TEST_ETCD", control_plane.tools().bin().join("etcd"))
         .env("TESTBED_AUDIT_LOG", control_plane.audit_log())
         .env("PATH", format!("{}:{path}", control_plane.tools().bin().display()))
         .status()

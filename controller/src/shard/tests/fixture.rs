@@ -271,16 +271,17 @@ pub fn record(observed: &mut Observed, member: usize) -> &mut PoolerRecord {
     cells.flat_map(|cell| cell.as_mut().unwrap()).find(|record| record.id.name == wanted).unwrap()
 }
 
-/// Makes a member primary, and has it confirm that.
+/// Makes a member primary, and has it confirm that. All others follow it.
 pub fn elect(observed: &mut Observed, member: usize) {
     let record = record(observed, member);
     record.role = Role::Primary;
     record.rule = Some(RuleNumber { coordinator_term: 1, leader_subterm: 0 });
     let id = record.id.clone();
+    let followers = observed.topology.poolers().map(|other| other.id.clone()).filter(|other| *other != id).collect();
     let status = PoolerStatus {
         postgres: Postgres::Primary,
         postgres_ready: true,
-        primary: Some(PrimaryStatus { ready: true, ..PrimaryStatus::default() }),
+        primary: Some(PrimaryStatus { ready: true, followers, ..PrimaryStatus::default() }),
         ..PoolerStatus::default()
     };
     observed.statuses.insert(id, Seen { status, at: NOW });

@@ -137,6 +137,12 @@ fn one_pooler(observed: &mut Observed) {
     Arc::make_mut(&mut observed.shard).spec.pools.get_mut("default").unwrap().replicas_per_cell = Some(1);
 }
 
+fn detached_standby(observed: &mut Observed) {
+    for seen in observed.statuses.values_mut() {
+        seen.status.primary.as_mut().unwrap().followers.clear();
+    }
+}
+
 fn multi_cell(observed: &mut Observed) {
     Arc::make_mut(&mut observed.shard).spec.durability_policy =
         Some(shared::api::v1alpha1::DurabilityPolicy::MultiCellAtLeast2);
@@ -148,7 +154,8 @@ fn multi_cell(observed: &mut Observed) {
 #[case::unready(unready, Phase::Progressing, "pool pods")]
 #[case::no_orchestrators(no_orchestrators, Phase::Progressing, "orchestrators")]
 #[case::silent_primary(silent_primary, Phase::Progressing, "Waiting for a primary")]
-#[case::lost_primary(lost_primary, Phase::Degraded, "lost its primary")]
+#[case::lost_primary(lost_primary, Phase::Degraded, "does not answer")]
+#[case::detached_standby(detached_standby, Phase::Progressing, "standbys to stream")]
 #[case::no_claim(no_claim, Phase::Progressing, "Waiting for a primary")]
 #[case::newer_claim(newer_claim, Phase::Progressing, "Waiting for a primary")]
 #[case::topology_down(topology_down, Phase::Progressing, "topology server")]
