@@ -22,24 +22,24 @@ ensure_nextest() {
   cargo install cargo-nextest --locked --version "$NEXTEST" --root "$CACHE/cargo"
 }
 
-build_testbed() { cargo build --quiet --locked --package testbed; }
+# `make test` has built everything already; building one package again would compile its dependencies for other features.
+build_testbed() { [ -n "${MULTIGRES_BUILT:-}" ] || cargo build --quiet --locked --package testbed; }
 
 # Builds the images of the operator and of the data plane and loads them into bed $1. Sets DATA_PLANE.
 load_images() {
   local bed=$1
-  step "building the operator's image"
-  cargo build --locked --profile image --package controller
+  # One command for both: apart, each would compile the dependencies for its own features.
+  step "building the operator and the stand-in data plane"
+  cargo build --locked --profile image --package controller --package standin
   testbed images controller --bin "$TARGET/image/controller" --image "$CONTROLLER_IMAGE" > "$CACHE/controller-image"
   if [ -n "${MULTIGRES_BIN_DIR:-}" ]; then
     step "packing the real data plane from $MULTIGRES_BIN_DIR"
     DATA_PLANE="the real one, from $MULTIGRES_BIN_DIR"
-    cargo build --locked --profile image --package standin
     # The web UI and the exporter come from other projects: the stand-in plays them also here.
     testbed images real --dir "$MULTIGRES_BIN_DIR" --standin "$TARGET/image/standin" > "$CACHE/data-plane-images"
   else
-    step "building the stand-in data plane"
+    step "packing the stand-in data plane"
     DATA_PLANE="the stand-in: it keeps the topology and elects primaries, and holds no data (set MULTIGRES_BIN_DIR for the real one)"
-    cargo build --locked --profile image --package standin
     testbed images standin --bin "$TARGET/image/standin" > "$CACHE/data-plane-images"
   fi
   step "loading images into the nodes"

@@ -5,7 +5,8 @@ BED=${MULTIGRES_TEST_BED:-test}
 FORM=${1:-short}
 
 ensure_nextest
-build_testbed
+[ -n "${MULTIGRES_BUILT:-}" ] || cargo nextest run --locked --workspace --no-run
+export MULTIGRES_BUILT=1
 finish() { local code=$?; [ $code = 0 ] || diagnose "$BED"; [ -n "${KEEP_BED:-}" ] || testbed --name "$BED" down; exit $code; }
 trap finish EXIT
 step "starting Kubernetes (bed \"$BED\", three nodes)"
@@ -20,4 +21,4 @@ export MULTIGRES_STORY_KUBECONFIG MULTIGRES_STORY_AUDIT_LOG MULTIGRES_STORIES_RE
 MULTIGRES_STORY_KUBECONFIG=$(testbed --name "$BED" kubeconfig)
 MULTIGRES_STORY_AUDIT_LOG=$(dirname "$MULTIGRES_STORY_KUBECONFIG")/audit.log
 # One at a time: a story may crash the controller under the others.
-cargo nextest run --locked --package stories --profile ci --test-threads 1 --no-capture --test '*'
+cargo nextest run --locked --workspace --profile ci --test-threads 1 --no-capture -E 'package(stories) and kind(test)'

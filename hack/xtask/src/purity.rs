@@ -151,7 +151,7 @@ fn judge(sources: &BTreeMap<String, String>, exceptions: &[(&str, &str, &str)]) 
 
 /// Forbidden names in the code of one file, in the order of lines.
 fn findings(source: &str) -> Vec<Finding> {
-    let tokens = without_tests(tokens(source));
+    let tokens = without_tests(&tokens(source));
     let mut found = Vec::new();
     let mut at = 0;
     while let Some(token) = tokens.get(at) {
@@ -331,7 +331,7 @@ fn quoted(text: &str, from: usize, quote: char) -> usize {
 }
 
 /// The tokens without the items that are compiled for tests alone.
-fn without_tests(tokens: Vec<Token<'_>>) -> Vec<Token<'_>> {
+fn without_tests<'a>(tokens: &[Token<'a>]) -> Vec<Token<'a>> {
     const ATTRIBUTE: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
     let mut kept = Vec::with_capacity(tokens.len());
     let mut at = 0;
@@ -348,10 +348,10 @@ fn without_tests(tokens: Vec<Token<'_>>) -> Vec<Token<'_>> {
             match token.text {
                 ";" => break,
                 "{" => {
-                    at = closing(&tokens, at);
+                    at = closing(tokens, at);
                     break;
                 }
-                "(" | "[" => at = closing(&tokens, at) + 1,
+                "(" | "[" => at = closing(tokens, at) + 1,
                 _ => at += 1,
             }
         }
