@@ -14,5 +14,5 @@ MULTIGRES_STORY_KUBECONFIG=$(testbed --name "$BED" kubeconfig)
 MULTIGRES_STORY_AUDIT_LOG=$(dirname "$MULTIGRES_STORY_KUBECONFIG")/audit.log
 export MULTIGRES_STORY_KUBECONFIG MULTIGRES_STORY_AUDIT_LOG
 printf '## %s, %s cores, %s, data plane: %s\n\n' "$(git rev-parse --short HEAD)" "$(nproc)" "$(date -u +%F)" "$DATA_PLANE"
-cargo run --quiet --locked --package stories --bin bench -- --idle "${IDLE:-300}" samples/minimal.yaml samples/demo-multi-az-shared-volume.yaml
+story bench --idle "${IDLE:-300}" samples/minimal.yaml samples/demo-multi-az-shared-volume.yaml
 printf 'Image archive of the controller, compressed: %s bytes\n' "$(gzip -c "$(cat "$CACHE/controller-image")" | wc -c)"

@@ -103,7 +103,7 @@ wait_healthy() {
 show() {
   local cluster=$1
   step "what was made"
-  cargo run --quiet --locked --package stories --bin tree -- --kubeconfig "$(testbed --name "$BED" kubeconfig)" \
+  story tree --kubeconfig "$(testbed --name "$BED" kubeconfig)" \
     --namespace "$NAMESPACE" --cluster "$cluster"
   echo
   k -n "$NAMESPACE" get pods -o wide

@@ -25,6 +25,12 @@ ensure_nextest() {
 # `make test` has built everything already; building one package again would compile its dependencies for other features.
 build_testbed() { [ -n "${MULTIGRES_BUILT:-}" ] || cargo build --quiet --locked --package testbed; }
 
+# Runs a program of the crate `stories`.
+story() {
+  local name=$1; shift
+  if [ -n "${MULTIGRES_BUILT:-}" ]; then "$TARGET/debug/$name" "$@"; else cargo run --quiet --locked --package stories --bin "$name" -- "$@"; fi
+}
+
 # Builds the images of the operator and of the data plane and loads them into bed $1. Sets DATA_PLANE.
 load_images() {
   local bed=$1

@@ -21,4 +21,6 @@ export MULTIGRES_STORY_KUBECONFIG MULTIGRES_STORY_AUDIT_LOG MULTIGRES_STORIES_RE
 MULTIGRES_STORY_KUBECONFIG=$(testbed --name "$BED" kubeconfig)
 MULTIGRES_STORY_AUDIT_LOG=$(dirname "$MULTIGRES_STORY_KUBECONFIG")/audit.log
 # One at a time: a story may crash the controller under the others.
-cargo nextest run --locked --workspace --profile ci --test-threads 1 --no-capture -E 'package(stories) and kind(test)'
+wanted='package(stories) and kind(test)'
+[ "$FORM" != soak ] || wanted="$wanted and test(the_controller_may_die)"
+cargo nextest run --locked --workspace --profile "$([ "$FORM" = soak ] && echo soak || echo ci)" --test-threads 1 --no-capture -E "$wanted"

@@ -139,8 +139,14 @@ impl Error {
         }
     }
 
-    /// The error and all its sources in one line.
+    /// The error and all its sources in one line. Of an answer of the API server only what it says for people.
     pub fn chain(&self) -> String {
-        shared::telemetry::chain(self)
+        match self {
+            Self::ReadReference { source, .. } | Self::Write { source, .. } => match &**source {
+                kube::Error::Api(status) => format!("{self}: {} ({})", status.message, status.code),
+                _ => shared::telemetry::chain(self),
+            },
+            _ => shared::telemetry::chain(self),
+        }
     }
 }

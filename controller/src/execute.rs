@@ -157,7 +157,16 @@ impl Executor {
         }
         let api = self.api(&resource_of(&object), key.namespace.as_deref());
         let params = PatchParams::apply(FieldManager::Operator.as_str()).force();
-        let answer = self.call("apply", &key, api.patch(&key.name, &params, &Patch::Apply(&object.value))).await?;
+        let applied = self.call("apply", &key, api.patch(&key.name, &params, &Patch::Apply(&object.value))).await;
+        let answer = match applied {
+            // An apply leaves list entries of others alone. Where ours and theirs cannot stand side by side (a port of a
+            // Service renumbered by hand keeps the name of ours), only replacing the lists brings our fields back.
+            Err(Error::Write { source, .. }) if is_code(&source, 422) && self.freshest(&key).is_some() => {
+                let params = PatchParams { field_manager: params.field_manager.clone(), ..PatchParams::default() };
+                self.call("patch", &key, api.patch(&key.name, &params, &Patch::Merge(&object.value))).await?
+            }
+            answer => answer?,
+        };
         let answer = serialise(&key, &answer)?;
         let dropped = compare::not_kept(&answer, &object.value);
         let mut memory = self.memory();

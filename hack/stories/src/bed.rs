@@ -24,6 +24,15 @@ pub const OPERATOR_NAMESPACE: &str = "multigres-operator";
 /// How the controller's pods are found.
 const CONTROLLER: &str = "app.kubernetes.io/component=controller";
 
+/// How often a story that is worth repeating is repeated: `MULTIGRES_STORY_FORM` is `short`, `long` or `soak`.
+pub fn rounds() -> u32 {
+    match env::var("MULTIGRES_STORY_FORM").as_deref() {
+        Ok("soak") => 40,
+        Ok("long") => 5,
+        _ => 1,
+    }
+}
+
 /// A Kubernetes with the operator in it.
 #[derive(Clone)]
 pub struct Bed {
