@@ -477,13 +477,18 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// The part of a status that must reach a reader at once: the phase, and which conditions hold. On the way there, reasons and
-/// messages change more often than anybody reads them.
+/// The condition that other controllers wait for.
+const AVAILABLE: &str = "Available";
+
+/// The part of a status that must reach a reader at once: the phase, and which conditions hold. On the way there, reasons,
+/// messages and the conditions that nobody waits for change more often than anybody reads them.
 fn significant(status: &Value) -> (String, Vec<(String, String)>) {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let phase = text(&status["phase"]);
+    let under_way = matches!(phase.as_str(), "Initializing" | "Progressing");
     let conditions = status["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
     let conditions = conditions.iter().map(|c| (text(&c["type"]), text(&c["status"])));
-    (text(&status["phase"]), conditions.collect())
+    (phase, conditions.filter(|(kind, _)| !under_way || kind == AVAILABLE).collect())
 }
 
 #[cfg(test)]
@@ -510,8 +515,18 @@ mod tests {
     }
 
     #[test]
+    fn on_the_way_only_availability_is_significant() {
+        let one = json!({"phase": "Progressing", "conditions": [{"type": "Available", "status": "False"}, {"type": "Ready", "status": "False"}]});
+        let mut two = one.clone();
+        two["conditions"][1]["status"] = json!("True");
+        assert_eq!(significant(&one), significant(&two));
+        two["conditions"][0]["status"] = json!("True");
+        assert_ne!(significant(&one), significant(&two));
+    }
+
+    #[test]
     fn phase_and_conditions_are_significant_and_texts_are_not() {
-        let one = json!({"phase": "Progressing", "message": "1 of 3", "conditions": [{"type": "Available", "status": "False", "reason": "X", "message": "1 of 3"}]});
+        let one = json!({"phase": "Degraded", "message": "1 of 3", "conditions": [{"type": "Available", "status": "False", "reason": "X", "message": "1 of 3"}]});
         let mut two = one.clone();
         two["message"] = json!("2 of 3");
         two["conditions"][0]["message"] = json!("2 of 3");
