@@ -19,8 +19,9 @@ demo-down: ## Stop the demo and leave nothing behind
 .PHONY: bootstrap build fmt lint generate test unit api chart stories bench soak
 bootstrap: ## Install what a Debian-like machine lacks (packages, nextest, pinned Kubernetes tools), once
 	@hack/bootstrap.sh
-build: ## Build the binaries
+build: ## Build the binaries as they are released
 	cargo build --locked --release --package controller
+	cargo build --locked --profile speed --package admission
 fmt: ## Format the code
 	cargo fmt --all
 lint: ## Formatting, lints, and generated files that must be current
@@ -42,11 +43,17 @@ bench: bootstrap ## Figures of docs/benchmarks.md
 soak: bootstrap ## Kill the controller again and again while clusters change
 	@hack/stories.sh soak
 
-##@ Testbed and kind
-.PHONY: testbed-up testbed-down kind-deploy
+##@ Testbed, kind and plain manifests
+.PHONY: testbed-up testbed-down kind-deploy kind-deploy-certmanager kind-deploy-no-webhook manifests
 testbed-up: bootstrap ## A three-node Kubernetes without Docker
 	$(TESTBED) up --nodes kubelet:3
 testbed-down: ## Stop it
 	$(TESTBED) down
 kind-deploy: ## Deploy to a local kind cluster (needs Docker and kind)
-	@hack/kind-deploy.sh
+	@hack/kind-deploy.sh self-signed
+kind-deploy-certmanager: ## The same with certificates of cert-manager
+	@hack/kind-deploy.sh cert-manager
+kind-deploy-no-webhook: ## The same without admission
+	@hack/kind-deploy.sh no-webhook
+manifests: bootstrap ## Render install*.yaml for installs without Helm into dist/
+	@hack/manifests.sh dist

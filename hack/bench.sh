@@ -1,18 +1,27 @@
 #!/usr/bin/env bash
-# Figures for docs/benchmarks.md: writes, idle writes, memory, time. IDLE sets the idle window in seconds.
+# Figures for docs/benchmarks.md: reviews, writes, idle writes, memory, time. IDLE sets the idle window in seconds.
 . "$(dirname "$0")/lib.sh"
 BED=bench
 build_testbed
 finish() { local code=$?; [ $code = 0 ] || diagnose "$BED" >&2; [ -n "${KEEP_BED:-}" ] || testbed --name "$BED" down; exit $code; }
 trap finish EXIT
 {
+  # Before there is a bed: the service and its load each have a core to themselves.
+  step "reviews on one core"
+  cargo build --locked --profile speed --package stories --bin bench_admission --package admission --bin admission
+  "$TARGET/speed/bench_admission" > "$CACHE/bench-admission"
   testbed --name "$BED" up --nodes kubelet:3
-  load_images "$BED"
+  # What is measured is what is released.
+  cargo build --locked --release --package controller
+  CONTROLLER_BIN=$TARGET/release/controller ADMISSION_BIN=$TARGET/speed/admission load_images "$BED"
   install_chart "$BED"
 } >&2
 MULTIGRES_STORY_KUBECONFIG=$(testbed --name "$BED" kubeconfig)
 MULTIGRES_STORY_AUDIT_LOG=$(dirname "$MULTIGRES_STORY_KUBECONFIG")/audit.log
 export MULTIGRES_STORY_KUBECONFIG MULTIGRES_STORY_AUDIT_LOG
 printf '## %s, %s cores, %s, data plane: %s\n\n' "$(git rev-parse --short HEAD)" "$(nproc)" "$(date -u +%F)" "$DATA_PLANE"
+printf '### admission\n\n'; cat "$CACHE/bench-admission"; echo
 story bench --idle "${IDLE:-300}" samples/minimal.yaml samples/demo-multi-az-shared-volume.yaml
-printf 'Image archive of the controller, compressed: %s bytes\n' "$(gzip -c "$(cat "$CACHE/controller-image")" | wc -c)"
+# The command that packs them prints the controller's archive first.
+{ read -r controller; read -r admission; } < "$CACHE/operator-images"
+printf 'Image archive of the controller, compressed: %s bytes; of admission: %s bytes\n' "$(gzip -c "$controller" | wc -c)" "$(gzip -c "$admission" | wc -c)"

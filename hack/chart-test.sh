@@ -1,41 +1,338 @@
 #!/usr/bin/env bash
-# The chart renders with its supported values, a real API server accepts every object, and wrong values are refused with a remedy.
-# Runs itself again below a control plane of its own.
+# The chart renders with its supported values, a real API server accepts every object, wrong values are refused with a remedy, and what
+# the webhooks let pass while nobody answers them is what should pass. Runs itself again below a control plane of its own.
 . "$(dirname "$0")/lib.sh"
 build_testbed
 if [ -z "${MULTIGRES_TEST_KUBECONFIG:-}" ]; then
   PATH="$(testbed tools helm | tail -1):$PATH" testbed control-plane -- hack/chart-test.sh
   exit
 fi
+[ -n "${MULTIGRES_BUILT:-}" ] || cargo build --quiet --locked --package controller --package admission
 CHART=charts/multigres-operator
-RENDER=$(mktemp)
-trap 'rm -f "$RENDER"' EXIT
+NAMESPACE=multigres-operator
+WORK=$(mktemp -d)
+RENDER=$WORK/render.yaml
+trap 'rm -rf "$WORK"' EXIT
+CERT_MANAGER=(--set certificates.mode=cert-manager --api-versions cert-manager.io/v1)
+CONTROLLER=system:serviceaccount:$NAMESPACE:multigres-operator-controller-manager
 passed=0
 
 ok() { passed=$((passed + 1)); printf '  ok  %s\n' "$1"; }
-refused() { # name, expected text, helm arguments
-  local name=$1 text=$2 output; shift 2
-  if output=$(helm template multigres-operator "$CHART" "$@" 2>&1); then echo "FAILED: $name was accepted"; exit 1; fi
-  case $output in *"$text"*) ok "refused: $name" ;; *) printf 'FAILED: %s: no "%s" in:\n%s\n' "$name" "$text" "$output"; exit 1 ;; esac
+failed() { printf 'FAILED: %s\n' "$@"; exit 1; }
+render() { helm template multigres-operator "$CHART" --namespace "$NAMESPACE" "$@" > "$RENDER"; }
+
+accepted() { # what, helm arguments
+  local what=$1; shift
+  render "$@"
+  kubectl apply --server-side --dry-run=server --validate=strict -f "$RENDER" > /dev/null || failed "the API server refuses: $what"
+  if grep -q caBundle "$RENDER"; then failed "caBundle in the chart: $what"; fi
+  ok "accepted by the API server: $what"
 }
 
-kubectl create namespace multigres-operator > /dev/null
-helm lint --strict "$CHART" > /dev/null && ok "lint"
-for values in "" "--set controller.replicas=2" "--set metrics.enabled=false" "--set crds.install=false" \
-  "--set global.imageRegistry=registry.example.com" "--set rbac.create=false" "--set controller.nativeSidecars=off" \
-  "--set operands.images.postgres=registry.example.com/pgctld:1" "--set controller.serviceAccount.create=false,controller.serviceAccount.name=mine"; do
+refused() { # what, expected text, helm arguments
+  local what=$1 text=$2 output; shift 2
+  if output=$(helm template multigres-operator "$CHART" --namespace "$NAMESPACE" "$@" 2>&1); then failed "$what was accepted"; fi
+  case $output in *"$text"*) ok "refused: $what" ;; *) failed "$what: no \"$text\" in:" "$output" ;; esac
+}
+
+has() { # what, expected text
+  grep -qF -- "$2" "$RENDER" || failed "$1: no \"$2\""
+}
+lacks() { # what, text
+  if grep -qF -- "$2" "$RENDER"; then failed "$1: there is \"$2\""; fi
+}
+count() { # what, text, number
+  local found; found=$(grep -cF -- "$2" "$RENDER" || true)
+  [ "$found" = "$3" ] || failed "$1: \"$2\" is there $found times instead of $3"
+}
+
+# Runs a command that has to succeed, or has to fail with a text.
+passes() { local what=$1 output; shift; output=$("$@" 2>&1) || failed "$what:" "$output"; ok "$what"; }
+fails() {
+  local what=$1 text=$2 output; shift 2
+  if output=$("$@" 2>&1); then failed "$what passed"; fi
+  case $output in *"$text"*) ok "$what" ;; *) failed "$what: no \"$text\" in:" "$output" ;; esac
+}
+
+rendering() {
+  helm lint --strict "$CHART" > /dev/null && ok "lint"
+  local values
+  for values in "" "--set controller.replicas=2" "--set metrics.enabled=false" "--set crds.install=false" \
+    "--set global.imageRegistry=registry.example.com" "--set rbac.create=false" "--set controller.nativeSidecars=off" \
+    "--set operands.images.postgres=registry.example.com/pgctld:1" "--set controller.serviceAccount.create=false,controller.serviceAccount.name=mine" \
+    "--set admission.enabled=false" "--set admission.enabled=false,webhooks.childProtection.mode=policy" "--set admission.autoscaling.enabled=true" \
+    "--set admission.serviceAccount.create=false,admission.serviceAccount.name=mine" "--set networkPolicy.enabled=true" \
+    "--set networkPolicy.enabled=true,networkPolicy.admissionFrom[0].ipBlock.cidr=10.0.0.0/8" "--set webhooks.create=false" \
+    "--set webhooks.childProtection.allowedGroups={sre,dba},webhooks.childProtection.allowedUsers={eve}" \
+    "--set webhooks.childProtection.mode=both,webhooks.childProtection.failurePolicy=Ignore" "--set webhooks.childProtection.mode=none" \
+    "--set webhooks.overrides.validateCluster.skipUnchanged=false,webhooks.overrides.coreTemplate.failurePolicy=Ignore" \
+    "--set webhooks.defaults.matchConditions[0].name=mine,webhooks.defaults.matchConditions[0].expression=1==1" \
+    "--set webhooks.defaults.namespaceSelector.matchLabels.multigres=here" "--set admission.topologySpreadConstraints=null" \
+    "--set admission.podDisruptionBudget.minAvailable=1,admission.podDisruptionBudget.maxUnavailable=null" \
+    "--set certificates.mode=provided,certificates.provided.secretName=mine" "--set fullnameOverride=pg" \
+    "--kube-version 1.25.0" "--kube-version 1.28.0" "--kube-version 1.30.0" "--kube-version v1.30.4-gke.100"; do
+    # shellcheck disable=SC2086 # the words are arguments
+    accepted "${values:-defaults}" $values
+  done
+  # cert-manager's own definitions judge what the chart asks of it.
+  (cd hack/tools/cert-manager && go mod download github.com/cert-manager/cert-manager)
+  kubectl apply --server-side -f "$(cd hack/tools/cert-manager && go list -m -f '{{.Dir}}' github.com/cert-manager/cert-manager)/deploy/crds" > /dev/null
+  kubectl wait --for=condition=Established --timeout=30s crd/certificates.cert-manager.io crd/issuers.cert-manager.io crd/clusterissuers.cert-manager.io > /dev/null
+  accepted "cert-manager" "${CERT_MANAGER[@]}"
+  accepted "cert-manager with a ClusterIssuer" "${CERT_MANAGER[@]}" --set certificates.certManager.issuerKind=ClusterIssuer
+  accepted "cert-manager with an issuer of the user" "${CERT_MANAGER[@]}" --set certificates.certManager.issuerRef.name=corp,certificates.certManager.issuerRef.kind=ClusterIssuer
+  accepted "cert-manager without an authority in between" "${CERT_MANAGER[@]}" --set certificates.certManager.issuerRef.name=corp,certificates.certManager.createCA=false
+
+  local crd
+  for crd in crds/*.yaml; do
+    case $crd in */multigres-crds.yaml) continue ;; esac
+    cmp -s "$crd" "$CHART/files/$crd" || failed "$CHART/files/$crd differs from $crd"
+  done
+  ok "the chart carries every CRD"
+  render; cp "$RENDER" "$WORK/first"; render
+  cmp -s "$RENDER" "$WORK/first" || failed "rendering twice gives two results"
+  ok "rendering is repeatable"
+}
+
+contents() {
+  render --set crds.install=false --kube-version 1.25.0
+  for text in matchConditions unhealthyPodEvictionPolicy ValidatingAdmissionPolicy; do lacks "for 1.25" "$text"; done
+  count "for 1.25 children are ignored, the rest fails" "failurePolicy: Ignore" 4
+  count "for 1.25 children are ignored, the rest fails" "failurePolicy: Fail" 5
+  ok "1.25 gets nothing that it does not know"
+  render --set crds.install=false --kube-version 1.28.0
+  # Two for clusters, three for templates, four for children.
+  count "for 1.28" "matchConditions:" 9
+  count "for 1.28" "failurePolicy: Fail" 9
+  lacks "for 1.28" ValidatingAdmissionPolicy
+  ok "1.28 gets match conditions"
+  render --set crds.install=false --kube-version 1.30.0
+  count "for 1.30" "kind: ValidatingAdmissionPolicy" 2
+  for text in mmultigrescluster vmultigrescluster vcoretemplate vcelltemplate vshardtemplate vcell vshard vtablegroup vtoposerver; do count "webhooks" "name: $text.kb.io" 1; done
+  local groups
+  groups=$(awk '/^kind: MutatingWebhookConfiguration/ { on = 1 } /templates\/tests/ { on = 0 } on && /apiGroups/' "$RENDER" | sort -u | tr -d ' ')
+  [ "$groups" = "-apiGroups:[multigres.com]" ] || failed "a webhook concerns other groups than ours, so an upgrade could need it: $groups"
+  ok "1.30 gets policies, and only our own group is concerned"
+  lacks "mode self-signed mounts nothing" "volumeMounts"
+  has "mode self-signed" "--webhook-use-internal-certs=true"
+  render --set crds.install=false,certificates.mode=provided,certificates.provided.secretName=mine,certificates.provided.caKey=root.pem
+  has "mode provided" "--webhook-use-internal-certs=false"; has "mode provided" "mountPath: /var/run/secrets/webhook"
+  has "mode provided" "{ key: root.pem, path: ca.crt }"; lacks "mode provided" "resources: [secrets]"
+  ok "certificates reach the pods by mode"
+  render --set crds.install=false,admission.enabled=false
+  for text in WebhookConfiguration ValidatingAdmissionPolicy cert-rotator "component: admission" self-test; do lacks "without admission" "$text"; done
+  ok "without admission there is no trace of it"
+  render --set admission.autoscaling.enabled=true,crds.install=false
+  count "the autoscaler owns the replicas" "  replicas:" 1
+  ok "the autoscaler owns the replicas"
+  render --set crds.install=false
+  local program args
+  for program in controller admission; do
+    # The words of the Deployment, exactly: an unknown flag or a bad value ends the program before it shows its help.
+    mapfile -t args < <(sed -n "/templates\/$program\/deployment.yaml/,/^---/p" "$RENDER" | sed -n 's/^            - \(--.*\)$/\1/p')
+    [ "${#args[@]}" -gt 5 ] || failed "no arguments of $program were found"
+    passes "$program knows its arguments" "$TARGET/debug/$program" "${args[@]}" --help
+  done
+  passes "admission knows the arguments of its test" "$TARGET/debug/admission" self-test --namespace=x --child-protection=true --help
+}
+
+guards() {
+  refused "an unknown value" "additional properties" --set nonsense=1
+  refused "an unknown value of a webhook" "additional properties" --set webhooks.overrides.nonsense.failurePolicy=Fail
+  refused "an unknown failure policy" "failurePolicy" --set webhooks.defaults.failurePolicy=Maybe
+  refused "a duration without a unit" "shutdownDelay" --set-string admission.shutdownDelay=10
+  refused "two replicas without election" "controller.leaderElection.enabled=true" --set controller.replicas=2 --set controller.leaderElection.enabled=false
+  refused "kube-system" "--create-namespace" --namespace kube-system
+  refused "no name for an existing account" "controller.serviceAccount.name" --set controller.serviceAccount.create=false
+  refused "no name for an existing account of admission" "admission.serviceAccount.name" --set admission.serviceAccount.create=false
+  refused "one account for both" "different names" --set admission.serviceAccount.name=same,controller.serviceAccount.name=same
+  refused "metrics on the port of the probes" "metrics.port=8080" --set metrics.port=8081
+  refused "webhook on the port of the metrics" "admission.containerPort=9443" --set admission.containerPort=8080
+  refused "no replicas" "admission.enabled=false" --set admission.replicas=0
+  refused "autoscaling upside down" "raise maxReplicas" --set admission.autoscaling.enabled=true,admission.autoscaling.minReplicas=9
+  refused "autoscaling by nothing" "targetCPUUtilizationPercentage" --set admission.autoscaling.enabled=true,admission.autoscaling.targetCPUUtilizationPercentage=null
+  refused "a budget with both bounds" "exactly one" --set admission.podDisruptionBudget.minAvailable=1
+  refused "a budget without bounds" "exactly one" --set admission.podDisruptionBudget.maxUnavailable=null
+  refused "a budget that blocks drains" "more replicas" --set admission.podDisruptionBudget.maxUnavailable=null,admission.podDisruptionBudget.minAvailable=2
+  refused "killing pods that serve" "terminationGracePeriodSeconds" --set admission.shutdownDelay=1m
+  refused "a deadline behind the API server's" "lower admission.reviewDeadline" --set webhooks.defaults.timeoutSeconds=5
+  refused "the same for one webhook" "webhook coreTemplate" --set webhooks.overrides.coreTemplate.timeoutSeconds=8
+  refused "match conditions on 1.27" "Kubernetes 1.28" --kube-version 1.27.0 --set 'webhooks.defaults.matchConditions[0].name=a,webhooks.defaults.matchConditions[0].expression=1==1'
+  refused "a policy on 1.29" "childProtection.mode=auto" --kube-version 1.29.0 --set webhooks.childProtection.mode=policy
+  refused "child webhooks without admission" "admission.enabled=true" --set admission.enabled=false,webhooks.childProtection.mode=both
+  refused "children open to everyone" "childProtection.mode=both" --set webhooks.childProtection.mode=webhook,webhooks.childProtection.failurePolicy=Ignore
+  refused "cert-manager where there is none" "install cert-manager first" --set certificates.mode=cert-manager
+  refused "an unknown mode of certificates" "certificates" --set certificates.mode=magic
+  refused "an issuer without a name" "issuerRef.name" "${CERT_MANAGER[@]}" --set certificates.certManager.issuerRef.kind=Issuer
+  refused "no issuer at all" "createCA=true" "${CERT_MANAGER[@]}" --set certificates.certManager.createCA=false
+  refused "an issuer that is not used" "certificates.mode=cert-manager" --set certificates.certManager.issuerRef.name=corp
+  refused "cert-manager and we on one Secret" "another name" "${CERT_MANAGER[@]}" --set certificates.certManager.secretName=multigres-webhook-certs
+  refused "cert-manager renewing without end" "lower renewBefore" "${CERT_MANAGER[@]}" --set certificates.certManager.renewBefore=2160h
+  refused "no Secret of the user" "certificates.provided.secretName" --set certificates.mode=provided
+  refused "a Secret that is not used" "certificates.mode=provided" --set certificates.provided.secretName=mine
+  refused "the user and we on one Secret" "give yours another name" --set certificates.mode=provided,certificates.provided.secretName=multigres-webhook-certs
+  refused "one Secret for both keys" "different names" --set certificates.caSecretName=multigres-webhook-certs
+  refused "renewing without end" "lower renewBefore" --set certificates.selfSigned.serverDuration=1h
+  refused "an overlap shorter than two checks" "twice checkInterval" --set certificates.selfSigned.caOverlap=1h
+}
+
+# Nobody answers the webhooks here, so every request that they concern fails, and every other passes.
+live() {
+  local release=(multigres-operator "$CHART" --namespace "$NAMESPACE") uid
+  helm install "${release[@]}" --set admission.enabled=false > /dev/null
+  kubectl wait --for=condition=Established --timeout=30s $(kubectl get crd -o name | grep 'multigres\.com$') > /dev/null
+  kubectl create namespace live > /dev/null
+  kubectl config set-context --current --namespace live > /dev/null
+  kubectl apply -f samples/minimal.yaml > /dev/null
+  kubectl apply -f hack/chart-test.yaml > /dev/null
+  ok "install without admission"
+
+  helm upgrade "${release[@]}" --reset-values > /dev/null
+  uid=$(configuration_uids)
+  # What the admission service does once it runs.
+  own_bundles
+  # Policies take effect a moment after they were made.
+  await "the policy is in force" kubectl_denied patch toposerver kept --type=merge -p '{"spec":{"placement":{"nodeSelector":{"a":"b"}}}}'
+  await "the webhooks are in force" kubectl_denied annotate multigrescluster minimal multigres.com/project-ref=x --dry-run=server
+
+  rights
+  passes "a label of the user on a cluster passes" kubectl label multigrescluster minimal team=a
+  passes "an annotation of the user on a cluster passes" kubectl annotate multigrescluster minimal example.com/a=b
+  passes "the status of a cluster passes" kubectl patch multigrescluster minimal --subresource=status --type=merge -p '{"status":{"phase":"Progressing"}}'
+  fails "an annotation of ours on a cluster is judged" "failed calling webhook" kubectl annotate multigrescluster minimal multigres.com/project-ref=x
+  fails "a changed spec is judged" "failed calling webhook" kubectl patch multigrescluster minimal --type=merge -p '{"spec":{"logLevels":{"multigateway":"debug"}}}'
+  fails "a new cluster is judged" "failed calling webhook" kubectl create -f - <<< '{"apiVersion":"multigres.com/v1alpha1","kind":"MultigresCluster","metadata":{"name":"new"},"spec":{"cells":[{"name":"a"}]}}'
+  passes "the controller is not asked about" kubectl patch multigrescluster minimal --as "$CONTROLLER" --type=merge -p '{"metadata":{"finalizers":["multigres.com/cluster-cleanup"],"annotations":{"multigres.com/applied-images":"x"}}}'
+  fails "a changed template is judged" "failed calling webhook" kubectl patch coretemplate used --type=merge -p '{"spec":{"globalTopoServer":{"etcd":{"replicas":5}}}}'
+  passes "a label on a template passes" kubectl label coretemplate used team=a
+  fails "the deletion of a template is judged" "failed calling webhook" kubectl delete coretemplate used
+  fails "even for the controller" "failed calling webhook" kubectl delete coretemplate used --as "$CONTROLLER" --as-group system:masters
+
+  fails "a child is read-only" "by the Multigres operator alone" kubectl patch toposerver kept --type=merge -p '{"spec":{"placement":{"nodeSelector":{"a":"b"}}}}'
+  fails "so are its labels" "by the Multigres operator alone" kubectl label toposerver kept app.kubernetes.io/instance=other
+  fails "so is its existence" "by the Multigres operator alone" kubectl delete toposerver kept
+  fails "so is the scale of a shard" "by the Multigres operator alone" kubectl scale shard kept --replicas=7
+  fails "nobody adds one" "by the Multigres operator alone" kubectl create -f - <<< '{"apiVersion":"multigres.com/v1alpha1","kind":"TopoServer","metadata":{"name":"new"},"spec":{}}'
+  passes "an annotation of the user on a child passes" kubectl annotate toposerver kept example.com/a=b
+  passes "the controller writes children" kubectl patch toposerver kept --as "$CONTROLLER" --type=merge -p '{"spec":{"placement":{"nodeSelector":{"a":"b"}}}}'
+  passes "the controller scales shards" kubectl patch shard kept --as "$CONTROLLER" --as-group system:masters --subresource=scale --type=merge -p '{"spec":{"replicas":2}}'
+  passes "the garbage collector deletes children" kubectl delete tablegroup kept --as system:serviceaccount:kube-system:generic-garbage-collector --as-group system:masters
+  kubectl patch cell kept --as "$CONTROLLER" --type=merge -p '{"metadata":{"finalizers":["multigres.com/test"]}}' > /dev/null
+  kubectl delete cell kept --wait=false --as "$CONTROLLER" > /dev/null
+  passes "what is being deleted is in nobody's way" kubectl patch cell kept --type=merge -p '{"metadata":{"finalizers":null}}'
+  kubectl delete multigrescluster minimal --wait=false > /dev/null
+  passes "the same for a cluster" kubectl patch multigrescluster minimal --type=merge -p '{"metadata":{"finalizers":null},"spec":{"logLevels":{"multigateway":"debug"}}}'
+
+  passes "an upgrade with all admission pods down" helm upgrade "${release[@]}" --reset-values --set admission.replicas=3,webhooks.defaults.timeoutSeconds=15,webhooks.childProtection.mode=webhook
+  bundles_are_kept "an upgrade leaves the bundles alone"
+  await "without a policy the webhook protects children" kubectl_says 'failed calling webhook "vtoposerver.kb.io"' delete toposerver kept --dry-run=server
+  ok "without a policy the webhook protects children"
+  passes "a rollback with all admission pods down" helm rollback multigres-operator 2 --namespace "$NAMESPACE"
+  bundles_are_kept "a rollback leaves the bundles alone"
+  passes "a change to cert-manager and back" eval 'helm upgrade "${release[@]}" --reset-values --set certificates.mode=cert-manager && helm upgrade "${release[@]}" --reset-values'
+  bundles_are_kept "a change of modes leaves the bundles alone"
+  [ "$uid" = "$(configuration_uids)" ] || failed "an upgrade made the webhook configurations anew"
+  ok "the webhook configurations are the same objects all the time"
   # shellcheck disable=SC2086 # the words are arguments
-  helm template multigres-operator "$CHART" --namespace multigres-operator $values > "$RENDER"
-  kubectl apply --server-side --dry-run=server --validate=strict -f "$RENDER" > /dev/null
-  ok "accepted by the API server: ${values:-defaults}"
-done
-for crd in crds/*.yaml; do
-  case $crd in */multigres-crds.yaml) continue ;; esac
-  cmp -s "$crd" "$CHART/files/$crd" || { echo "FAILED: $CHART/files/$crd differs from $crd"; exit 1; }
-done
-ok "the chart carries every CRD"
-refused "an unknown value" "additional properties" --set nonsense=1
-refused "two replicas without election" "controller.leaderElection.enabled=true" --set controller.replicas=2 --set controller.leaderElection.enabled=false
-refused "kube-system" "--create-namespace" --namespace kube-system
-refused "no name for an existing account" "controller.serviceAccount.name" --set controller.serviceAccount.create=false
+  kubectl delete $CONFIGURATIONS > /dev/null
+  passes "an upgrade brings deleted configurations back" eval 'helm upgrade "${release[@]}" --reset-values && configuration_uids'
+  helm upgrade "${release[@]}" --reset-values --set admission.enabled=false > /dev/null
+  [ -z "$(kubectl get mutatingwebhookconfigurations,validatingwebhookconfigurations,validatingadmissionpolicies -o name | grep multigres || true)" ] || failed "webhooks stay without admission"
+  ok "without admission the webhooks are gone"
+  await "the policy is out of force" kubectl delete toposerver,shard,coretemplate --all --wait=false
+  helm uninstall multigres-operator --namespace "$NAMESPACE" > /dev/null
+}
+
+# What the two accounts may do, and what they may not.
+rights() {
+  local answer account verb object rest
+  while read -r answer account verb object rest; do
+    # shellcheck disable=SC2086 # the words are arguments
+    [ "$(kubectl auth can-i "$verb" "$object" $rest --namespace "$NAMESPACE" --as "system:serviceaccount:$NAMESPACE:multigres-operator-$account" 2> /dev/null)" = "$answer" ] ||
+      failed "may $account $verb $object $rest? not \"$answer\""
+  done << 'RIGHTS'
+yes admission watch multigresclusters.multigres.com --all-namespaces
+yes admission get coretemplates.multigres.com --all-namespaces
+yes admission list storageclasses
+yes admission watch nodes
+yes admission patch mutatingwebhookconfigurations/multigres-operator-mutating-webhook-configuration
+yes admission watch validatingwebhookconfigurations/multigres-operator-validating-webhook-configuration
+yes admission watch secrets/multigres-operator-ca-secret
+yes admission update secrets/multigres-webhook-certs
+yes admission create secrets
+yes admission update leases/multigres-operator-cert-rotator
+yes admission patch leases/multigres-operator-cert-rotator
+no admission patch mutatingwebhookconfigurations/of-somebody-else
+no admission list validatingwebhookconfigurations
+no admission delete validatingwebhookconfigurations/multigres-operator-validating-webhook-configuration
+no admission list secrets
+no admission get secrets/of-somebody-else
+no admission get secrets --all-namespaces
+no admission update leases/multigres-operator.multigres.com
+no admission patch multigresclusters.multigres.com --all-namespaces
+no admission get pods
+no admission watch shards.multigres.com
+no controller-manager patch mutatingwebhookconfigurations/multigres-operator-mutating-webhook-configuration
+no controller-manager get validatingwebhookconfigurations/multigres-operator-validating-webhook-configuration
+yes controller-manager patch shards.multigres.com --all-namespaces
+RIGHTS
+  ok "each account may do what it needs, and no more"
+}
+
+CONFIGURATIONS="mutatingwebhookconfiguration/multigres-operator-mutating-webhook-configuration validatingwebhookconfiguration/multigres-operator-validating-webhook-configuration"
+# shellcheck disable=SC2086 # the words are arguments
+configuration_uids() { kubectl get $CONFIGURATIONS -o jsonpath='{.items[*].metadata.uid}'; }
+# Sets the bundle of every webhook by server-side apply, as the field manager that owns it.
+own_bundles() {
+  local configuration name kind
+  for configuration in $CONFIGURATIONS; do
+    case $configuration in mutating*) kind=MutatingWebhookConfiguration ;; *) kind=ValidatingWebhookConfiguration ;; esac
+    {
+      printf 'apiVersion: admissionregistration.k8s.io/v1\nkind: %s\nmetadata: {name: %s}\nwebhooks:\n' "$kind" "${configuration#*/}"
+      for name in $(kubectl get "$configuration" -o jsonpath='{.webhooks[*].name}'); do
+        printf -- '- {name: %s, clientConfig: {caBundle: %s}}\n' "$name" "$(printf test | base64)"
+      done
+    } | kubectl apply --server-side --force-conflicts --field-manager=multigres-operator-cert -f - > /dev/null
+  done
+}
+bundles_are_kept() {
+  local bundles
+  # shellcheck disable=SC2086 # the words are arguments
+  bundles=$(kubectl get $CONFIGURATIONS -o jsonpath='{.items[*].webhooks[*].clientConfig.caBundle}' | tr ' ' '\n' | sort | uniq -c | tr -s ' ')
+  [ "$bundles" = " 9 $(printf test | base64)" ] || failed "$1:" "$bundles"
+  ok "$1"
+}
+kubectl_denied() { ! kubectl "$@"; }
+kubectl_says() { local output; output=$(kubectl "${@:2}" 2>&1) || true; [[ $output == *"$1"* ]]; }
+await() { # what, command; at most half a minute
+  local what=$1 until=$((SECONDS + 30)); shift
+  until "$@" > /dev/null 2>&1; do [ $SECONDS -lt $until ] || failed "$what: not after 30 s"; sleep 0.2; done
+}
+
+manifests() {
+  hack/manifests.sh "$WORK/dist" > /dev/null
+  local file
+  for file in install install-certmanager install-no-webhook; do
+    passes "$file.yaml is accepted" kubectl apply --dry-run=server --validate=strict -f "$WORK/dist/$file.yaml"
+  done
+  # Plainly, without --server-side: CRDs included.
+  passes "install.yaml is applied" kubectl apply -f "$WORK/dist/install.yaml"
+  passes "install-extras.yaml is applied over it" kubectl apply -f "$WORK/dist/install-extras.yaml"
+  if grep -q "kind: Deployment" "$WORK/dist/install-extras.yaml"; then failed "the extras would replace a Deployment of another mode"; fi
+  kubectl get validatingadmissionpolicy multigres-operator-child-protection > /dev/null
+  kubectl delete -f "$WORK/dist/install-extras.yaml" -f "$WORK/dist/install.yaml" --ignore-not-found --wait=false > /dev/null
+  ok "plain manifests come and go"
+}
+
+# A copy, whose namespace can be changed.
+cp "$MULTIGRES_TEST_KUBECONFIG" "$WORK/kubeconfig"
+export KUBECONFIG=$WORK/kubeconfig
+kubectl create namespace "$NAMESPACE" > /dev/null
+# Pods are refused where their account is missing, also in a dry run.
+for account in multigres-operator-test-admission pg-test-admission; do kubectl create serviceaccount "$account" --namespace "$NAMESPACE" > /dev/null; done
+rendering
+contents
+guards
+live
+manifests
 printf '%s passed, 0 failed\n' "$passed"

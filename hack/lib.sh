@@ -8,6 +8,12 @@ export PATH="$CACHE/cargo/bin:$PATH"
 if [ -n "${CI:-}" ] && [ -z "${CARGO_TARGET_DIR:-}" ]; then export CARGO_TARGET_DIR="$CACHE/target"; fi
 TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
 CONTROLLER_IMAGE=localhost/multigres-operator-controller:dev
+ADMISSION_IMAGE=localhost/multigres-operator-admission:dev
+# Values that make the chart take the images of this checkout.
+DEV_IMAGES=(
+  --set controller.image.registry=localhost --set controller.image.repository=multigres-operator-controller --set controller.image.tag=dev
+  --set admission.image.registry=localhost --set admission.image.repository=multigres-operator-admission --set admission.image.tag=dev
+)
 
 NEXTEST=0.9.151
 
@@ -36,8 +42,9 @@ load_images() {
   local bed=$1
   # One command for both: apart, each would compile the dependencies for its own features.
   step "building the operator and the stand-in data plane"
-  cargo build --locked --profile image --package controller --package standin
-  testbed images controller --bin "$TARGET/image/controller" --image "$CONTROLLER_IMAGE" > "$CACHE/controller-image"
+  cargo build --locked --profile image --package controller --package admission --package standin
+  testbed images operator "${CONTROLLER_BIN:-$TARGET/image/controller}=$CONTROLLER_IMAGE" \
+    "${ADMISSION_BIN:-$TARGET/image/admission}=$ADMISSION_IMAGE" > "$CACHE/operator-images"
   if [ -n "${MULTIGRES_BIN_DIR:-}" ]; then
     step "packing the real data plane from $MULTIGRES_BIN_DIR"
     DATA_PLANE="the real one, from $MULTIGRES_BIN_DIR"
@@ -50,7 +57,7 @@ load_images() {
   fi
   step "loading images into the nodes"
   # shellcheck disable=SC2046 # one archive a line, without spaces
-  testbed --name "$bed" load $(cat "$CACHE/controller-image" "$CACHE/data-plane-images")
+  testbed --name "$bed" load $(cat "$CACHE/operator-images" "$CACHE/data-plane-images")
 }
 
 # Installs or upgrades the chart on bed $1; more arguments go to helm.
@@ -58,9 +65,7 @@ install_chart() {
   local bed=$1; shift
   step "installing the chart"
   testbed --name "$bed" shell -- helm upgrade --install multigres-operator charts/multigres-operator \
-    --namespace multigres-operator --create-namespace --wait --timeout 3m \
-    --set controller.image.registry=localhost --set controller.image.repository=multigres-operator-controller \
-    --set controller.image.tag=dev "$@" > "$CACHE/helm.log" 2>&1 || { cat "$CACHE/helm.log"; return 1; }
+    --namespace multigres-operator --create-namespace --wait --timeout 3m "${DEV_IMAGES[@]}" "$@" > "$CACHE/helm.log" 2>&1 || { cat "$CACHE/helm.log"; return 1; }
 }
 
 # Prints what to look at when something went wrong on bed $1.
@@ -68,5 +73,6 @@ diagnose() {
   testbed --name "$1" shell -- sh -c '
     kubectl get multigres -A -o wide; kubectl get pods -A -o wide; kubectl get events -A --sort-by=.lastTimestamp | tail -30
     kubectl -n multigres-operator logs -l app.kubernetes.io/component=controller --tail=60
+    kubectl -n multigres-operator logs -l app.kubernetes.io/component=admission --prefix --tail=40
     kubectl get multigrescluster,shards -A -o yaml | grep -A60 "^  status:" | head -200' 2>&1 || true
 }

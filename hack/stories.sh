@@ -13,14 +13,18 @@ step "starting Kubernetes (bed \"$BED\", three nodes)"
 testbed --name "$BED" up --nodes kubelet:3
 load_images "$BED"
 install_chart "$BED"
+# The admission stories switch to cert-manager and back.
+step "starting cert-manager"
+testbed --name "$BED" cert-manager
 # A second install of the same chart is an upgrade that must change nothing for the clusters.
 install_chart "$BED"
 
 step "stories ($FORM) with data plane: $DATA_PLANE"
-export MULTIGRES_STORY_KUBECONFIG MULTIGRES_STORY_AUDIT_LOG MULTIGRES_STORIES_REQUIRED=1 MULTIGRES_STORY_FORM=$FORM
+export MULTIGRES_STORY_KUBECONFIG MULTIGRES_STORY_TOOLS MULTIGRES_STORY_AUDIT_LOG MULTIGRES_STORIES_REQUIRED=1 MULTIGRES_STORY_FORM=$FORM
 MULTIGRES_STORY_KUBECONFIG=$(testbed --name "$BED" kubeconfig)
+MULTIGRES_STORY_TOOLS=$(testbed tools helm kubectl | tail -1)
 MULTIGRES_STORY_AUDIT_LOG=$(dirname "$MULTIGRES_STORY_KUBECONFIG")/audit.log
 # One at a time: a story may crash the controller under the others.
 wanted='package(stories) and kind(test)'
-[ "$FORM" != soak ] || wanted="$wanted and test(the_controller_may_die)"
+[ "$FORM" != soak ] || wanted="$wanted and (test(the_controller_may_die) or binary(admission))"
 cargo nextest run --locked --workspace --profile "$([ "$FORM" = soak ] && echo soak || echo ci)" --test-threads 1 --no-capture -E "$wanted"

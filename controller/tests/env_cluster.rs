@@ -332,7 +332,7 @@ async fn the_controller_converges_when_killed_after_any_write() {
     bed.create_cluster("minimal", &minimal()).await;
     let undisturbed = bed.start().await;
     complete(&bed).await;
-    undisturbed.quiet(Duration::from_secs(2)).await;
+    undisturbed.quiet(STATUS_PACE).await;
     let writes = undisturbed.wire.writes().len();
     undisturbed.stop().await;
     let wanted = essences(&bed).await;

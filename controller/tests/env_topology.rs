@@ -20,11 +20,12 @@ use std::{
 };
 
 use controller::upstream::{
-    BackupLocation, CellRecord, DatabaseRecord, DurabilityPolicy, Error, Lifecycle, LifecycleMark, Limits, Lsn,
-    PoolerAddress, PoolerId, Role, RuleNumber, Scope, ShardKey, TopoAddress, Upstream, Written,
+    BackupLocation, CellRecord, Credentials, DatabaseRecord, DurabilityPolicy, Error, Lifecycle, LifecycleMark, Limits,
+    Lsn, PoolerAddress, PoolerId, Role, RuleNumber, Scope, ShardKey, TopoAddress, Upstream, Written,
 };
 use etcd_client::{Client, GetOptions};
 use futures::future::join_all;
+use shared::pki::{Authority, Pair, Request};
 
 /// How long an etcd may take to start or to come back.
 const START: Duration = Duration::from_mins(1);
@@ -36,6 +37,7 @@ struct Etcd {
     binary: PathBuf,
     port: u16,
     peer: u16,
+    tls: bool,
 }
 
 impl Drop for Etcd {
@@ -48,6 +50,15 @@ impl Drop for Etcd {
 impl Etcd {
     /// Starts one, or says that there is none to start.
     async fn start() -> Option<Self> {
+        Self::start_with(None).await
+    }
+
+    /// Starts one that shows a certificate and asks for one.
+    async fn start_secured(certificates: &Certificates) -> Option<Self> {
+        Self::start_with(Some(certificates)).await
+    }
+
+    async fn start_with(certificates: Option<&Certificates>) -> Option<Self> {
         let Some(binary) = binary() else {
             assert!(std::env::var_os("CI").is_none(), "no etcd binary: set MULTIGRES_TEST_ETCD");
             eprintln!("SKIPPED: no etcd binary; set MULTIGRES_TEST_ETCD to run the topology tests");
@@ -57,8 +68,12 @@ impl Etcd {
         for _ in 0..3 {
             let data = tempfile::tempdir().unwrap();
             let (port, peer) = free_ports();
-            let child = spawn(&binary, data.path(), port, peer);
-            let mut etcd = Self { child, data, binary: binary.clone(), port, peer };
+            if let Some(certificates) = certificates {
+                certificates.write(data.path());
+            }
+            let tls = certificates.is_some();
+            let child = spawn(&binary, data.path(), port, peer, tls);
+            let mut etcd = Self { child, data, binary: binary.clone(), port, peer, tls };
             if etcd.serves().await {
                 return Some(etcd);
             }
@@ -85,6 +100,14 @@ impl Etcd {
             if self.child.try_wait().unwrap().is_some() {
                 return false;
             }
+            if self.tls {
+                // Who speaks no TLS gets no answer, which is enough to know that somebody listens.
+                if std::net::TcpStream::connect(self.endpoint()).is_ok() {
+                    return true;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
             let mut client = self.client().await;
             if let Ok(Ok(_)) = tokio::time::timeout(Duration::from_secs(1), client.get("ready", None)).await {
                 return true;
@@ -100,13 +123,54 @@ impl Etcd {
     }
 
     async fn restart(&mut self) {
-        self.child = spawn(&self.binary, self.data.path(), self.port, self.peer);
+        self.child = spawn(&self.binary, self.data.path(), self.port, self.peer, self.tls);
         assert!(self.serves().await, "etcd does not come back");
     }
 }
 
-fn spawn(binary: &Path, data: &Path, port: u16, peer: u16) -> Child {
-    let client = format!("http://127.0.0.1:{port}");
+/// An authority with a certificate for the server and one for a client.
+struct Certificates {
+    authority: Authority,
+    server: Pair,
+    client: Pair,
+}
+
+impl Certificates {
+    fn new() -> Self {
+        let (now, long) = (jiff::Timestamp::now(), jiff::SignedDuration::from_hours(24));
+        let authority = Authority::generate("etcd-ca", now, long).unwrap();
+        let issue = |name: &str, dns: &str| {
+            let request = Request { common_name: name.to_owned(), dns_names: [dns.to_owned()].into(), valid_for: long };
+            authority.issue(&request, now).unwrap()
+        };
+        let (server, client) = (issue("etcd", "localhost"), issue("operator", "operator"));
+        Self { authority, server, client }
+    }
+
+    fn credentials(&self) -> Credentials {
+        Credentials {
+            authority: Some(self.authority.pair().certificate.clone()),
+            identity: Some((self.client.certificate.clone(), self.client.key.clone())),
+        }
+    }
+
+    fn write(&self, folder: &Path) {
+        let files = [
+            ("ca.crt", &self.authority.pair().certificate),
+            ("tls.crt", &self.server.certificate),
+            ("tls.key", &self.server.key),
+        ];
+        for (name, content) in files {
+            std::fs::write(folder.join(name), content).unwrap();
+        }
+    }
+}
+
+fn spawn(binary: &Path, folder: &Path, port: u16, peer: u16, tls: bool) -> Child {
+    let client = format!("{}://127.0.0.1:{port}", if tls { "https" } else { "http" });
+    let secured = [("trusted-ca-file", "ca.crt"), ("cert-file", "tls.crt"), ("key-file", "tls.key")];
+    let secured = secured.map(|(flag, file)| format!("--{flag}={}", folder.join(file).display()));
+    let data = folder.join("data");
     let peer = format!("http://127.0.0.1:{peer}");
     Command::new(binary)
         .arg(format!("--data-dir={}", data.display()))
@@ -118,6 +182,8 @@ fn spawn(binary: &Path, data: &Path, port: u16, peer: u16) -> Child {
         .arg(format!("--initial-cluster=one={peer}"))
         .arg("--log-level=error")
         .arg("--unsafe-no-fsync")
+        .args(secured.iter().filter(|_| tls))
+        .args(tls.then_some("--client-cert-auth"))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -302,7 +368,7 @@ async fn poolers_of_a_cell_are_read_from_its_own_store() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_used_cell_stays_and_a_deleted_database_takes_nothing_along() {
+async fn a_used_cell_stays_and_a_deleted_database_takes_the_claims_of_its_shards_along() {
     let Some(etcd) = Etcd::start().await else { return };
     let upstream = Upstream::connect(limits());
     let (topology, at) = (upstream.topology(), etcd.at(ROOT));
@@ -310,14 +376,70 @@ async fn a_used_cell_stays_and_a_deleted_database_takes_nothing_along() {
     topology.put_database(&at, &database(&["zone-a"])).await.unwrap();
     let claim = "/multigres/global/databases/postgres/default/0-inf/ShardInitClaim";
     let mut client = etcd.client().await;
-    client.put(claim, "x", None).await.unwrap();
+    let lock = "/multigres/global/databases/postgres/default/0-inf/locks/17";
+    for key in [claim, lock] {
+        client.put(key, "x", None).await.unwrap();
+    }
     assert_eq!(topology.delete_cell(&at, "zone-a").await.unwrap_err().reason(), "InUse");
     assert_eq!(topology.delete_database(&at, "postgres").await, Ok(true));
     assert_eq!(topology.delete_cell(&at, "zone-a").await, Ok(true));
     assert_eq!(topology.delete_cell(&at, "zone-a").await, Ok(false));
     let left = client.get(ROOT, Some(GetOptions::new().with_prefix().with_keys_only())).await.unwrap();
     let keys: BTreeSet<&str> = left.kvs().iter().map(|pair| pair.key_str().unwrap()).collect();
-    assert_eq!(keys, BTreeSet::from([claim]));
+    assert_eq!(keys, BTreeSet::from([lock]), "locks end with their leases");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_asks_for_certificates_is_reached_with_the_right_ones_alone() {
+    let certificates = Certificates::new();
+    let Some(etcd) = Etcd::start_secured(&certificates).await else { return };
+    let upstream = Upstream::connect(limits());
+    let topology = upstream.topology();
+    for endpoint in [format!("https://localhost:{}", etcd.port), format!("localhost:{}", etcd.port)] {
+        let at = TopoAddress::new([endpoint], ROOT).with(certificates.credentials());
+        let record = cell(&at);
+        eventually(async || topology.put_cell(&at, &record).await).await;
+        assert_eq!(topology.cells(&at).await.unwrap().records, [record]);
+        topology.put_database(&at, &database(&["zone-a"])).await.unwrap();
+        assert_eq!(topology.databases(&at).await.unwrap().records.len(), 1);
+    }
+
+    let bare = TopoAddress::new([format!("localhost:{}", etcd.port)], ROOT);
+    let strangers = Certificates::new().credentials();
+    let ours = certificates.credentials();
+    let cases = [
+        ("no TLS", bare.clone()),
+        ("an authority that did not sign the server", bare.clone().with(strangers.clone())),
+        ("no certificate", bare.clone().with(Credentials { identity: None, ..ours.clone() })),
+        ("a certificate of another authority", bare.clone().with(Credentials { identity: strangers.identity, ..ours })),
+        ("asked to speak plain text", TopoAddress::new([format!("http://localhost:{}", etcd.port)], ROOT)),
+    ];
+    for (what, at) in cases {
+        let error = topology.cells(&at).await.unwrap_err();
+        assert!(error.unreachable(), "{what}: {error}");
+    }
+    // The failures of others leave the connection with the right certificates alone.
+    let at = bare.with(certificates.credentials());
+    assert_eq!(topology.cells(&at).await.unwrap().records.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn renewed_certificates_are_used_without_a_restart() {
+    let before = Certificates::new();
+    let Some(mut etcd) = Etcd::start_secured(&before).await else { return };
+    let upstream = Upstream::connect(limits());
+    let topology = upstream.topology();
+    let at = TopoAddress::new([format!("https://localhost:{}", etcd.port)], ROOT);
+    let old = at.clone().with(before.credentials());
+    eventually(async || topology.put_cell(&old, &cell(&at)).await).await;
+    etcd.stop();
+    let after = Certificates::new();
+    after.write(etcd.data.path());
+    etcd.restart().await;
+    let new = at.with(after.credentials());
+    let found = eventually(async || topology.cells(&new).await).await;
+    assert_eq!(found.records.len(), 1);
+    assert!(topology.cells(&old).await.is_err(), "the old certificates are refused");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,6 +6,7 @@ pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod condition;
+pub mod field_path;
 pub mod health;
 pub mod image;
 pub mod kubeutil;

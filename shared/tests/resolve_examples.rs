@@ -44,7 +44,8 @@ impl Example {
         let settings = Settings { images: ImageSet::default(), zone_id_label: ZONE_ID_LABEL.to_owned() };
         let resolved = resolve::cluster(self.name(), "demo", &self.cluster.spec, &self.templates, &settings)
             .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
-        let verdict = validate::cluster(None, &self.cluster.spec, &resolved);
+        let verdict =
+            validate::cluster(None, self.name(), &self.cluster.spec, &resolved, &validate::Surroundings::default());
         if verdict.is_accepted() { Ok(resolved) } else { Err(verdict.summary()) }
     }
 

@@ -43,3 +43,56 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{ $name }}:{{ default .root.Chart.AppVersion .image.tag }}
 {{- end -}}
 {{- end -}}
+
+{{- define "multigres-operator.admissionServiceAccount" -}}
+{{- if .Values.admission.serviceAccount.create -}}
+{{- default (printf "%s-admission" (include "multigres-operator.fullname" .)) .Values.admission.serviceAccount.name -}}
+{{- else -}}
+{{- required "admission.serviceAccount.name must name an existing ServiceAccount when admission.serviceAccount.create is false" .Values.admission.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "multigres-operator.webhookService" -}}
+{{- default (printf "%s-webhook-service" (include "multigres-operator.fullname" .)) .Values.admission.service.name -}}
+{{- end -}}
+
+{{- define "multigres-operator.mutatingConfiguration" -}}
+{{- default (printf "%s-mutating-webhook-configuration" (include "multigres-operator.fullname" .)) .Values.webhooks.mutatingName -}}
+{{- end -}}
+
+{{- define "multigres-operator.validatingConfiguration" -}}
+{{- default (printf "%s-validating-webhook-configuration" (include "multigres-operator.fullname" .)) .Values.webhooks.validatingName -}}
+{{- end -}}
+
+{{- define "multigres-operator.caSecret" -}}
+{{- default (printf "%s-ca-secret" (include "multigres-operator.fullname" .)) .Values.certificates.caSecretName -}}
+{{- end -}}
+
+{{- define "multigres-operator.rotatorLease" -}}
+{{- include "multigres-operator.fullname" . -}}-cert-rotator
+{{- end -}}
+
+{{/* The Secret with the serving certificate of the mode cert-manager. */}}
+{{- define "multigres-operator.certManagerSecret" -}}
+{{- default (printf "%s-webhook-server-cert" (include "multigres-operator.fullname" .)) .Values.certificates.certManager.secretName -}}
+{{- end -}}
+
+{{/* Seconds of a duration such as 1h30m. */}}
+{{- define "multigres-operator.seconds" -}}
+{{- $sum := 0 -}}
+{{- range $unit, $seconds := dict "h" 3600 "m" 60 "s" 1 -}}
+{{- $part := regexFind (printf "[0-9]+%s" $unit) $ -}}
+{{- $sum = add $sum (mul $seconds (int64 (trimSuffix $unit $part))) -}}
+{{- end -}}
+{{- $sum -}}
+{{- end -}}
+
+{{/* Environment that names the images of the data plane. */}}
+{{- define "multigres-operator.imageEnv" -}}
+{{- range $key, $variable := dict "postgres" "POSTGRES" "multiadmin" "MULTIADMIN" "multiadminWeb" "MULTIADMIN_WEB" "multiorch" "MULTIORCH" "multipooler" "MULTIPOOLER" "multigateway" "MULTIGATEWAY" }}
+{{- with index $.Values.operands.images $key }}
+- name: MULTIGRES_IMAGE_{{ $variable }}
+  value: {{ . | quote }}
+{{- end }}
+{{- end }}
+{{- end -}}

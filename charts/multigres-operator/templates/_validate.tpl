@@ -6,4 +6,131 @@
 {{- if and (gt (int .Values.controller.replicas) 1) (not .Values.controller.leaderElection.enabled) -}}
 {{- fail (printf "controller.replicas is %d but controller.leaderElection.enabled is false, so all of them would write: set controller.leaderElection.enabled=true or controller.replicas=1" (int .Values.controller.replicas)) -}}
 {{- end -}}
+{{- if and .Values.metrics.enabled (eq (int .Values.metrics.port) 8081) -}}
+{{- fail "metrics.port is 8081, the port of the probes: set another one, such as metrics.port=8080" -}}
+{{- end -}}
+{{- include "multigres-operator.validateChildProtection" . -}}
+{{- if .Values.admission.enabled -}}
+{{- include "multigres-operator.validateAdmission" . -}}
+{{- include "multigres-operator.validateCertificates" . -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "multigres-operator.validateChildProtection" -}}
+{{- $protection := .Values.webhooks.childProtection -}}
+{{- $version := .Capabilities.KubeVersion.Version -}}
+{{- $mode := include "multigres-operator.childProtection" . -}}
+{{- if and (has $protection.mode (list "policy" "both")) (not (include "multigres-operator.policiesServed" .)) -}}
+{{- fail (printf "webhooks.childProtection.mode=%s needs the ValidatingAdmissionPolicies of Kubernetes 1.30, this is %s: set webhooks.childProtection.mode=auto" $protection.mode $version) -}}
+{{- end -}}
+{{- if and (has $protection.mode (list "webhook" "both")) (not .Values.admission.enabled) -}}
+{{- fail (printf "webhooks.childProtection.mode=%s needs the admission service: set admission.enabled=true, or webhooks.childProtection.mode=policy, which works without it" $protection.mode) -}}
+{{- end -}}
+{{- if and (eq $mode "webhook") (eq $protection.failurePolicy "Ignore") (include "multigres-operator.matchConditionsServed" .) -}}
+{{- fail "webhooks.childProtection.failurePolicy=Ignore leaves the child kinds open to everyone while no admission pod answers: set it to Fail, or webhooks.childProtection.mode=both (Kubernetes 1.30) so that a policy protects them" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "multigres-operator.validateAdmission" -}}
+{{- $admission := .Values.admission -}}
+{{- $scaling := $admission.autoscaling -}}
+{{- $replicas := int $admission.replicas -}}
+{{- if $scaling.enabled -}}
+{{- $replicas = int $scaling.minReplicas -}}
+{{- if gt (int $scaling.minReplicas) (int $scaling.maxReplicas) -}}
+{{- fail (printf "admission.autoscaling.minReplicas=%d is above maxReplicas=%d: raise maxReplicas or lower minReplicas" (int $scaling.minReplicas) (int $scaling.maxReplicas)) -}}
+{{- end -}}
+{{- if not (or $scaling.targetCPUUtilizationPercentage $scaling.metrics) -}}
+{{- fail "admission.autoscaling has nothing to scale by: set targetCPUUtilizationPercentage or metrics" -}}
+{{- end -}}
+{{- else if lt $replicas 1 -}}
+{{- fail "admission.replicas=0 leaves webhooks that nobody answers, so nothing could be written: set admission.replicas=2, or admission.enabled=false to do without admission" -}}
+{{- end -}}
+{{- with $admission.podDisruptionBudget -}}
+{{- if .enabled -}}
+{{- if eq (kindIs "invalid" .minAvailable) (kindIs "invalid" .maxUnavailable) -}}
+{{- fail "admission.podDisruptionBudget needs exactly one of minAvailable and maxUnavailable: set the other one to null" -}}
+{{- end -}}
+{{- if and (not (kindIs "invalid" .minAvailable)) (not (kindIs "string" .minAvailable)) (ge (int .minAvailable) $replicas) -}}
+{{- fail (printf "admission.podDisruptionBudget.minAvailable=%d with %d replicas would block every node drain: lower it, or run more replicas" (int .minAvailable) $replicas) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $used := list 8081 -}}
+{{- if .Values.metrics.enabled -}}{{- $used = append $used (int .Values.metrics.port) -}}{{- end -}}
+{{- if has (int $admission.containerPort) $used -}}
+{{- fail (printf "admission.containerPort=%d is taken by the probes or the metrics: set another one, such as admission.containerPort=9443" (int $admission.containerPort)) -}}
+{{- end -}}
+{{- $deadline := int (include "multigres-operator.seconds" $admission.reviewDeadline) -}}
+{{- $delay := int (include "multigres-operator.seconds" $admission.shutdownDelay) -}}
+{{- if le (int $admission.terminationGracePeriodSeconds) (add $deadline $delay) -}}
+{{- fail (printf "admission.terminationGracePeriodSeconds=%d would kill a pod that still serves: it has to exceed shutdownDelay and reviewDeadline together, %d s" (int $admission.terminationGracePeriodSeconds) (add $deadline $delay)) -}}
+{{- end -}}
+{{- range $key := list "mutateCluster" "validateCluster" "coreTemplate" "cellTemplate" "shardTemplate" -}}
+{{- $hook := include "multigres-operator.hookSettings" (dict "key" $key "root" $) | fromJson -}}
+{{- if ge $deadline (int $hook.timeoutSeconds) -}}
+{{- fail (printf "admission.reviewDeadline=%s is not below timeoutSeconds=%d of webhook %s, so the API server would give up first: lower admission.reviewDeadline or raise webhooks.defaults.timeoutSeconds" $admission.reviewDeadline (int $hook.timeoutSeconds) $key) -}}
+{{- end -}}
+{{- if and $hook.matchConditions (not (include "multigres-operator.matchConditionsServed" $)) -}}
+{{- fail (printf "matchConditions of webhook %s need Kubernetes 1.28, this is %s: remove them from webhooks.defaults and webhooks.overrides" $key $.Capabilities.KubeVersion.Version) -}}
+{{- end -}}
+{{- end -}}
+{{- if eq (include "multigres-operator.admissionServiceAccount" .) (include "multigres-operator.controllerServiceAccount" .) -}}
+{{- fail "admission and controller have the same ServiceAccount, so the controller could change the webhook configurations: give them different names in admission.serviceAccount.name and controller.serviceAccount.name" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "multigres-operator.validateCertificates" -}}
+{{- $certificates := .Values.certificates -}}
+{{- $mode := $certificates.mode -}}
+{{- $manager := $certificates.certManager -}}
+{{- if and (ne $mode "provided") $certificates.provided.secretName -}}
+{{- fail (printf "certificates.provided.secretName is set, but certificates.mode=%s does not use it: set certificates.mode=provided or remove it" $mode) -}}
+{{- end -}}
+{{- if and (ne $mode "cert-manager") $manager.issuerRef -}}
+{{- fail (printf "certificates.certManager.issuerRef is set, but certificates.mode=%s does not use it: set certificates.mode=cert-manager or remove it" $mode) -}}
+{{- end -}}
+{{- $own := list $certificates.secretName (include "multigres-operator.caSecret" .) -}}
+{{- if eq (index $own 0) (index $own 1) -}}
+{{- fail "certificates.secretName and certificates.caSecretName are the same: the key of the authority has a Secret of its own; give them different names" -}}
+{{- end -}}
+{{- if eq $mode "self-signed" -}}
+{{- with $certificates.selfSigned -}}
+{{- $renew := int (include "multigres-operator.seconds" .renewBefore) -}}
+{{- range $name, $duration := dict "caDuration" .caDuration "serverDuration" .serverDuration -}}
+{{- if ge $renew (int (include "multigres-operator.seconds" $duration)) -}}
+{{- fail (printf "certificates.selfSigned.renewBefore is not below %s=%s, so certificates would be renewed without end: lower renewBefore" $name $duration) -}}
+{{- end -}}
+{{- end -}}
+{{- if lt (int (include "multigres-operator.seconds" .caOverlap)) (mul 2 (int (include "multigres-operator.seconds" .checkInterval))) -}}
+{{- fail (printf "certificates.selfSigned.caOverlap=%s is shorter than two checks: raise it to at least twice checkInterval=%s" .caOverlap .checkInterval) -}}
+{{- end -}}
+{{- end -}}
+{{- else if eq $mode "cert-manager" -}}
+{{- if not (.Capabilities.APIVersions.Has "cert-manager.io/v1") -}}
+{{- fail "certificates.mode=cert-manager, but the server has no API cert-manager.io/v1: install cert-manager first, or set certificates.mode=self-signed; to render without a server add --api-versions cert-manager.io/v1" -}}
+{{- end -}}
+{{- if and $manager.issuerRef (not $manager.issuerRef.name) -}}
+{{- fail "certificates.certManager.issuerRef has no name: set certificates.certManager.issuerRef.name, or leave issuerRef empty to let the chart make an issuer" -}}
+{{- end -}}
+{{- if not (or $manager.createCA $manager.issuerRef) -}}
+{{- fail "certificates.certManager.createCA=false needs an issuer of yours: set certificates.certManager.issuerRef, or createCA=true" -}}
+{{- end -}}
+{{- $renew := int (include "multigres-operator.seconds" $manager.renewBefore) -}}
+{{- range $name, $duration := dict "caDuration" $manager.caDuration "duration" $manager.duration -}}
+{{- if ge $renew (int (include "multigres-operator.seconds" $duration)) -}}
+{{- fail (printf "certificates.certManager.renewBefore is not below %s=%s: lower renewBefore" $name $duration) -}}
+{{- end -}}
+{{- end -}}
+{{- if has (include "multigres-operator.certManagerSecret" .) $own -}}
+{{- fail "certificates.certManager.secretName is a Secret of the mode self-signed, and both would write it during a change of modes: give it another name" -}}
+{{- end -}}
+{{- else -}}
+{{- if not $certificates.provided.secretName -}}
+{{- fail "certificates.mode=provided needs your Secret: set certificates.provided.secretName to a Secret with tls.crt, tls.key and ca.crt" -}}
+{{- end -}}
+{{- if has $certificates.provided.secretName $own -}}
+{{- fail "certificates.provided.secretName is a Secret that the mode self-signed writes and that disappears with the Deployment: give yours another name" -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}

@@ -18,6 +18,7 @@ use shared::{
     name,
 };
 
+use crate::topo_server::client::Secrets;
 use crate::workload::{
     environment::from_field,
     owner::{Owner, annotations},
@@ -50,12 +51,14 @@ pub struct Gateway<'a> {
     pub zone_id_label: &'a str,
     /// Telemetry variables of the operator's own process.
     pub inherited: &'a Inherited,
+    /// Whether the cell is on its way out and needs no gateways any more.
+    pub stopped: bool,
 }
 
 impl Gateway<'_> {
     /// Number of gateways.
     pub fn replicas(&self) -> i32 {
-        self.cell.spec.multigateway.replicas.unwrap_or(1)
+        if self.stopped { 0 } else { self.cell.spec.multigateway.replicas.unwrap_or(1) }
     }
 
     /// Labels of all objects of the gateways.
@@ -229,6 +232,7 @@ impl Gateway<'_> {
                 "/etc/multigateway/tls-internal",
             ));
         }
+        all.add(Secrets::of_reference(&spec.global_topo_server).mounted());
         if spec.cert_common_name.as_ref().is_some_and(|name| !name.is_empty()) {
             all.add(tls::public(PUBLIC_SECRET, "tls-certs", "/etc/multigateway/tls"));
         }

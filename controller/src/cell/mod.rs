@@ -1,6 +1,7 @@
 //! Reconciles `Cell`: the gateways of a failure domain and, on request, a topology server of its own.
 
 pub mod gateway;
+pub mod leaving;
 mod status;
 
 use std::{sync::Arc, time::Duration};
@@ -9,14 +10,14 @@ use jiff::Timestamp;
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod, policy::v1::PodDisruptionBudget};
 use kube::ResourceExt as _;
 use shared::{
-    api::v1alpha1::{Cell, CellStatus, LocalTopoServerSpec, Phase, TopoServer, TopoServerSpec},
+    api::v1alpha1::{Cell, CellStatus, LocalTopoServerSpec, Phase, Shard, TopoServer, TopoServerSpec},
     kubeutil::ObjectKey,
     label,
     label::Component,
     name,
 };
 
-use self::gateway::Gateway;
+use self::{gateway::Gateway, leaving::Drain};
 use crate::{
     context::Ctx,
     error::Error,
@@ -30,6 +31,8 @@ use crate::{
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// How often a topology server is looked at whose events concern somebody else.
 const WAIT_FOR_TOPOLOGY: Duration = Duration::from_secs(1);
+/// How often a cell on its way out is looked at: shards and their pods wake somebody else.
+const WAIT_FOR_SHARDS: Duration = Duration::from_secs(2);
 
 /// What a pass reads.
 #[derive(Clone, Debug)]
@@ -50,6 +53,10 @@ pub struct Observed {
     pub budget: Option<Arc<PodDisruptionBudget>>,
     /// Their pods.
     pub pods: Vec<Arc<Pod>>,
+    /// Shards of the cluster, read for the way out alone.
+    pub shards: Vec<Arc<Shard>>,
+    /// Pods of the cluster, read for the way out alone.
+    pub shard_pods: Vec<Arc<Pod>>,
     /// Telemetry variables of the operator's own process.
     pub inherited: Inherited,
 }
@@ -82,12 +89,15 @@ fn observe(cell: &Cell, ctx: &Ctx) -> Result<Observed, Error> {
         .ok_or_else(|| Error::NoClusterLabel { object: ObjectKey::of(cell).to_string(), label: label::CLUSTER })?;
     let (stores, namespace, spec) = (&ctx.stores, owner.namespace.as_str(), &cell.spec);
     let selector = label::selector(&label::of_gateway(&cluster, &spec.name, None, None));
+    let leaves = leaving::is_asked(cell);
     Ok(Observed {
         global_topo: stores.topo_servers.get(namespace, &name::global_topo(&cluster)),
         local_topo: stores.topo_servers.get(namespace, &name::local_topo(&owner.name)),
         deployment: stores.deployments.get(namespace, &name::gateway_deployment(&cluster, &spec.name)),
         budget: stores.budgets.get(namespace, &name::gateway_budget(&cluster, &spec.name)),
         pods: stores.pods.matching(namespace, &cluster, &selector),
+        shards: if leaves { stores.shards.of_cluster(namespace, &cluster) } else { Vec::new() },
+        shard_pods: if leaves { stores.pods.of_cluster(namespace, &cluster) } else { Vec::new() },
         inherited: Inherited::of_process(),
         cell: Arc::new(cell.clone()),
         owner,
@@ -98,12 +108,14 @@ fn observe(cell: &Cell, ctx: &Ctx) -> Result<Observed, Error> {
 /// What should be, and what is said about it. Pure.
 pub fn decide(observed: &Observed, settings: &Settings, now: Timestamp) -> Result<Plan<CellStatus>, Error> {
     let mut plan = Plan::nothing();
+    let drain = leaving::drain(observed, now);
     let gateway = Gateway {
         cell: &observed.cell,
         owner: &observed.owner,
         cluster: &observed.cluster,
         zone_id_label: &settings.zone_id_label,
         inherited: &observed.inherited,
+        stopped: drain.as_ref().is_some_and(Drain::stops_gateways),
     };
     local_topology(observed, &mut plan)?;
     want(&mut plan, "Desired", &gateway.service())?;
@@ -112,18 +124,22 @@ pub fn decide(observed: &Observed, settings: &Settings, now: Timestamp) -> Resul
         (None, Some(live)) if observed.owner.controls(live) => delete(&mut plan, "ScaledToOne", live),
         (None, _) => {}
     }
-    let hold = hold(observed);
+    // A cell on its way out waits for nothing but its end.
+    let hold = if drain.is_some() { None } else { hold(observed) };
     // Gateways that run keep running and keep following the spec; only the first ones wait.
-    if hold.is_none() || observed.deployment.is_some() {
+    if observed.deployment.is_some() || (hold.is_none() && drain.is_none()) {
         want(&mut plan, "Desired", &gateway.deployment())?;
-    } else {
+    } else if drain.is_none() {
         plan.requeue = Requeue::After(WAIT_FOR_TOPOLOGY);
     }
     if let Some(Hold::ForeignTopology(message)) = &hold {
         plan.notes.push(Note::warning("ForeignTopoServer", message.clone()));
     }
     let rollout = Rollout::of_deployment(observed.deployment.as_deref(), &observed.pods);
-    let status = status::status(observed, &rollout, hold.as_ref(), now);
+    let status = status::status(observed, &rollout, hold.as_ref(), drain.as_ref(), now);
+    if drain.is_some() {
+        plan.requeue = Requeue::After(WAIT_FOR_SHARDS);
+    }
     if status.phase != Some(Phase::Healthy) {
         plan.requeue = plan.requeue.sooner(Requeue::After(LOOK_AGAIN));
     }

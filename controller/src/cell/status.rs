@@ -7,7 +7,10 @@ use shared::{
     name,
 };
 
-use super::{Hold, Observed};
+use super::{
+    Hold, Observed,
+    leaving::{Drain, READY_FOR_DELETION},
+};
 use crate::workload::rollout::Rollout;
 
 /// At least one gateway serves.
@@ -15,7 +18,13 @@ const AVAILABLE: &str = "Available";
 /// All gateways serve.
 const READY: &str = "Ready";
 
-pub(super) fn status(observed: &Observed, rollout: &Rollout, hold: Option<&Hold>, now: Timestamp) -> CellStatus {
+pub(super) fn status(
+    observed: &Observed,
+    rollout: &Rollout,
+    hold: Option<&Hold>,
+    drain: Option<&Drain>,
+    now: Timestamp,
+) -> CellStatus {
     let generation = observed.owner.generation;
     let before = observed.cell.status.as_ref().map_or(&[][..], |status| &status.conditions);
     let mut conditions = ConditionSet::continuing(before, Some(generation), now);
@@ -35,7 +44,12 @@ pub(super) fn status(observed: &Observed, rollout: &Rollout, hold: Option<&Hold>
         None if rollout.complete() => conditions.set(READY, true, "MultigatewayReady", &counts),
         None => conditions.set(READY, false, "MultigatewayNotReady", &counts),
     };
+    if let Some(drain) = drain {
+        let (reason, message) = drain.explain();
+        conditions = conditions.set(READY_FOR_DELETION, *drain == Drain::Done, reason, message);
+    }
     let (phase, message) = match (hold, waits) {
+        _ if let Some(drain) = drain => (Phase::Progressing, format!("on its way out: {}", drain.explain().1)),
         (Some(Hold::ForeignTopology(message)), _) => (Phase::Degraded, message.clone()),
         (Some(_), Some((_, message))) if !rollout.broken() => (Phase::Progressing, message),
         _ => (rollout.phase(), rollout.message("Gateway")),

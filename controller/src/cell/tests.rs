@@ -3,6 +3,7 @@ use shared::{
     annotation,
     api::v1alpha1::{
         BufferConfig, CellImages, CellSpec, EtcdSpec, GlobalTopoServerRef, InternalTlsConfig, MultigatewaySpec,
+        PoolSpec, ShardSpec,
     },
     condition::{find, is_true},
 };
@@ -22,6 +23,7 @@ fn spec() -> CellSpec {
             address: "minimal-global-topo.prod.svc:2379".into(),
             root_path: "/multigres/global".into(),
             implementation: "etcd".into(),
+            ..GlobalTopoServerRef::default()
         },
         ..CellSpec::default()
     }
@@ -39,6 +41,8 @@ fn observed(spec: CellSpec) -> Observed {
         deployment: None,
         budget: None,
         pods: Vec::new(),
+        shards: Vec::new(),
+        shard_pods: Vec::new(),
         inherited: Inherited::default(),
         cell: Arc::new(cell),
     }
@@ -236,4 +240,105 @@ fn the_service_leads_to_every_port_of_the_gateway() {
     let service: Service = applied(&run(&observed(spec())), "minimal-zone-a-multigateway-0ccc2e8b").unwrap();
     let ports: Vec<i32> = service.spec.and_then(|spec| spec.ports).unwrap().iter().map(|port| port.port).collect();
     assert_eq!(ports, [15100, 15170, 5432, 5433]);
+}
+
+/// A cell that runs and is asked to leave.
+fn leaving() -> Observed {
+    let mut observed = observed(spec());
+    observed.deployment = gateway(&run(&observed)).map(rolled_out);
+    let mut cell = (*observed.cell).clone();
+    cell.metadata.annotations =
+        Some([(annotation::PENDING_DELETION.to_owned(), "2026-01-02T03:04:05Z".to_owned())].into());
+    observed.cell = Arc::new(cell);
+    observed
+}
+
+fn ready_for_deletion(plan: &Plan<CellStatus>) -> (String, String) {
+    let status = plan.status.clone().unwrap();
+    assert_eq!(status.phase, Some(Phase::Progressing));
+    let condition = find(&status.conditions, leaving::READY_FOR_DELETION).unwrap();
+    (condition.status.clone(), condition.reason.clone())
+}
+
+fn replicas(plan: &Plan<CellStatus>) -> Option<i32> {
+    gateway(plan).and_then(|deployment| deployment.spec).and_then(|spec| spec.replicas)
+}
+
+fn said(status: &str, reason: &str) -> (String, String) {
+    (status.to_owned(), reason.to_owned())
+}
+
+#[test]
+fn gateways_of_a_cell_on_its_way_out_serve_until_the_shards_have_left_it() {
+    let mut observed = leaving();
+    let pool = PoolSpec { cells: vec!["zone-a".into()], ..PoolSpec::default() };
+    let spec = ShardSpec { pools: [("default".to_owned(), pool)].into(), ..ShardSpec::default() };
+    observed.shards = vec![Arc::new(stored(Shard::new("shard-1", spec), 1))];
+    let plan = run(&observed);
+    assert_eq!(ready_for_deletion(&plan), said("False", "ShardsUseCell"));
+    assert_eq!((replicas(&plan), plan.requeue), (Some(1), Requeue::After(WAIT_FOR_SHARDS)));
+
+    observed.shards.clear();
+    let mut pod = Pod::default();
+    pod.metadata.name = Some("pod-1".to_owned());
+    pod.metadata.labels = Some(label::of_cell("minimal", "zone-a", Component::ShardPool));
+    observed.shard_pods = vec![Arc::new(pod)];
+    let plan = run(&observed);
+    assert_eq!((ready_for_deletion(&plan), replicas(&plan)), (said("False", "PodsRemain"), Some(1)));
+
+    observed.shard_pods.clear();
+    let plan = run(&observed);
+    assert_eq!((ready_for_deletion(&plan), replicas(&plan)), (said("False", "GatewaysStopping"), Some(0)));
+}
+
+#[test]
+fn a_cell_without_gateways_and_shards_is_ready_for_deletion_and_keeps_its_own_topology() {
+    let mut observed = leaving();
+    let mut cell = (*observed.cell).clone();
+    cell.spec.topo_server = Some(LocalTopoServerSpec { etcd: Some(EtcdSpec::default()), external: None });
+    observed.cell = Arc::new(cell);
+    let stopped = gateway(&run(&observed)).map(rolled_out);
+    assert_eq!(stopped.as_ref().and_then(|d| d.spec.as_ref()).and_then(|spec| spec.replicas), Some(0));
+    observed.deployment = stopped;
+    let mut pod = Pod::default();
+    pod.metadata.name = Some("gateway-1".to_owned());
+    observed.pods = vec![Arc::new(pod)];
+    assert_eq!(ready_for_deletion(&run(&observed)), said("False", "GatewaysStopping"));
+    observed.pods.clear();
+    let plan = run(&observed);
+    assert_eq!(ready_for_deletion(&plan), said("True", "Drained"));
+    // Its records can be removed only through it; it goes with the Cell.
+    assert!(applied::<TopoServer, _>(&plan, &name::local_topo(&observed.owner.name)).is_some());
+    assert!(!outline(&plan).iter().any(|line| line.starts_with("delete TopoServer")));
+
+    observed.deployment = None;
+    let plan = run(&observed);
+    assert_eq!(ready_for_deletion(&plan), said("True", "Drained"));
+    assert!(gateway(&plan).is_none(), "gateways that never ran are not made for the way out");
+}
+
+#[test]
+fn a_cell_whose_removal_is_called_off_gets_its_gateways_back() {
+    let mut observed = leaving();
+    observed.deployment = gateway(&run(&observed)).map(rolled_out);
+    let mut cell = (*observed.cell).clone();
+    cell.metadata.annotations = None;
+    cell.status = run(&observed).status;
+    observed.cell = Arc::new(cell);
+    let plan = run(&observed);
+    assert_eq!(replicas(&plan), Some(1));
+    assert!(find(&plan.status.unwrap().conditions, leaving::READY_FOR_DELETION).is_none());
+}
+
+#[test]
+fn gateways_reach_a_secured_topology() {
+    let mut spec = spec();
+    spec.global_topo_server.ca_secret = Some("etcd-ca".into());
+    spec.global_topo_server.client_cert_secret = Some("etcd-client".into());
+    let plan = run(&observed(spec));
+    assert!(args(&plan).contains("--topo-etcd-tls-ca=/etc/multigres/topo-ca/ca.crt --topo-etcd-tls-cert="));
+    let pod = gateway(&plan).and_then(|d| d.spec).and_then(|spec| spec.template.spec).unwrap();
+    assert_eq!(pod.volumes.map(|volumes| volumes.len()), Some(2));
+    assert_eq!(pod.containers[0].volume_mounts.as_ref().map(Vec::len), Some(2));
+    assert!(!args(&run(&observed(self::spec()))).contains("--topo-etcd"));
 }

@@ -17,6 +17,7 @@ use shared::{
     name,
 };
 
+use crate::topo_server::client::Secrets;
 use crate::workload::{
     environment::{from_secret, plain},
     owner::{Owner, annotations},
@@ -130,12 +131,13 @@ impl Admin<'_> {
             "--pprof-http=true".to_owned(),
             format!("--log-level={}", self.log_level),
         ];
-        let certificates = if self.internal_tls {
+        let mut certificates = if self.internal_tls {
             let namespace = &self.part.owner.namespace;
             tls::internal(Component::Multiadmin.as_str(), cluster, namespace, "tls-certs", "/etc/multiadmin/tls")
         } else {
             Certificates::default()
         };
+        certificates.add(Secrets::of_reference(self.topology).mounted());
         args.extend(certificates.args);
         let sampling = telemetry::sampling(self.observability);
         let (mut volumes, mut mounts) = sampling.map_or_else(Default::default, |(v, m)| (vec![v], vec![m]));

@@ -6,13 +6,14 @@
 mod admin;
 mod children;
 mod gateway;
+mod leaving;
 mod observe;
 mod password;
 mod removal;
 mod status;
 mod topology;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::{
@@ -40,7 +41,7 @@ use crate::{
     plan::{Action, Note, Plan, Requeue, Target},
     settings::Settings,
     topo_server,
-    upstream::{CellRecord, TopoAddress},
+    upstream::{CellRecord, PoolerId, TopoAddress},
     workload::{owner::Owner, port::ETCD_CLIENT, telemetry::Inherited, want, want_once},
 };
 
@@ -77,13 +78,17 @@ pub struct Observed {
     pub topology: Sight,
     /// Where the topology is, when it belongs to somebody else.
     pub external_topology: Option<TopoAddress>,
+    /// Where the cluster's own topology is, when its volumes outlive the cluster.
+    pub retained_topology: Option<TopoAddress>,
+    /// Registered poolers of cells on their way out, and of all cells when the cluster itself goes.
+    pub leftovers: Vec<PoolerId>,
     /// TopoServers of the cluster and of its cells.
     pub topo_servers: Vec<Arc<TopoServer>>,
     /// Cells, sorted by object name.
     pub cells: Vec<Arc<Cell>>,
     /// TableGroups, sorted by object name.
     pub table_groups: Vec<Arc<TableGroup>>,
-    /// Shards, read for the removal alone.
+    /// Shards, read for removals alone.
     pub shards: Vec<Arc<Shard>>,
     /// Deployment of multiadmin.
     pub admin: Option<Arc<Deployment>>,
@@ -117,11 +122,11 @@ impl Observed {
         self.topo_servers.iter().any(|server| server.name_any() == name && topo_server::serves(server))
     }
 
-    /// Live Cells that the spec no longer names, unless the spec cannot be judged.
-    fn removed_cells(&self) -> Vec<&str> {
+    /// Live Cells that the spec no longer names.
+    fn removed_cells(&self) -> Vec<&Cell> {
         let spec = &self.cluster.spec.cells;
-        let live = self.cells.iter().map(|cell| cell.spec.name.as_str());
-        live.filter(|name| !spec.iter().any(|cell| cell.name == *name)).collect()
+        let live = self.cells.iter().map(AsRef::as_ref);
+        live.filter(|live| !spec.iter().any(|cell| cell.name == live.spec.name)).collect()
     }
 
     /// The live Cell of a cell.
@@ -156,13 +161,24 @@ impl Observed {
         (cells, databases)
     }
 
+    /// Cells whose poolers are looked up, because what is left of them has to go: those that have left, or all of them.
+    fn emptied_cells(&self) -> BTreeSet<String> {
+        if !matches!(self.topology, Sight::Seen { .. }) {
+            return BTreeSet::new();
+        }
+        if self.cluster.metadata.deletion_timestamp.is_some() {
+            return self.registered_names().0.into_iter().collect();
+        }
+        self.removed_cells().into_iter().map(|cell| cell.spec.name.clone()).collect()
+    }
+
     /// The project that the children are marked with.
     fn project(&self) -> Option<&str> {
         self.cluster.annotations().get(annotation::PROJECT_REF).map(String::as_str)
     }
 
     /// The records that the topology should hold.
-    fn wanted_records(&self, resolved: &ResolvedCluster) -> Wanted {
+    fn wanted_records(&self, resolved: &ResolvedCluster, now: Timestamp) -> Wanted {
         let mut wanted = Wanted::default();
         for cell in &resolved.cells {
             match self.cell_record(resolved, cell) {
@@ -170,13 +186,15 @@ impl Observed {
                 None => wanted.waiting.push(cell.name.clone()),
             }
         }
-        let cells: Vec<String> = resolved.cells.iter().map(|cell| cell.name.clone()).collect();
+        let cells: Vec<&str> = resolved.cells.iter().map(|cell| cell.name.as_str()).collect();
+        let inhabited = leaving::inhabited(self, resolved, now);
         wanted.databases = resolved
             .databases
             .iter()
             .filter_map(|database| {
                 let policy = database.durability_policy.to_string();
-                topology::database(&database.name, cells.clone(), &policy, Some(&database.backup))
+                let cells = self.topology.listed(&database.name, &cells, &inhabited);
+                topology::database(&database.name, cells, &policy, Some(&database.backup))
             })
             .collect();
         wanted
@@ -217,7 +235,7 @@ pub fn decide(observed: &Observed, settings: &Settings, now: Timestamp) -> Resul
     match &observed.resolved {
         Ok(resolved) => {
             finalizer(observed, &mut plan);
-            carry_out(observed, resolved, &mut plan)?;
+            carry_out(observed, resolved, now, &mut plan)?;
             plan.status = Some(status::status(observed, resolved, settings, now));
         }
         Err(refusals) => {
@@ -251,6 +269,7 @@ fn finalizer(observed: &Observed, plan: &mut Plan<MultigresClusterStatus>) {
 fn carry_out(
     observed: &Observed,
     resolved: &ResolvedCluster,
+    now: Timestamp,
     plan: &mut Plan<MultigresClusterStatus>,
 ) -> Result<(), Error> {
     let owner = &observed.owner;
@@ -266,7 +285,9 @@ fn carry_out(
         }
     }
     for cell in &resolved.cells {
-        want(plan, "Desired", &children::cell(owner, observed.project(), cell))?;
+        if leaving::keep(observed.cell(&cell.name), plan) {
+            want(plan, "Desired", &children::cell(owner, observed.project(), cell))?;
+        }
     }
     for group in resolved.table_groups() {
         want(plan, "Desired", &children::table_group(owner, observed.project(), group))?;
@@ -275,7 +296,7 @@ fn carry_out(
     want(plan, "Desired", &gateway::primary_service(owner, spec.external_gateway.as_ref()))?;
     want(plan, "Desired", &gateway::replica_service(owner))?;
     management(observed, resolved, plan)?;
-    register(observed, resolved, plan);
+    register(observed, resolved, now, plan);
     warn(observed, resolved, plan);
     Ok(())
 }
@@ -313,15 +334,23 @@ fn management(
 }
 
 /// Records of cells and databases. Without an answer nothing is written here, and everything else goes on.
-fn register(observed: &Observed, resolved: &ResolvedCluster, plan: &mut Plan<MultigresClusterStatus>) {
-    let wanted = observed.wanted_records(resolved);
-    let at = topology::address(&resolved.global_topo_ref);
+fn register(observed: &Observed, resolved: &ResolvedCluster, now: Timestamp, plan: &mut Plan<MultigresClusterStatus>) {
+    let wanted = observed.wanted_records(resolved, now);
+    let at = observed.external_topology.clone();
+    let at = at.unwrap_or_else(|| topology::address(&resolved.global_topo_ref));
     let missing = wanted.missing(&observed.topology);
     if !missing.is_empty() {
         plan.requeue = plan.requeue.sooner(Requeue::After(CONFIRM));
     }
     for write in missing {
         plan.write("NotRegistered", Action::Topology { at: at.clone(), write });
+    }
+    for write in leaving::stale(observed, resolved) {
+        plan.write("Pruned", Action::Topology { at: at.clone(), write });
+    }
+    leaving::carry_out(observed, resolved, &at, now, plan);
+    if !observed.removed_cells().is_empty() {
+        plan.requeue = plan.requeue.sooner(Requeue::After(CONFIRM));
     }
     if matches!(observed.topology, Sight::Failed { .. }) || !wanted.waiting.is_empty() {
         plan.requeue = plan.requeue.sooner(Requeue::After(TRY_AGAIN));
@@ -332,11 +361,6 @@ fn register(observed: &Observed, resolved: &ResolvedCluster, plan: &mut Plan<Mul
 fn warn(observed: &Observed, resolved: &ResolvedCluster, plan: &mut Plan<MultigresClusterStatus>) {
     if let Some((reason, message)) = status::password_problem(observed) {
         plan.notes.push(Note::warning(reason, message));
-    }
-    for cell in observed.removed_cells() {
-        let message =
-            format!("cell {cell} is no longer in the spec; it keeps running, because removing a cell is not built yet");
-        plan.notes.push(Note::warning(status::CELL_REMOVAL_PENDING, message));
     }
     for group in observed.removed_table_groups(resolved) {
         let message = format!(

@@ -6,7 +6,7 @@ use shared::{
     api::v1alpha1::{GlobalTopoServerRef, MultigresCluster},
     name,
     resolve::{self, ResolvedCluster, Templates},
-    validate,
+    validate::{self, Surroundings},
 };
 
 use super::{
@@ -18,7 +18,7 @@ use crate::{
     context::Ctx,
     error::Error,
     settings::Settings,
-    topo_server,
+    topo_server::{self, client::Secrets},
     upstream::TopoAddress,
     workload::{owner::Owner, telemetry::Inherited},
 };
@@ -35,6 +35,8 @@ pub(super) async fn observe(cluster: &MultigresCluster, ctx: &Ctx) -> Result<Obs
         password_secret: stores.secrets.get(namespace, &name::postgres_password(name)),
         topology: Sight::NotServing,
         external_topology: None,
+        retained_topology: None,
+        leftovers: Vec::new(),
         topo_servers: stores.topo_servers.of_cluster(namespace, name),
         cells: stores.cells.of_cluster(namespace, name),
         table_groups: stores.table_groups.of_cluster(namespace, name),
@@ -52,14 +54,23 @@ pub(super) async fn observe(cluster: &MultigresCluster, ctx: &Ctx) -> Result<Obs
     };
     let deleting = cluster.metadata.deletion_timestamp.is_some();
     let reference = reference(&observed);
-    if reference.as_ref().is_some_and(|reference| is_external(&observed, reference)) {
-        observed.external_topology = reference.as_ref().map(topology::address);
+    let mut refused = None;
+    if let Some(reference) = reference.as_ref().filter(|reference| is_external(&observed, reference)) {
+        let (at, problem) = external(topology::address(reference), &observed, ctx).await;
+        (observed.external_topology, refused) = (Some(at), problem);
+    } else if observed.global_topo().is_some_and(topo_server::outlives) {
+        observed.retained_topology = reference.as_ref().map(topology::address);
     }
     let serves = observed.external_topology.is_some() || observed.global_topo().is_some_and(topo_server::serves);
     // A cluster on its way out has nothing to register, and its own etcd goes with it.
-    let wanted = if deleting { observed.external_topology.is_some() } else { serves && observed.resolved.is_ok() };
-    if let Some(reference) = reference.filter(|_| wanted) {
-        observed.topology = topology::read(&ctx.upstream, &topology::address(&reference)).await;
+    let stays = observed.external_topology.is_some() || (serves && observed.retained_topology.is_some());
+    let wanted = if deleting { stays } else { serves && observed.resolved.is_ok() };
+    let at = observed.external_topology.clone().or_else(|| reference.as_ref().map(topology::address));
+    if let Some(problem) = refused.filter(|_| wanted) {
+        observed.topology = problem;
+    } else if let Some(at) = at.filter(|_| wanted) {
+        observed.topology = topology::read(&ctx.upstream, &at).await;
+        observed.leftovers = topology::poolers(&ctx.upstream, &at, observed.emptied_cells()).await;
     }
     if let Ok(resolved) = &observed.resolved
         && !deleting
@@ -81,7 +92,7 @@ pub(super) fn resolved(
         let refusal = |e: &resolve::ResolveError| Refusal { reason: e.reason().to_owned(), message: e.to_string() };
         errors.iter().map(refusal).collect::<Vec<_>>()
     })?;
-    let verdict = validate::cluster(None, &cluster.spec, &resolved);
+    let verdict = validate::cluster(None, &owner.name, &cluster.spec, &resolved, &Surroundings::default());
     if verdict.is_accepted() {
         return Ok(Box::new(resolved));
     }
@@ -111,6 +122,17 @@ fn reference(observed: &Observed) -> Option<GlobalTopoServerRef> {
     match &observed.resolved {
         Ok(resolved) => Some(resolved.global_topo_ref.clone()),
         Err(_) => observed.cells.first().map(|cell| cell.spec.global_topo_server.clone()),
+    }
+}
+
+/// A topology of others with what it takes to reach it, or why it cannot be reached.
+async fn external(at: TopoAddress, observed: &Observed, ctx: &Ctx) -> (TopoAddress, Option<Sight>) {
+    let spec = observed.cluster.spec.global_topo_server.as_ref();
+    let Some(spec) = spec.and_then(|topology| topology.external.as_ref()) else { return (at, None) };
+    match Secrets::of(spec).read(&ctx.references, &observed.owner.namespace).await {
+        Ok(Some(credentials)) => (at.with(credentials), None),
+        Ok(None) => (at, None),
+        Err(message) => (at, Some(Sight::Failed { reason: "CredentialsMissing".to_owned(), message })),
     }
 }
 

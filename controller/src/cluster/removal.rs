@@ -14,12 +14,17 @@ use shared::{
 };
 
 use super::{Observed, password, topology, topology::Sight};
-use crate::plan::{Action, Note, Plan, Requeue, Target};
+use crate::{
+    cell::leaving::abandoned,
+    plan::{Action, Note, Plan, Requeue, Target},
+};
 
 /// How often the next step is tried: most of what is waited for wakes nobody.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// How long records in a topology of others, and volumes that are being deleted, may hold up the removal.
 const PATIENCE: SignedDuration = SignedDuration::from_mins(2);
+/// The same for records in the cluster's own etcd, which is useless without the cluster.
+const OWN_PATIENCE: SignedDuration = SignedDuration::from_secs(30);
 
 /// The next step of the removal.
 pub(super) fn decide(observed: &Observed, now: Timestamp) -> Plan<MultigresClusterStatus> {
@@ -35,26 +40,35 @@ pub(super) fn decide(observed: &Observed, now: Timestamp) -> Plan<MultigresClust
     }
     let shard_pods = observed.pods.iter().any(|pod| {
         let component = pod.labels().get(label::COMPONENT).map(String::as_str);
-        component == Some(Component::ShardPool.as_str()) || component == Some(Component::Multiorch.as_str())
+        let of_shard =
+            component == Some(Component::ShardPool.as_str()) || component == Some(Component::Multiorch.as_str());
+        of_shard && !abandoned(pod, now)
     });
     if !observed.table_groups.is_empty() || !observed.shards.is_empty() || shard_pods {
         return plan;
     }
     let since = observed.cluster.metadata.deletion_timestamp.as_ref().map_or(now, |time| time.0);
     let patient = now.duration_since(since) < PATIENCE;
-    if observed.external_topology.is_some() {
+    let kept = observed.external_topology.as_ref().or(observed.retained_topology.as_ref());
+    if let Some(at) = kept {
+        // The cluster's own etcd may be gone already, as in a namespace that is deleted: nobody is waited for long.
+        let patient =
+            if observed.external_topology.is_some() { patient } else { now.duration_since(since) < OWN_PATIENCE };
         match &observed.topology {
             Sight::Seen { .. } => {
                 let (cells, databases) = observed.registered_names();
-                let writes = topology::removal(&observed.topology, &cells, &databases);
+                let writes = topology::removal(&observed.topology, &observed.leftovers, &cells, &databases);
                 if !writes.is_empty() {
-                    unregister(&mut plan, observed, writes);
+                    for write in writes {
+                        plan.write("ClusterDeleted", Action::Topology { at: at.clone(), write });
+                    }
                     if patient {
                         return plan;
                     }
                 }
             }
-            Sight::NotServing | Sight::Failed { .. } if patient => return plan,
+            Sight::Failed { .. } if patient => return plan,
+            Sight::NotServing if patient && observed.external_topology.is_some() => return plan,
             Sight::NotServing | Sight::Failed { .. } => {
                 let message = "the topology did not answer; the records of this cluster remain in it";
                 plan.notes.push(Note::warning("RecordsLeftBehind", message));
@@ -81,13 +95,6 @@ pub(super) fn decide(observed: &Observed, now: Timestamp) -> Plan<MultigresClust
         plan.write("Cleaned", Action::Merge { target, patch });
     }
     plan
-}
-
-fn unregister(plan: &mut Plan<MultigresClusterStatus>, observed: &Observed, writes: Vec<crate::plan::TopoWrite>) {
-    let Some(at) = &observed.external_topology else { return };
-    for write in writes {
-        plan.write("ClusterDeleted", Action::Topology { at: at.clone(), write });
-    }
 }
 
 fn delete<K>(plan: &mut Plan<MultigresClusterStatus>, reason: &'static str, object: &K)

@@ -16,7 +16,12 @@ use shared::{
     resolve::{Notice, ResolvedCluster},
 };
 
-use super::{Observed, Refusal, password::Password, topology::Sight};
+use super::{
+    Observed, Refusal,
+    leaving::{self, Leaving},
+    password::Password,
+    topology::Sight,
+};
 use crate::{settings::Settings, workload::rollout::Rollout};
 
 const AVAILABLE: &str = "Available";
@@ -44,10 +49,11 @@ pub(super) fn status(
     now: Timestamp,
 ) -> MultigresClusterStatus {
     let children = children(observed, resolved);
-    let registered = observed.wanted_records(resolved).is_registered(&observed.topology);
-    let (phase, message) = phase(observed, resolved, &children, registered);
+    let registered = observed.wanted_records(resolved, now).is_registered(&observed.topology);
+    let leaving = leaving::cells(observed, resolved, now);
+    let (phase, message) = phase(observed, resolved, &children, &leaving, registered);
     let cells = cells(observed, resolved);
-    let mut conditions = conditions(observed, resolved, now);
+    let mut conditions = conditions(observed, resolved, &leaving, now);
     conditions = available(conditions, observed, resolved, &cells);
     let (gateway, admin_web);
     (conditions, gateway) = expose_gateway(conditions, observed);
@@ -116,7 +122,12 @@ pub(super) fn password_problem(observed: &Observed) -> Option<(&'static str, Str
     }
 }
 
-fn conditions(observed: &Observed, resolved: &ResolvedCluster, now: Timestamp) -> ConditionSet {
+fn conditions(
+    observed: &Observed,
+    resolved: &ResolvedCluster,
+    leaving: &[Leaving<'_>],
+    now: Timestamp,
+) -> ConditionSet {
     let before = observed.cluster.status.as_ref().map_or(&[][..], |status| &status.conditions);
     let mut set = ConditionSet::continuing(before, Some(observed.owner.generation), now);
     set = set.set(SPEC_ACCEPTED, true, "Accepted", "the spec is carried out");
@@ -137,10 +148,8 @@ fn conditions(observed: &Observed, resolved: &ResolvedCluster, now: Timestamp) -
         );
         set = set.set(CELL_LOCAL_REPOSITORY, true, "FilesystemPerCell", message);
     }
-    let removed = observed.removed_cells();
-    if !removed.is_empty() {
-        let message = format!("no longer in the spec and still running: {}", removed.join(", "));
-        set = set.set(CELL_REMOVAL_PENDING, true, "NotInSpec", message);
+    if let Some(first) = leaving.first() {
+        set = set.set(CELL_REMOVAL_PENDING, true, first.step.explain().0, farewell(leaving));
     }
     let groups: Vec<&str> =
         observed.removed_table_groups(resolved).map(|group| group.spec.table_group_name.as_str()).collect();
@@ -170,7 +179,19 @@ fn local_repositories(resolved: &ResolvedCluster) -> Vec<&str> {
         .collect()
 }
 
-fn phase(observed: &Observed, resolved: &ResolvedCluster, children: &[Child], registered: bool) -> (Phase, String) {
+/// What each cell on its way out waits for.
+fn farewell(leaving: &[Leaving<'_>]) -> String {
+    let words = leaving.iter().map(|leaving| format!("cell {}: {}", leaving.cell.spec.name, leaving.step.explain().1));
+    words.collect::<Vec<_>>().join("; ")
+}
+
+fn phase(
+    observed: &Observed,
+    resolved: &ResolvedCluster,
+    children: &[Child],
+    leaving: &[Leaving<'_>],
+    registered: bool,
+) -> (Phase, String) {
     if let Some((_, message)) = password_problem(observed) {
         return (Phase::Degraded, message);
     }
@@ -189,6 +210,7 @@ fn phase(observed: &Observed, resolved: &ResolvedCluster, children: &[Child], re
     match &observed.topology {
         Sight::Failed { message, .. } => (Phase::Progressing, format!("the topology does not answer: {message}")),
         _ if !registered => (Phase::Progressing, "Cluster is progressing".to_owned()),
+        _ if !leaving.is_empty() => (Phase::Progressing, farewell(leaving)),
         _ => (Phase::Healthy, "Ready".to_owned()),
     }
 }

@@ -10,6 +10,7 @@ use crate::{
     workload::fixture::{applied, assert_owned, now, outline, rolled_out, settings, stored, writes},
 };
 
+mod leaving;
 mod removal;
 
 const MINIMAL: &str = "
@@ -59,6 +60,8 @@ fn observed(yaml: &str) -> Observed {
     let external = resolved.managed_topo().is_none();
     Observed {
         external_topology: external.then(|| topology::address(&resolved.global_topo_ref)),
+        retained_topology: None,
+        leftovers: Vec::new(),
         resolved: Ok(resolved),
         password: Password::Present,
         password_secret: None,
@@ -152,7 +155,7 @@ fn seen(cells: &[CellRecord], databases: &[DatabaseRecord]) -> Sight {
 /// The topology holds what the cluster wants in it.
 fn register_all(observed: &mut Observed) {
     let resolved = observed.resolved.clone().unwrap();
-    let wanted = observed.wanted_records(&resolved);
+    let wanted = observed.wanted_records(&resolved, now());
     observed.topology = seen(&wanted.cells, &wanted.databases);
 }
 
@@ -317,7 +320,7 @@ fn a_cell_that_waits_for_its_local_topology_does_not_hold_back_the_others() {
     let mut local = (*observed.topo_servers[0]).clone();
     local.metadata.name = Some(name::local_topo(&cell));
     observed.topo_servers.push(Arc::new(local));
-    let records = observed.wanted_records(observed.resolved.as_ref().unwrap());
+    let records = observed.wanted_records(observed.resolved.as_ref().unwrap(), now());
     assert!(records.waiting.is_empty());
     let address = format!("{}.prod.svc:2379", name::local_topo(&cell));
     assert_eq!((&records.cells[2].server_addresses[0], records.cells[2].root.as_str()), (&address, "/multigres/c"));
@@ -326,11 +329,11 @@ fn a_cell_that_waits_for_its_local_topology_does_not_hold_back_the_others() {
 #[test]
 fn records_of_a_cell_without_its_own_topology_name_the_global_one() {
     let observed = observed(MINIMAL);
-    let wanted = observed.wanted_records(observed.resolved.as_ref().unwrap());
+    let wanted = observed.wanted_records(observed.resolved.as_ref().unwrap(), now());
     assert_eq!(wanted.cells[0].server_addresses, ["minimal-global-topo.prod.svc:2379"]);
     assert_eq!(wanted.cells[0].root, "/multigres/global");
     let external = self::observed(EXTERNAL);
-    let wanted = external.wanted_records(external.resolved.as_ref().unwrap());
+    let wanted = external.wanted_records(external.resolved.as_ref().unwrap(), now());
     assert_eq!(wanted.cells[0].server_addresses, ["http://e0:2379", "http://e1:2379"]);
     assert_eq!((wanted.cells[0].root.as_str(), wanted.databases[0].cells.len()), ("/my/root", 1));
 }
@@ -434,19 +437,6 @@ spec:
 }
 
 #[test]
-fn a_cell_that_left_the_spec_is_reported_and_not_deleted() {
-    let mut observed = healthy(MINIMAL);
-    let mut removed = (*observed.cells[0]).clone();
-    removed.metadata.name = Some("minimal-old".into());
-    removed.spec.name = "old".into();
-    observed.cells.push(Arc::new(removed));
-    let plan = run(&observed);
-    assert!(!outline(&plan).iter().any(|line| line.starts_with("delete")));
-    assert!(is_true(&plan.status.unwrap().conditions, "CellRemovalPending"));
-    assert_eq!(plan.notes.len(), 1);
-}
-
-#[test]
 fn exposure_needs_an_address_and_somebody_behind_it() {
     let condition = |observed: &Observed| {
         let status = run(observed).status.unwrap();
@@ -491,4 +481,24 @@ spec:
     assert_eq!((images.source.to_string().as_str(), images.applied), ("explicit", None));
     let minimal = run(&observed(MINIMAL)).status.unwrap().images.unwrap();
     assert_eq!(minimal.available_revision.as_deref(), Some("51818592d94d"));
+}
+
+#[test]
+fn the_secrets_of_an_external_topology_reach_every_component() {
+    let external = "globalTopoServer: {external: {endpoints: ['https://e0:2379', 'https://e1:2379'], \
+                    caSecret: etcd-ca, clientCertSecret: etcd-client, rootPath: /r}}";
+    let yaml = format!("metadata: {{name: ext, namespace: prod}}\nspec: {{{external}, cells: [{{name: a}}]}}");
+    let plan = run(&observed(&yaml));
+    let cell: Cell = applied(&plan, &name::cell("ext", "a")).unwrap();
+    let group: TableGroup = applied(&plan, &name::table_group("ext", "postgres", "default")).unwrap();
+    for reference in [cell.spec.global_topo_server, group.spec.global_topo_server] {
+        assert_eq!(reference.address, "https://e0:2379,https://e1:2379");
+        assert_eq!(reference.ca_secret.as_deref(), Some("etcd-ca"));
+        assert_eq!(reference.client_cert_secret.as_deref(), Some("etcd-client"));
+    }
+    let admin: Deployment = applied(&plan, &name::multiadmin("ext")).unwrap();
+    let pod = admin.spec.and_then(|spec| spec.template.spec).unwrap();
+    let args = pod.containers[0].args.clone().unwrap();
+    assert!(args.contains(&"--topo-etcd-tls-cert=/etc/multigres/topo-client/tls.crt".to_owned()), "{args:?}");
+    assert_eq!(pod.volumes.map(|volumes| volumes.len()), Some(2));
 }

@@ -1,12 +1,14 @@
 //! Registration of a cluster's cells and databases in its topology: what was read, what should be there, and the writes between.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use shared::api::v1alpha1::{BackupConfig, BackupType, GlobalTopoServerRef};
 
 use crate::{
     plan::TopoWrite,
-    upstream::{BackupLocation, CellRecord, DatabaseRecord, DurabilityPolicy, Listing, TopoAddress, Upstream},
+    upstream::{
+        BackupLocation, CellRecord, DatabaseRecord, DurabilityPolicy, Listing, PoolerId, Scope, TopoAddress, Upstream,
+    },
 };
 
 /// A pass must not wait longer for a topology that does not answer.
@@ -34,6 +36,34 @@ pub enum Sight {
         /// All databases.
         databases: Listing<DatabaseRecord>,
     },
+}
+
+impl Sight {
+    /// The cells that the record of a database lists: those of the spec, and those that leave while their poolers may serve. The
+    /// order of a record that lists the same ones is kept.
+    pub fn listed(&self, database: &str, cells: &[&str], inhabited: &[&str]) -> Vec<String> {
+        let wanted: Vec<String> = cells.iter().map(|&cell| cell.to_owned()).collect();
+        let Self::Seen { databases, .. } = self else { return wanted };
+        let Some(stored) = databases.records.iter().find(|record| record.name == database) else { return wanted };
+        let staying = inhabited.iter().filter(|cell| stored.cells.iter().any(|listed| listed == *cell));
+        let all: Vec<String> = wanted.iter().cloned().chain(staying.map(|&cell| cell.to_owned())).collect();
+        let same = all.len() != wanted.len() && set(&all) == set(&stored.cells);
+        if same { stored.cells.clone() } else { all }
+    }
+}
+
+fn set(names: &[String]) -> BTreeSet<&str> {
+    names.iter().map(String::as_str).collect()
+}
+
+/// The poolers that are registered in these cells; what cannot be read is not there.
+pub async fn poolers(upstream: &Upstream, at: &TopoAddress, cells: BTreeSet<String>) -> Vec<PoolerId> {
+    if cells.is_empty() {
+        return Vec::new();
+    }
+    let scope = Scope { cells, ..Scope::default() };
+    let snapshot = tokio::time::timeout(READ_DEADLINE, upstream.topology().snapshot(at, &scope)).await;
+    snapshot.map(|snapshot| snapshot.poolers().map(|pooler| pooler.id.clone()).collect()).unwrap_or_default()
 }
 
 /// Reads the records, within a deadline.
@@ -82,14 +112,18 @@ impl Wanted {
     }
 }
 
-/// The writes that remove what a cluster registered: databases first, because they hold the cells.
-pub fn removal(sight: &Sight, cells: &[String], databases: &[String]) -> Vec<TopoWrite> {
+/// The writes that remove what a cluster and its poolers registered: poolers first, because they are found through their cells, then
+/// databases, because they hold the cells.
+pub fn removal(sight: &Sight, poolers: &[PoolerId], cells: &[String], databases: &[String]) -> Vec<TopoWrite> {
     let Sight::Seen { cells: seen_cells, databases: seen_databases } = sight else { return Vec::new() };
     let databases = seen_databases.records.iter().map(|record| &record.name).filter(|name| databases.contains(name));
-    let cells = seen_cells.records.iter().map(|record| &record.name).filter(|name| cells.contains(name));
-    databases
-        .map(|name| TopoWrite::DeleteDatabase(name.clone()))
-        .chain(cells.map(|name| TopoWrite::DeleteCell(name.clone())))
+    let cells: BTreeSet<&String> =
+        seen_cells.records.iter().map(|record| &record.name).filter(|name| cells.contains(name)).collect();
+    let poolers = poolers.iter().filter(|pooler| cells.contains(&pooler.cell));
+    poolers
+        .map(|pooler| TopoWrite::DeletePooler(pooler.clone()))
+        .chain(databases.map(|name| TopoWrite::DeleteDatabase(name.clone())))
+        .chain(cells.iter().map(|name| TopoWrite::DeleteCell((*name).clone())))
         .collect()
 }
 
@@ -173,7 +207,7 @@ mod tests {
     #[test]
     fn removal_touches_only_the_clusters_own_records() {
         let sight = seen(&[cell("a"), cell("other")], &wanted().databases);
-        let writes = removal(&sight, &["a".to_owned(), "b".to_owned()], &["postgres".to_owned()]);
+        let writes = removal(&sight, &[], &["a".to_owned(), "b".to_owned()], &["postgres".to_owned()]);
         assert_eq!(writes, [TopoWrite::DeleteDatabase("postgres".to_owned()), TopoWrite::DeleteCell("a".to_owned())]);
     }
 

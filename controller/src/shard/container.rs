@@ -114,6 +114,7 @@ pub fn multipooler(scope: &Scope<'_>, settings: &Settings, member: &Member<'_>, 
     if scope.internal_tls() {
         args.extend(internal_tls_args());
     }
+    args.extend(volume::topology_tls(scope).args);
     if scope.cipher_secret().is_some() {
         args.push(format!("--pgbackrest-cipher-key-file={CIPHER_DIR}/keys.json"));
     }

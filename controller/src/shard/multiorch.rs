@@ -34,7 +34,8 @@ pub fn deployment(scope: &Scope<'_>, cell: &str, inherited: &Inherited) -> Deplo
     let labels = scope.with_own_labels(labels(scope, cell));
     let selector = label::selector(&labels);
     let replicas = orchestrator.replicas.unwrap_or(1);
-    let tls = if scope.internal_tls() { volume::internal_tls("multiorch", scope) } else { Certificates::default() };
+    let mut tls = if scope.internal_tls() { volume::internal_tls("multiorch", scope) } else { Certificates::default() };
+    tls.add(volume::topology_tls(scope));
     let sampling = telemetry::sampling(spec.observability.as_ref());
     let (sampling_volume, sampling_mount) = sampling.unzip();
     let volumes: Vec<_> = tls.volumes.iter().cloned().chain(sampling_volume).collect();

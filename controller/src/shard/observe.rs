@@ -25,6 +25,7 @@ use super::{
 use crate::{
     context::Ctx,
     error::Error,
+    topo_server::client::Secrets,
     upstream::{self, PoolerId, PoolerRecord, ShardKey, Snapshot, TopoAddress, primary::Seen},
     workload::telemetry::Inherited,
 };
@@ -175,7 +176,16 @@ async fn config_text(ctx: &Ctx, scope: &Scope<'_>) -> Option<Result<String, Stri
 
 async fn topology(ctx: &Ctx, scope: &Scope<'_>, now: Timestamp) -> Snapshot {
     let server = &scope.spec().global_topo_server;
-    let at = TopoAddress::new([&server.address], &server.root_path);
+    let mut at = TopoAddress::new([&server.address], &server.root_path);
+    match Secrets::of_reference(server).read(&ctx.references, scope.namespace).await {
+        Ok(None) => {}
+        Ok(Some(credentials)) => at = at.with(credentials),
+        Err(detail) => {
+            let denied = upstream::Error::Denied { target: server.address.clone(), detail };
+            let nothing = Snapshot { global: Err(denied), cells: BTreeMap::new(), malformed: Vec::new() };
+            return ctx.primaries.bridge(&scope.owner.uid, nothing, now);
+        }
+    }
     let id = scope.id();
     let wanted = upstream::Scope::shard(ShardKey::new(id.database, id.table_group, id.shard));
     let snapshot = ctx.upstream.topology().snapshot(&at, &wanted).await;

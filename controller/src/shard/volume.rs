@@ -10,6 +10,7 @@ use super::{
     claim, config,
     scope::{Member, Scope},
 };
+use crate::topo_server::client::Secrets;
 use crate::workload::{
     telemetry,
     tls::{self, Certificates},
@@ -44,6 +45,11 @@ pub fn internal_tls(component: &str, scope: &Scope<'_>) -> Certificates {
     tls::internal(component, scope.cluster, scope.namespace, "tls-certs", TLS_DIR)
 }
 
+/// Certificates of clients of the topology.
+pub fn topology_tls(scope: &Scope<'_>) -> Certificates {
+    Secrets::of_reference(&scope.spec().global_topo_server).mounted()
+}
+
 /// All volumes of a pod. The order is part of what a pod is compared by.
 pub fn all(scope: &Scope<'_>, member: &Member<'_>) -> Vec<Volume> {
     let spec = scope.spec();
@@ -73,6 +79,7 @@ pub fn all(scope: &Scope<'_>, member: &Member<'_>) -> Vec<Volume> {
     if scope.internal_tls() {
         volumes.extend(internal_tls("multipooler", scope).volumes);
     }
+    volumes.extend(topology_tls(scope).volumes);
     volumes.extend(telemetry::sampling(spec.observability.as_ref()).map(|(volume, _)| volume));
     volumes
 }
@@ -103,6 +110,7 @@ pub fn multipooler_mounts(scope: &Scope<'_>) -> Vec<VolumeMount> {
     if scope.internal_tls() {
         mounts.extend(internal_tls("multipooler", scope).mounts);
     }
+    mounts.extend(topology_tls(scope).mounts);
     mounts.extend(telemetry::sampling(scope.spec().observability.as_ref()).map(|(_, mount)| mount));
     mounts
 }

@@ -3,6 +3,7 @@
 //! What Kubernetes or etcd cannot change in place (selector, claim templates, number of members) stays as the running
 //! ensemble has it, and a condition says so.
 
+pub mod client;
 pub mod objects;
 mod status;
 
@@ -15,7 +16,7 @@ use k8s_openapi::api::{
 };
 use kube::ResourceExt as _;
 use shared::{
-    api::v1alpha1::{Phase, TopoServer, TopoServerStatus},
+    api::v1alpha1::{Phase, PvcRetention, TopoServer, TopoServerStatus},
     condition, kubeutil,
     kubeutil::ObjectKey,
     label, name,
@@ -133,6 +134,11 @@ pub fn decide(observed: &Observed, settings: &Settings, now: Timestamp) -> Resul
 pub fn serves(server: &TopoServer) -> bool {
     server.metadata.deletion_timestamp.is_none()
         && server.status.as_ref().is_some_and(|status| condition::is_true(&status.conditions, status::AVAILABLE))
+}
+
+/// Whether the volumes of an ensemble, and so its content, outlive the object.
+pub fn outlives(server: &TopoServer) -> bool {
+    objects::policy(server).when_deleted != Some(PvcRetention::Delete)
 }
 
 fn cluster_of(server: &TopoServer) -> Result<String, Error> {

@@ -10,7 +10,7 @@ use std::{
 
 use etcd_client::{
     Client, Compare, CompareOp, ConnectOptions, GetOptions, GetResponse, KeyValue, KvClient, SortOrder, SortTarget,
-    Txn, TxnOp, TxnOpResponse,
+    TlsOptions, Txn, TxnOp, TxnOpResponse,
 };
 use tokio::time::{Instant, timeout};
 
@@ -32,10 +32,11 @@ const LARGEST_ANSWER: usize = 16 << 20;
 /// time.
 const LEFT_ALONE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 
-/// All stores of all clusters.
+/// All stores that are reached with the same credentials.
 pub struct EtcdKv {
     stores: IdleCache<Vec<String>, Arc<Store>>,
     deadline: Duration,
+    tls: Option<TlsOptions>,
 }
 
 /// One etcd cluster.
@@ -49,6 +50,7 @@ struct Store {
 struct Member {
     target: String,
     client: Mutex<Option<KvClient>>,
+    tls: Option<TlsOptions>,
 }
 
 /// What failed last, and until when nobody asks again.
@@ -60,8 +62,12 @@ struct Trouble {
 
 impl EtcdKv {
     /// No connection is made before the first operation.
-    pub fn new(limits: Limits) -> Self {
-        Self { stores: IdleCache::new(limits.stores, limits.idle), deadline: limits.store_deadline.min(MAX_DEADLINE) }
+    pub fn new(limits: Limits, tls: Option<TlsOptions>) -> Self {
+        Self {
+            stores: IdleCache::new(limits.stores, limits.idle),
+            deadline: limits.store_deadline.min(MAX_DEADLINE),
+            tls,
+        }
     }
 
     /// Drops idle connections.
@@ -76,7 +82,7 @@ impl EtcdKv {
                 detail: "it has no endpoint".to_owned(),
             });
         }
-        Ok(self.stores.get_or_insert(&endpoints.to_vec(), || Arc::new(Store::new(endpoints))))
+        Ok(self.stores.get_or_insert(&endpoints.to_vec(), || Arc::new(Store::new(endpoints, self.tls.as_ref()))))
     }
 
     async fn call<T, F, Fut>(&self, endpoints: &[String], request: F) -> Result<T>
@@ -93,11 +99,16 @@ impl EtcdKv {
 }
 
 impl Store {
-    fn new(endpoints: &[String]) -> Self {
+    fn new(endpoints: &[String], tls: Option<&TlsOptions>) -> Self {
         Self {
             members: endpoints
                 .iter()
-                .map(|target| Member { target: target.clone(), client: Mutex::new(None) })
+                .map(|target| Member {
+                    target: target.clone(),
+                    client: Mutex::new(None),
+                    // Who writes http:// asks for a connection without, whatever the other members do.
+                    tls: tls.filter(|_| !target.starts_with("http://")).cloned(),
+                })
                 .collect(),
             preferred: AtomicUsize::new(0),
             trouble: Mutex::new(Trouble::default()),
@@ -173,10 +184,13 @@ impl Member {
         if let Some(client) = self.slot().clone() {
             return Ok(client);
         }
-        let options = ConnectOptions::new()
+        let mut options = ConnectOptions::new()
             .with_connect_timeout(CONNECT)
             .with_keep_alive(KEEP_ALIVE.0, KEEP_ALIVE.1)
             .with_require_leader(true);
+        if let Some(tls) = &self.tls {
+            options = options.with_tls(tls.clone());
+        }
         // Makes a lazy channel: nothing is dialled here.
         let client = Client::connect([&self.target], Some(options))
             .await

@@ -49,6 +49,14 @@ pub fn database(root: &str, name: &str) -> Result<String> {
     Ok(join(root, &format!("{DATABASES}/{}/Database", segment("database", name)?)))
 }
 
+/// End of the keys that say of a shard that it was bootstrapped.
+pub const BOOTSTRAPPED: &str = "/ShardInitClaim";
+
+/// Prefix of everything that the data plane keeps below a database.
+pub fn bootstraps(root: &str, name: &str) -> Result<String> {
+    Ok(directory(root, &format!("{DATABASES}/{}", segment("database", name)?)))
+}
+
 /// Key of a pooler record.
 pub fn pooler(root: &str, id: &PoolerId) -> Result<String> {
     let component = pooler_component(segment("cell", &id.cell)?, segment("pooler", &id.name)?);

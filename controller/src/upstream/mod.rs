@@ -15,6 +15,7 @@ mod pb;
 mod pooler;
 pub mod primary;
 mod record;
+mod secured;
 mod status;
 mod tree;
 mod wire;
@@ -35,9 +36,10 @@ pub use self::{
         Lsn, PoolerAddress, PoolerId, PoolerRecord, Quorum, Registration, Role, RuleNumber, Scope, Serving, ShardKey,
         Snapshot, TopoAddress, Written,
     },
+    secured::Credentials,
     status::{ConsensusView, Leadership, PoolerStatus, Postgres, PostgresAction, PrimaryStatus, ReplicationStatus},
 };
-use self::{etcd::EtcdKv, pooler::GrpcPooler, tree::Tree};
+use self::{pooler::GrpcPooler, secured::Secured};
 
 /// The topology records of clusters. `at` is always the **global** store; cell-local ones are found through the cell records.
 ///
@@ -58,7 +60,8 @@ pub trait Topology: Send + Sync {
     /// Unregisters a cell; [`Error::InUse`] while a database record lists it. `false` if it was not there.
     fn delete_cell<'a>(&'a self, at: &'a TopoAddress, name: &'a str) -> BoxFuture<'a, Result<bool>>;
 
-    /// Unregisters a database, and nothing below it. `false` if it was not there.
+    /// Unregisters a database, together with the marks that its shards were bootstrapped: a mark without data would keep a
+    /// later database of this name from ever being bootstrapped. `false` if it was not there.
     fn delete_database<'a>(&'a self, at: &'a TopoAddress, name: &'a str) -> BoxFuture<'a, Result<bool>>;
 
     /// The poolers in scope, with one round trip to the global store and one to each distinct local store, all at once. A
@@ -134,7 +137,7 @@ impl Upstream {
     /// The real data plane. Nothing is dialled before the first call. Needs a running tokio runtime, where it drops idle
     /// connections for as long as the value lives.
     pub fn connect(limits: Limits) -> Self {
-        let topology = Arc::new(Tree::new(EtcdKv::new(limits)));
+        let topology = Arc::new(Secured::new(limits));
         let poolers = Arc::new(GrpcPooler::new(limits));
         tokio::spawn(sweep(Arc::downgrade(&topology), Arc::downgrade(&poolers), limits.idle / 2));
         Self { topology, poolers }
@@ -156,11 +159,11 @@ impl Upstream {
     }
 }
 
-async fn sweep(topology: Weak<Tree<EtcdKv>>, poolers: Weak<GrpcPooler>, every: Duration) {
+async fn sweep(topology: Weak<Secured>, poolers: Weak<GrpcPooler>, every: Duration) {
     loop {
         tokio::time::sleep(every.max(Duration::from_secs(1))).await;
         let (Some(topology), Some(poolers)) = (topology.upgrade(), poolers.upgrade()) else { return };
-        topology.store().sweep();
+        topology.sweep();
         poolers.sweep();
     }
 }

@@ -4,19 +4,33 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     str::FromStr,
+    sync::Arc,
 };
 
 use jiff::Timestamp;
 
-use super::Error;
+use super::{Credentials, Error};
 
 /// Where a cluster's topology lives: the global store.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopoAddress {
     /// `host:port` or URL of each member; they are tried in turn.
     pub endpoints: Vec<String>,
     /// Path below which all keys of the cluster lie: `/multigres/global`.
     pub root: String,
+    /// With what it is reached over TLS; none for servers that speak plain text.
+    pub credentials: Option<Arc<Credentials>>,
+}
+
+impl fmt::Debug for TopoAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("TopoAddress");
+        debug.field("endpoints", &self.endpoints).field("root", &self.root);
+        if let Some(credentials) = &self.credentials {
+            debug.field("credentials", credentials);
+        }
+        debug.finish()
+    }
 }
 
 impl TopoAddress {
@@ -27,7 +41,13 @@ impl TopoAddress {
             .flat_map(|item| item.as_ref().split(',').map(|one| one.trim().to_owned()).collect::<Vec<_>>())
             .filter(|one| !one.is_empty())
             .collect();
-        Self { endpoints, root: root.into() }
+        Self { endpoints, root: root.into(), credentials: None }
+    }
+
+    /// The same place, reached with these credentials.
+    #[must_use]
+    pub fn with(self, credentials: Credentials) -> Self {
+        Self { credentials: Some(Arc::new(credentials)), ..self }
     }
 }
 

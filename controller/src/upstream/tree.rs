@@ -256,6 +256,12 @@ impl<K: Kv> Topology for Tree<K> {
     fn delete_database<'a>(&'a self, at: &'a TopoAddress, name: &'a str) -> BoxFuture<'a, Result<bool>> {
         async move {
             let key = key::database(&at.root, name)?;
+            // The marks first: as long as the record is there, an interrupted removal is taken up again.
+            for mark in self.list(at, key::bootstraps(&at.root, name)?).await? {
+                if mark.key.ends_with(key::BOOTSTRAPPED) {
+                    self.remove(&at.endpoints, &mark.key, |_| true).await?;
+                }
+            }
             self.remove(&at.endpoints, &key, |_| true).await
         }
         .boxed()

@@ -115,12 +115,20 @@ async fn a_cell_stays_as_long_as_a_database_lists_it() {
 }
 
 #[tokio::test]
-async fn a_left_over_claim_is_no_database_and_holds_no_cell() {
+async fn a_left_over_claim_is_no_database_and_goes_with_the_database() {
     let topology = two_cells().await;
     topology.put_database(&global(), &database(&["a", "b"])).await.unwrap();
-    topology.put_raw(&global(), "/multigres/global/databases/postgres/default/0-inf/ShardInitClaim", vec![1]);
+    let claim = |database: &str| format!("/multigres/global/databases/{database}/default/0-inf/ShardInitClaim");
+    let lock = "/multigres/global/databases/postgres/default/0-inf/locks/17";
+    for key in [claim("postgres"), claim("postgres2"), lock.to_owned()] {
+        topology.put_raw(&global(), &key, vec![1]);
+    }
+    assert_eq!(topology.databases(&global()).await.map(|found| found.records.len()), Ok(1));
     assert_eq!(topology.delete_database(&global(), "postgres").await, Ok(true));
     assert_eq!(topology.databases(&global()).await, Ok(Listing::default()));
+    let keys = topology.keys(&global());
+    assert!(!keys.contains(&claim("postgres")), "a later database of this name must be bootstrapped: {keys:?}");
+    assert!(keys.contains(&claim("postgres2")) && keys.iter().any(|key| key == lock), "{keys:?}");
     assert_eq!(topology.delete_cell(&global(), "b").await, Ok(true));
 }
 

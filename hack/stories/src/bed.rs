@@ -5,8 +5,9 @@ use std::{env, path::PathBuf};
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::{
     apps::v1::Deployment,
-    core::v1::{Namespace, Pod},
+    core::v1::{Namespace, Pod, ResourceQuota, ResourceQuotaSpec},
 };
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::{
     Api, Client, Config,
     api::{DeleteParams, ListParams, PostParams},
@@ -21,8 +22,15 @@ pub const KUBECONFIG: &str = "MULTIGRES_STORY_KUBECONFIG";
 pub const AUDIT_LOG: &str = "MULTIGRES_STORY_AUDIT_LOG";
 /// Namespace that the chart is installed into.
 pub const OPERATOR_NAMESPACE: &str = "multigres-operator";
+/// The quota that lets no pods start.
+const NO_PODS: &str = "no-pods";
 /// How the controller's pods are found.
 const CONTROLLER: &str = "app.kubernetes.io/component=controller";
+
+/// Whether the long form of a story was asked for.
+pub fn is_long() -> bool {
+    rounds() > 1
+}
 
 /// How often a story that is worth repeating is repeated: `MULTIGRES_STORY_FORM` is `short`, `long` or `soak`.
 pub fn rounds() -> u32 {
@@ -68,6 +76,28 @@ impl Bed {
         namespace.metadata.generate_name = Some(format!("{story}-"));
         let made = api.create(&PostParams::default(), &namespace).await.context("making a namespace")?;
         made.metadata.name.context("the API server names it")
+    }
+
+    /// Lets no more pods start in a namespace; those that run stay.
+    pub async fn forbid_pods(&self, namespace: &str) -> Result<()> {
+        let api: Api<ResourceQuota> = Api::namespaced(self.client.clone(), namespace);
+        let mut quota = ResourceQuota::default();
+        quota.metadata.name = Some(NO_PODS.to_owned());
+        let none = [("pods".to_owned(), Quantity("0".to_owned()))].into();
+        quota.spec = Some(ResourceQuotaSpec { hard: Some(none), ..ResourceQuotaSpec::default() });
+        api.create(&PostParams::default(), &quota).await.context("forbidding pods")?;
+        until("the quota to count", within(30), || async {
+            let used = api.get(NO_PODS).await?.status.and_then(|status| status.used);
+            used.map(drop).context("the quota was not counted yet")
+        })
+        .await
+    }
+
+    /// Lets pods start again.
+    pub async fn allow_pods(&self, namespace: &str) -> Result<()> {
+        let api: Api<ResourceQuota> = Api::namespaced(self.client.clone(), namespace);
+        api.delete(NO_PODS, &DeleteParams::default()).await.context("allowing pods")?;
+        Ok(())
     }
 
     /// Removes a namespace and waits until it is gone.

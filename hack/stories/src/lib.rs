@@ -6,8 +6,14 @@
 pub mod audit;
 pub mod bed;
 pub mod cluster;
+pub mod helm;
+pub mod load;
 pub mod wait;
+pub mod webhook;
 
 pub use bed::Bed;
 pub use cluster::ClusterUnderTest;
+pub use helm::Tools;
+pub use load::Load;
 pub use wait::{until, within};
+pub use webhook::Webhook;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::addons;
+use crate::cert_manager;
 use crate::control_plane::{self, Plan};
 use crate::home::Home;
 use crate::host;
@@ -228,6 +229,12 @@ impl Bed {
             crate::image::archive::identity(archive)?;
         }
         self.on_every_node(|node| node.import(archives))
+    }
+
+    /// Starts cert-manager unless it runs, and waits until its definitions are served.
+    pub fn start_cert_manager(&self) -> Result<()> {
+        let _guard = self.home.lock(&format!("bed-{}", self.name()?))?;
+        cert_manager::start(&self.plan, &self.ledger)
     }
 
     /// A command that runs in the bed's network with the bed's name resolution; on simulated nodes it runs on the host.

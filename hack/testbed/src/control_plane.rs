@@ -74,6 +74,7 @@ impl Plan {
             component_client("kube-proxy", "system:kube-proxy", "testbed"),
             component_client("coredns", "testbed:coredns", MASTERS),
             component_client("local-path-provisioner", "testbed:local-path-provisioner", MASTERS),
+            component_client("cert-manager", "testbed:cert-manager", MASTERS),
             component_client("kwok", "testbed:kwok", MASTERS),
             component_client("volumes", "testbed:volumes", MASTERS),
         ];

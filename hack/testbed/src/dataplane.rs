@@ -180,7 +180,7 @@ pub fn real(home: &Home, dir: &Path, standin: Option<&Path>) -> Result<Vec<PathB
 }
 
 /// Packs one of our binaries as the Dockerfiles do: at the root, run by user 65532.
-pub fn controller(home: &Home, binary: &Path, name: &str) -> Result<PathBuf> {
+pub fn operator(home: &Home, binary: &Path, name: &str) -> Result<PathBuf> {
     let file = binary.file_name().with_context(|| format!("{} names no file", binary.display()))?.to_string_lossy();
     let path = format!("/{file}");
     program(

@@ -9,6 +9,7 @@
 
 pub mod addons;
 pub mod bed;
+pub mod cert_manager;
 pub mod control_plane;
 pub mod dataplane;
 pub mod home;

@@ -50,6 +50,8 @@ enum Action {
     Shell(Words),
     /// Runs a command inside the bed's network, with its DNS.
     Exec(Words),
+    /// Starts cert-manager on the bed, with its definitions.
+    CertManager,
     /// Builds the pinned tools and prints their directory.
     Tools {
         /// Only these; all by default.
@@ -87,14 +89,11 @@ enum Content {
         #[arg(long)]
         standin: Option<PathBuf>,
     },
-    /// One of the operator's own binaries, laid out as in its Dockerfile.
-    Controller {
-        /// The program.
-        #[arg(long)]
-        bin: PathBuf,
-        /// The image's name.
-        #[arg(long)]
-        image: String,
+    /// The operator's own binaries, one image each, laid out as in their Dockerfiles.
+    Operator {
+        /// PROGRAM=IMAGE; may be repeated.
+        #[arg(required = true, value_parser = program_and_image)]
+        programs: Vec<(PathBuf, String)>,
     },
     /// Any program with the libraries it needs.
     Binary {
@@ -124,6 +123,11 @@ struct Words {
     /// The command and its arguments.
     #[arg(last = true)]
     words: Vec<String>,
+}
+
+fn program_and_image(text: &str) -> Result<(PathBuf, String)> {
+    let (program, image) = text.split_once('=').with_context(|| format!("{text:?} is not PROGRAM=IMAGE"))?;
+    Ok((PathBuf::from(program), image.to_owned()))
 }
 
 fn main() -> ExitCode {
@@ -160,6 +164,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             let mut command = Bed::get(&name)?.exec_in_netns(&words.words)?;
             return Ok(exit_code(command.status().context("starting the command")?));
         }
+        Action::CertManager => Bed::get(&name)?.start_cert_manager()?,
         Action::Tools { names } => build_tools(&names)?,
         Action::Kubeconfig => println!("{}", Bed::get(&name)?.kubeconfig().display()),
         Action::ControlPlane(words) => return with_control_plane(&words.words),
@@ -213,7 +218,9 @@ fn pack(content: Content) -> Result<Vec<PathBuf>> {
     match content {
         Content::Standin { bin, tag } => Ok(vec![dataplane::standin(&home, &bin, tag.as_deref())?]),
         Content::Real { dir, standin } => dataplane::real(&home, &dir, standin.as_deref()),
-        Content::Controller { bin, image } => Ok(vec![dataplane::controller(&home, &bin, &image)?]),
+        Content::Operator { programs } => {
+            programs.iter().map(|(bin, image)| dataplane::operator(&home, bin, image)).collect()
+        }
         Content::Binary { bin, image, path, user, entrypoint, env } => {
             let file = bin.file_name().with_context(|| format!("{} names no file", bin.display()))?.to_string_lossy();
             let path = path.unwrap_or_else(|| format!("/usr/local/bin/{file}"));
@@ -226,7 +233,7 @@ fn pack(content: Content) -> Result<Vec<PathBuf>> {
 
 fn build_tools(names: &[String]) -> Result<()> {
     let tools = Tools::locate(&Home::from_env()?)?;
-    let all: Vec<&str> = tools::ALL.iter().chain(&tools::CHECKS).map(|tool| tool.name).collect();
+    let all: Vec<&str> = tools::every().map(|tool| tool.name).collect();
     let wanted: Vec<&str> = if names.is_empty() { all } else { names.iter().map(String::as_str).collect() };
     tools.ensure(&wanted)?;
     println!("{}", tools.bin().display());

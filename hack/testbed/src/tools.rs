@@ -69,6 +69,14 @@ pub const CHECKS: [Tool; 1] = [tool(
     "github.com/yannh/kubeconform",
 )];
 
+/// Programs that only some tests need. They have a directory of their own, so that their pins do not rebuild Kubernetes.
+pub const ADDONS: [Tool; 1] = [tool("cert-manager", "cert-manager", ".", "github.com/cert-manager/cert-manager")];
+
+/// All programs there are.
+pub fn every() -> impl Iterator<Item = &'static Tool> {
+    ALL.iter().chain(&CHECKS).chain(&ADDONS)
+}
+
 /// What a light control plane needs.
 pub const CONTROL_PLANE: [&str; 3] = ["etcd", "kube-apiserver", "kubectl"];
 /// What a bed of simulated nodes needs.
@@ -96,6 +104,7 @@ pub struct Tools {
     home: Home,
     pins: PathBuf,
     dir: PathBuf,
+    addons: PathBuf,
 }
 
 impl Tools {
@@ -111,8 +120,9 @@ impl Tools {
                 pins.display()
             )
         })?;
-        let dir = home.tools(&pins_hash(&pins)?);
-        Ok(Self { home: home.clone(), pins, dir })
+        let dir = home.tools(&pins_hash(&pins, ALL.iter().chain(&CHECKS))?);
+        let addons = home.tools(&pins_hash(&pins, ADDONS.iter())?);
+        Ok(Self { home: home.clone(), pins, dir, addons })
     }
 
     /// The directory of the programs.
@@ -122,7 +132,16 @@ impl Tools {
 
     /// The path of one program; it is there after [`Tools::ensure`].
     pub fn path(&self, name: &str) -> PathBuf {
-        self.bin().join(name)
+        self.dir_of(name).join("bin").join(name)
+    }
+
+    /// The directory of the manifests that belong to a program; they are there after [`Tools::ensure`].
+    pub fn manifests(&self, name: &str) -> PathBuf {
+        self.dir_of(name).join("manifests").join(name)
+    }
+
+    fn dir_of(&self, name: &str) -> &Path {
+        if ADDONS.iter().any(|tool| tool.name == name) { &self.addons } else { &self.dir }
     }
 
     /// Builds helm if needed and returns its path.
@@ -149,7 +168,6 @@ impl Tools {
             return Ok(());
         }
         let _guard = self.home.lock("tools")?;
-        fs::create_dir_all(self.bin()).with_context(|| format!("creating {}", self.bin().display()))?;
         for (position, tool) in wanted.iter().enumerate() {
             if !self.path(tool.name).exists() {
                 self.build(tool, position + 1, wanted.len())?;
@@ -171,12 +189,17 @@ impl Tools {
         eprint!("[{position}/{count}] building {} {version} … ", tool.name);
         std::io::stderr().flush().context("writing progress")?;
         let started = Instant::now();
-        let logs = self.dir.join("log");
-        fs::create_dir_all(&logs).with_context(|| format!("creating {}", logs.display()))?;
+        let (bin, logs) = (self.dir_of(tool.name).join("bin"), self.dir_of(tool.name).join("log"));
+        for dir in [&bin, &logs] {
+            fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+        }
+        if tool.name == "cert-manager" {
+            self.copy_manifests(tool, "deploy/crds")?;
+        }
         let log_path = logs.join(format!("{}.log", tool.name));
         let log = fs::File::create(&log_path).with_context(|| format!("creating {}", log_path.display()))?;
         // A build that is cut off must not leave a program that looks finished.
-        let unfinished = self.bin().join(format!(".{}.unfinished", tool.name));
+        let unfinished = bin.join(format!(".{}.unfinished", tool.name));
         let status = Command::new("go")
             .args(["build", "-tags", tags(tool), "-ldflags", &ldflags(tool, &version), "-o"])
             .arg(&unfinished)
@@ -203,11 +226,35 @@ impl Tools {
     }
 }
 
+impl Tools {
+    /// Copies what a module ships for the API server, so that using the program needs no module cache.
+    fn copy_manifests(&self, tool: &Tool, from: &str) -> Result<()> {
+        let mut list = Command::new("go");
+        list.args(["list", "-m", "-f", "{{.Dir}}", tool.source]).current_dir(self.pins.join(tool.module));
+        // The path of a module is known only once the module is there.
+        let mut download = Command::new("go");
+        download.args(["mod", "download", tool.source]).current_dir(self.pins.join(tool.module));
+        process::output(&mut download)?;
+        let source = PathBuf::from(process::output(&mut list)?.trim()).join(from);
+        let target = self.manifests(tool.name);
+        fs::create_dir_all(&target).with_context(|| format!("creating {}", target.display()))?;
+        for entry in fs::read_dir(&source).with_context(|| format!("listing {}", source.display()))? {
+            let path = entry.with_context(|| format!("listing {}", source.display()))?.path();
+            if path.extension().is_some_and(|extension| extension == "yaml") {
+                let text = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+                let copy = target.join(path.file_name().unwrap_or_default());
+                fs::write(&copy, text).with_context(|| format!("writing {}", copy.display()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The tool of this name.
 pub fn find(name: &str) -> Result<Tool> {
-    let found = ALL.iter().chain(&CHECKS).find(|tool| tool.name == name).copied();
+    let found = every().find(|tool| tool.name == name).copied();
     found.with_context(|| {
-        let names: Vec<&str> = ALL.iter().chain(&CHECKS).map(|tool| tool.name).collect();
+        let names: Vec<&str> = every().map(|tool| tool.name).collect();
         format!("there is no tool {name:?}; there are {}", names.join(", "))
     })
 }
@@ -237,9 +284,9 @@ fn required_version(go_mod: &str, module: &str) -> Option<String> {
 }
 
 /// A hash over everything that decides what the programs are: the modules and how they are built.
-fn pins_hash(pins: &Path) -> Result<String> {
+fn pins_hash<'a>(pins: &Path, tools: impl Iterator<Item = &'a Tool>) -> Result<String> {
     let mut hash = Sha256::new();
-    for tool in ALL.iter().chain(&CHECKS) {
+    for tool in tools {
         hash.update(format!("{} {} {} {}\n", tool.name, tool.package, tags(tool), ldflags(tool, "0.0.0")));
         let dir = pins.join(tool.module);
         ensure!(dir.join("go.mod").exists(), "{} has no go.mod", dir.display());
@@ -264,7 +311,7 @@ mod tests {
 
     fn copy_of_pins() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
-        for tool in ALL.iter().chain(&CHECKS) {
+        for tool in every() {
             let module = dir.path().join(tool.module);
             fs::create_dir_all(&module).unwrap();
             fs::write(module.join("go.mod"), format!("module x/{}\n", tool.module)).unwrap();
@@ -275,11 +322,21 @@ mod tests {
     #[test]
     fn the_hash_of_the_pins_changes_with_a_version_and_not_with_other_files() {
         let pins = copy_of_pins();
-        let before = pins_hash(pins.path()).unwrap();
+        let hash = || pins_hash(pins.path(), ALL.iter()).unwrap();
+        let before = hash();
         fs::write(pins.path().join("helm/notes.txt"), "nothing").unwrap();
-        assert_eq!(pins_hash(pins.path()).unwrap(), before);
+        assert_eq!(hash(), before);
         fs::write(pins.path().join("helm/go.mod"), "module x/helm\nrequire y v1.0.1\n").unwrap();
-        assert_ne!(pins_hash(pins.path()).unwrap(), before);
+        assert_ne!(hash(), before);
+    }
+
+    #[test]
+    fn the_pins_of_an_addon_leave_the_other_programs_where_they_are() {
+        let home = tempfile::tempdir().unwrap();
+        let tools = Tools::locate(&Home::at(home.path()).unwrap()).unwrap();
+        assert_eq!(tools.path("helm").parent(), tools.path("kubelet").parent());
+        assert_ne!(tools.path("cert-manager").parent(), tools.path("helm").parent());
+        assert!(tools.manifests("cert-manager").starts_with(tools.path("cert-manager").ancestors().nth(2).unwrap()));
     }
 
     #[test]
@@ -302,9 +359,12 @@ mod tests {
     fn every_set_names_tools_that_exist_and_are_pinned() {
         let home = tempfile::tempdir().unwrap();
         let tools = Tools::locate(&Home::at(home.path()).unwrap()).unwrap();
+        for tool in every() {
+            let version = tools.version(tool).unwrap();
+            assert!(version.contains('.'), "{} {version}", tool.name);
+        }
         for name in CONTROL_PLANE.iter().chain(&KWOK_BED).chain(&KUBELET_BED) {
-            let version = tools.version(&find(name).unwrap()).unwrap();
-            assert!(version.contains('.'), "{name} {version}");
+            find(name).unwrap();
         }
     }
 }

@@ -75,6 +75,8 @@ impl Authority {
         let mut params = params(&request.common_name, now, request.valid_for);
         params.key_usages = vec![KeyUsagePurpose::KeyEncipherment, KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
+        // Says that it is no authority, and brings the identifier of its own key along.
+        params.is_ca = IsCa::ExplicitNoCa;
         for name in &request.dns_names {
             let name = name.as_str().try_into().map_err(failed("use a DNS name"))?;
             params.subject_alt_names.push(SanType::DnsName(name));
@@ -110,6 +112,11 @@ fn serial() -> SerialNumber {
 
 fn failed(attempt: &'static str) -> impl FnOnce(rcgen::Error) -> Error {
     move |source| Error::Crypto { attempt, source }
+}
+
+/// Returns whether the private key of a pair belongs to its first certificate.
+pub fn matches(pair: &Pair) -> bool {
+    Certificate::first(&pair.certificate).is_ok_and(|certificate| belongs(&pair.key, &certificate))
 }
 
 /// Returns whether a private key belongs to a certificate.

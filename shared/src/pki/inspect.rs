@@ -6,7 +6,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use x509_parser::{extensions::GeneralName, pem::Pem, prelude::FromDer as _};
 
-use super::Error;
+use super::{Error, rotation::Fingerprint};
 
 /// How many certificates a trust bundle holds at most.
 const MAX_BUNDLE: usize = 3;
@@ -38,7 +38,8 @@ impl Certificate {
             .collect()
     }
 
-    fn parse(der: Vec<u8>) -> Result<Self, Error> {
+    /// Reads a certificate in DER.
+    pub fn parse(der: Vec<u8>) -> Result<Self, Error> {
         let (_, parsed) =
             x509_parser::certificate::X509Certificate::from_der(&der).map_err(|error| unreadable(&error))?;
         let time = |time: &x509_parser::time::ASN1Time| {
@@ -58,6 +59,16 @@ impl Certificate {
         let (public_key, common_name) = (parsed.public_key().raw.to_vec(), common_name.unwrap_or_default().to_owned());
         let authority = parsed.is_ca();
         Ok(Self { der, public_key, common_name, dns_names, not_before, not_after, authority })
+    }
+
+    /// Returns the SHA-256 of the certificate.
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(&self.der)
+    }
+
+    /// Returns the certificate in DER.
+    pub fn der(&self) -> &[u8] {
+        &self.der
     }
 
     /// Returns the common name of the subject; empty when there is none.

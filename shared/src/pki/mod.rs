@@ -7,8 +7,9 @@
 mod generate;
 mod inspect;
 mod plan;
+pub mod rotation;
 
-pub use generate::{Authority, Pair, Request};
+pub use generate::{Authority, Pair, Request, matches};
 pub use inspect::{Certificate, bundle};
 pub use plan::{Plan, Policy, Reason, plan};
 

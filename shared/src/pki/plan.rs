@@ -32,7 +32,7 @@ pub enum Plan {
 }
 
 /// Why something is renewed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::IntoStaticStr)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, strum::Display, strum::IntoStaticStr)]
 pub enum Reason {
     /// There is none.
     Missing,

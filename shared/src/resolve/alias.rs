@@ -6,6 +6,8 @@ use serde_json::Value;
 
 use crate::api::v1alpha1::{DatabaseConfig, TableGroupConfig};
 
+use crate::field_path::At;
+
 use super::ResolveError;
 
 /// The table groups of a database, under whichever spelling they were given.
@@ -13,7 +15,7 @@ use super::ResolveError;
 /// The alias is an opaque list to the API server, so shape and unknown keys of its entries are checked here.
 pub fn table_groups<'d>(
     database: &'d DatabaseConfig,
-    at: &str,
+    at: &At<'_>,
     errors: &mut Vec<ResolveError>,
 ) -> Cow<'d, [TableGroupConfig]> {
     if database.table_groups.is_empty() {

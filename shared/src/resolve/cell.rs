@@ -7,6 +7,8 @@ use crate::api::v1alpha1::{
     TopologyReconciliation,
 };
 
+use crate::field_path::At;
+
 use super::provenance::Source;
 use super::{Context, Settings, Shared, core, defaults, pvc};
 
@@ -18,9 +20,10 @@ pub const REGION_LABEL: &str = "topology.kubernetes.io/region";
 /// The spec of the Cell object.
 pub fn resolve(context: &mut Context<'_>, config: &CellConfig, shared: &Shared) -> CellSpec {
     let spec = context.spec;
-    let at = format!("cells[{}]", config.name);
+    let cells = At::Root("cells");
+    let at = cells.key(&config.name);
     let selected =
-        context.templates.cell(config.cell_template.as_deref(), &format!("{at}.cellTemplate"), &mut context.errors);
+        context.templates.cell(config.cell_template.as_deref(), &at.field("cellTemplate"), &mut context.errors);
     let provenance = &mut context.provenance;
 
     let mut merged = CellInlineSpec::default();
@@ -51,13 +54,13 @@ pub fn resolve(context: &mut Context<'_>, config: &CellConfig, shared: &Shared) 
     }
 
     let mut multigateway = merged.multigateway.unwrap_or_default();
-    let gateway = format!("{at}.multigateway");
+    let gateway = at.field("multigateway");
     provenance.fill(&mut multigateway.replicas, &gateway, "replicas", || defaults::REPLICAS);
     provenance.fill(&mut multigateway.resources, &gateway, "resources", defaults::multigateway_resources);
     let buffer = multigateway.buffer.get_or_insert_default();
-    provenance.fill(&mut buffer.enabled, &format!("{gateway}.buffer"), "enabled", || true);
+    provenance.fill(&mut buffer.enabled, &gateway.field("buffer"), "enabled", || true);
 
-    let topo_server = local.map(|(local, source)| local_topo(context, config, local, &source));
+    let topo_server = local.map(|(local, source)| local_topo(context, config, local, &at, &source));
     CellSpec {
         name: config.name.clone(),
         zone: config.zone.clone(),
@@ -72,7 +75,11 @@ pub fn resolve(context: &mut Context<'_>, config: &CellConfig, shared: &Shared) 
         multigateway_placement: merged.multigateway_placement,
         global_topo_server: shared.global_topo_ref.clone(),
         topo_server,
-        all_cells: spec.cells.iter().map(|cell| cell.name.clone()).collect(),
+        all_cells: if context.provenance.is_quiet() {
+            Vec::new()
+        } else {
+            spec.cells.iter().map(|cell| cell.name.clone()).collect()
+        },
         topology_reconciliation: Some(TopologyReconciliation {
             register_cell: true,
             prune_poolers: shared.topology_pruning,
@@ -89,23 +96,24 @@ fn local_topo(
     context: &mut Context<'_>,
     config: &CellConfig,
     local: &LocalTopoServerSpec,
+    cell: &At<'_>,
     source: &Source,
 ) -> LocalTopoServerSpec {
-    let at = format!("cells[{}].localTopoServer", config.name);
+    let at = cell.field("localTopoServer");
     let root = || defaults::local_root(&config.name);
     let provenance = &mut context.provenance;
     let mut resolved = LocalTopoServerSpec::default();
     if let Some(external) = &local.external {
-        let at = format!("{at}.external");
+        let at = at.field("external");
         let mut external = external.clone();
-        provenance.set(at.clone(), source.clone());
+        provenance.set(&at, source);
         core::fill_external(provenance, &mut external, &at, root);
         if external.endpoints.iter().all(String::is_empty) {
             context.errors.push(super::ResolveError::NoEndpoint { field: format!("{at}.endpoints") });
         }
         resolved.external = Some(external);
     } else if let Some(given) = &local.etcd {
-        let at = format!("{at}.etcd");
+        let at = at.field("etcd");
         let mut etcd = EtcdSpec::default();
         provenance.overlay(&mut etcd, given, &at, source);
         core::fill_etcd(provenance, &mut etcd, &at, root);

@@ -6,6 +6,7 @@ use crate::api::v1alpha1::{
     ClusterImages, ComponentLogLevels, CoreTemplateSpec, EtcdSpec, ExternalTopoServerSpec, GlobalTopoServerRef,
     LogLevel, PodPlacementSpec, PostgresPasswordSecretRef, PullPolicy, StatelessSpec, StorageSpec, TopoServerSpec,
 };
+use crate::field_path::At;
 use crate::image::ImageSet;
 use crate::name;
 
@@ -55,7 +56,7 @@ pub fn log_levels(context: &mut Context<'_>) -> ComponentLogLevels {
     ] {
         let given = level.is_some();
         level.get_or_insert(LogLevel::Info);
-        context.provenance.set(name.to_owned(), if given { Source::Inline } else { Source::BuiltIn });
+        context.provenance.set(&At::Root(name), if given { &Source::Inline } else { &Source::BuiltIn });
     }
     levels
 }
@@ -85,19 +86,22 @@ pub fn password(context: &mut Context<'_>, generated_name: String) -> Password {
 }
 
 fn note(context: &mut Context<'_>, path: &str, given: bool) {
-    context.provenance.set(path.to_owned(), if given { Source::Inline } else { Source::BuiltIn });
+    context.provenance.set(&At::Root(path), if given { &Source::Inline } else { &Source::BuiltIn });
 }
 
 /// The global topology and how children reach it.
 pub fn global_topo(context: &mut Context<'_>, cluster: &str, namespace: &str) -> (GlobalTopo, GlobalTopoServerRef) {
     let spec = context.spec;
     let inline = spec.global_topo_server.clone().unwrap_or_default();
-    let selected =
-        context.templates.core(inline.template_ref.as_deref(), "globalTopoServer.templateRef", &mut context.errors);
+    let selected = context.templates.core(
+        inline.template_ref.as_deref(),
+        &At::Root("globalTopoServer.templateRef"),
+        &mut context.errors,
+    );
     let provenance = &mut context.provenance;
     if let Some(mut external) = inline.external {
-        let at = "globalTopoServer.external";
-        provenance.set(at.to_owned(), Source::Inline);
+        let at = &At::Root("globalTopoServer.external");
+        provenance.set(at, &Source::Inline);
         if external.endpoints.iter().all(String::is_empty) {
             context.errors.push(ResolveError::NoEndpoint { field: format!("{at}.endpoints") });
         }
@@ -106,11 +110,13 @@ pub fn global_topo(context: &mut Context<'_>, cluster: &str, namespace: &str) ->
             address: addresses(&external.endpoints),
             root_path: external.root_path.clone().unwrap_or_default(),
             implementation: external.implementation.clone().unwrap_or_default(),
+            ca_secret: external.ca_secret.clone().filter(|name| !name.is_empty()),
+            client_cert_secret: external.client_cert_secret.clone().filter(|name| !name.is_empty()),
         };
         return (GlobalTopo::External(external), reference);
     }
 
-    let at = "globalTopoServer";
+    let at = &At::Root("globalTopoServer");
     let mut etcd = EtcdSpec::default();
     let mut placement: Option<PodPlacementSpec> = None;
     let mut chain: pvc::Chain = Vec::new();
@@ -119,17 +125,17 @@ pub fn global_topo(context: &mut Context<'_>, cluster: &str, namespace: &str) ->
     chain.push((spec.pvc_deletion_policy, Source::Cluster));
     if let Some((topo, source)) = section(selected.as_ref(), |template| template.global_topo_server.as_ref()) {
         if let Some(template) = &topo.etcd {
-            provenance.overlay(&mut etcd, template, "globalTopoServer.etcd", source);
+            provenance.overlay(&mut etcd, template, &At::Root("globalTopoServer.etcd"), source);
             chain.push((template.pvc_deletion_policy, source.clone()));
         }
-        provenance.replace(&mut placement, &topo.placement, "globalTopoServer.placement", source);
+        provenance.replace(&mut placement, &topo.placement, &At::Root("globalTopoServer.placement"), source);
         chain.push((topo.pvc_deletion_policy, source.clone()));
     }
     if let Some(inline) = &inline.etcd {
-        provenance.overlay(&mut etcd, inline, "globalTopoServer.etcd", &Source::Inline);
+        provenance.overlay(&mut etcd, inline, &At::Root("globalTopoServer.etcd"), &Source::Inline);
     }
-    provenance.replace(&mut placement, &inline.placement, "globalTopoServer.placement", &Source::Inline);
-    fill_etcd(provenance, &mut etcd, "globalTopoServer.etcd", || defaults::GLOBAL_ROOT.to_owned());
+    provenance.replace(&mut placement, &inline.placement, &At::Root("globalTopoServer.placement"), &Source::Inline);
+    fill_etcd(provenance, &mut etcd, &At::Root("globalTopoServer.etcd"), || defaults::GLOBAL_ROOT.to_owned());
     // The TopoServer carries one policy, above its etcd section.
     etcd.pvc_deletion_policy = None;
     let policy = pvc::resolve(provenance, at, &chain);
@@ -137,6 +143,7 @@ pub fn global_topo(context: &mut Context<'_>, cluster: &str, namespace: &str) ->
         address: format!("{}.{namespace}.svc:{}", name::global_topo(cluster), defaults::ETCD_PORT),
         root_path: etcd.root_path.clone().unwrap_or_default(),
         implementation: defaults::TOPO_IMPLEMENTATION.to_owned(),
+        ..GlobalTopoServerRef::default()
     };
     let topo = TopoServerSpec { etcd: Some(etcd), pvc_deletion_policy: Some(policy), placement };
     (GlobalTopo::Managed(Box::new(topo)), reference)
@@ -162,7 +169,7 @@ fn addresses(endpoints: &[String]) -> String {
 pub fn fill_external(
     provenance: &mut Provenance,
     external: &mut ExternalTopoServerSpec,
-    at: &str,
+    at: &At<'_>,
     root: impl FnOnce() -> String,
 ) {
     let unset = |text: &Option<String>| text.as_deref().is_none_or(str::is_empty);
@@ -177,16 +184,16 @@ pub fn fill_external(
 }
 
 /// Applies the defaults of an etcd cluster.
-pub fn fill_etcd(provenance: &mut Provenance, etcd: &mut EtcdSpec, at: &str, root: impl FnOnce() -> String) {
+pub fn fill_etcd(provenance: &mut Provenance, etcd: &mut EtcdSpec, at: &At<'_>, root: impl FnOnce() -> String) {
     provenance.fill(&mut etcd.image, at, "image", || crate::image::ETCD.to_owned());
     provenance.fill(&mut etcd.replicas, at, "replicas", || defaults::ETCD_REPLICAS);
     provenance.fill(&mut etcd.resources, at, "resources", defaults::etcd_resources);
     provenance.fill(&mut etcd.root_path, at, "rootPath", root);
-    fill_storage(provenance, etcd.storage.get_or_insert_default(), &format!("{at}.storage"), defaults::ETCD_STORAGE);
+    fill_storage(provenance, etcd.storage.get_or_insert_default(), &at.field("storage"), defaults::ETCD_STORAGE);
 }
 
 /// Applies the defaults of a volume.
-pub fn fill_storage(provenance: &mut Provenance, storage: &mut StorageSpec, at: &str, size: &str) {
+pub fn fill_storage(provenance: &mut Provenance, storage: &mut StorageSpec, at: &At<'_>, size: &str) {
     provenance.fill(&mut storage.size, at, "size", || size.to_owned());
     provenance.fill_list(&mut storage.access_modes, at, "accessModes", &[defaults::ACCESS_MODE.to_owned()]);
 }
@@ -194,46 +201,52 @@ pub fn fill_storage(provenance: &mut Provenance, storage: &mut StorageSpec, at: 
 /// The admin service.
 pub fn multiadmin(context: &mut Context<'_>, image: String) -> ResolvedStateless {
     let inline = context.spec.multiadmin.clone().unwrap_or_default();
-    let selected =
-        context.templates.core(inline.template_ref.as_deref(), "multiadmin.templateRef", &mut context.errors);
+    let selected = context.templates.core(
+        inline.template_ref.as_deref(),
+        &At::Root("multiadmin.templateRef"),
+        &mut context.errors,
+    );
     let provenance = &mut context.provenance;
     let mut spec = StatelessSpec::default();
     let mut placement = None;
     if let Some((template, source)) = section(selected.as_ref(), |template| template.multiadmin.as_ref()) {
-        provenance.overlay(&mut spec, template, "multiadmin", source);
+        provenance.overlay(&mut spec, template, &At::Root("multiadmin"), source);
     }
     if let Some(selected) = &selected {
         provenance.replace(
             &mut placement,
             &selected.spec.multiadmin_placement,
-            "multiadmin.placement",
+            &At::Root("multiadmin.placement"),
             &selected.source,
         );
     }
     if let Some(inline) = &inline.spec {
-        provenance.overlay(&mut spec, inline, "multiadmin", &Source::Inline);
+        provenance.overlay(&mut spec, inline, &At::Root("multiadmin"), &Source::Inline);
     }
-    provenance.replace(&mut placement, &inline.placement, "multiadmin.placement", &Source::Inline);
-    provenance.fill(&mut spec.replicas, "multiadmin", "replicas", || defaults::REPLICAS);
-    provenance.fill(&mut spec.resources, "multiadmin", "resources", defaults::multiadmin_resources);
+    provenance.replace(&mut placement, &inline.placement, &At::Root("multiadmin.placement"), &Source::Inline);
+    provenance.fill(&mut spec.replicas, &At::Root("multiadmin"), "replicas", || defaults::REPLICAS);
+    provenance.fill(&mut spec.resources, &At::Root("multiadmin"), "resources", defaults::multiadmin_resources);
     ResolvedStateless { spec, placement, image }
 }
 
 /// The web interface of the admin service.
 pub fn multiadmin_web(context: &mut Context<'_>, image: String) -> ResolvedStateless {
     let inline = context.spec.multiadmin_web.clone().unwrap_or_default();
-    let selected =
-        context.templates.core(inline.template_ref.as_deref(), "multiadminWeb.templateRef", &mut context.errors);
+    let selected = context.templates.core(
+        inline.template_ref.as_deref(),
+        &At::Root("multiadminWeb.templateRef"),
+        &mut context.errors,
+    );
     let provenance = &mut context.provenance;
     let mut spec = StatelessSpec::default();
     if let Some((template, source)) = section(selected.as_ref(), |template| template.multiadmin_web.as_ref()) {
-        provenance.overlay(&mut spec, template, "multiadminWeb", source);
+        provenance.overlay(&mut spec, template, &At::Root("multiadminWeb"), source);
     }
     if let Some(inline) = &inline.spec {
-        provenance.overlay(&mut spec, inline, "multiadminWeb", &Source::Inline);
+        provenance.overlay(&mut spec, inline, &At::Root("multiadminWeb"), &Source::Inline);
     }
-    provenance.fill(&mut spec.replicas, "multiadminWeb", "replicas", || defaults::REPLICAS);
-    provenance.fill(&mut spec.resources, "multiadminWeb", "resources", defaults::multiadmin_web_resources);
+    provenance.fill(&mut spec.replicas, &At::Root("multiadminWeb"), "replicas", || defaults::REPLICAS);
+    provenance.fill(&mut spec.resources, &At::Root("multiadminWeb"), "resources", defaults::multiadmin_web_resources);
     ResolvedStateless { spec, placement: None, image }
 }
 

@@ -7,6 +7,8 @@ use crate::api::v1alpha1::{
     TopologyPruningConfig,
 };
 
+use crate::field_path::At;
+
 use super::provenance::Source;
 use super::shard::Inherited;
 use super::{Context, Notice, ResolvedDatabase, Shared, alias, backup, defaults, pvc, shard};
@@ -28,10 +30,11 @@ fn resolve(
     shared: &Shared,
     labels: &BTreeMap<String, BTreeMap<String, String>>,
 ) -> ResolvedDatabase {
-    let at = format!("databases[{}]", database.name);
+    let databases = At::Root("databases");
+    let at = databases.key(&database.name);
     let spec = context.spec;
     let levels = [(spec.backup.as_ref(), Source::Cluster), (database.backup.as_ref(), Source::Inline)];
-    let own_backup = backup::resolve(context, &format!("{at}.backup"), &levels);
+    let own_backup = backup::resolve(context, &at.field("backup"), &levels);
 
     let (policy, policy_source) = match (database.durability_policy, spec.durability_policy) {
         (Some(policy), _) => (policy, Source::Database),
@@ -43,10 +46,11 @@ fn resolve(
     let skeleton = [TableGroupConfig { name: defaults::TABLE_GROUP.to_owned(), ..TableGroupConfig::default() }];
     let groups = if given.is_empty() { &skeleton[..] } else { &given[..] };
     let sole = groups.len() == 1;
+    let list = at.field("tablegroups");
     let table_groups: Vec<_> = groups
         .iter()
         .map(|group| {
-            let at = format!("{at}.tablegroups[{}]", group.name);
+            let at = list.key(&group.name);
             let default = group.default.unwrap_or(sole || group.name == defaults::TABLE_GROUP);
             let group_at = GroupAt { at: &at, default, policy, policy_source: &policy_source };
             table_group(context, database, group, &group_at, shared, labels)
@@ -80,7 +84,7 @@ fn policy_rank(policy: DurabilityPolicy) -> u8 {
 
 /// Where a table group stands, and what its database says.
 struct GroupAt<'a> {
-    at: &'a str,
+    at: &'a At<'a>,
     default: bool,
     policy: DurabilityPolicy,
     policy_source: &'a Source,
@@ -101,10 +105,10 @@ fn table_group(
         (database.backup.as_ref(), Source::Database),
         (group.backup.as_ref(), Source::Inline),
     ];
-    let own_backup = backup::resolve(context, &format!("{at}.backup"), &levels);
+    let own_backup = backup::resolve(context, &at.field("backup"), &levels);
     let chain = [(group.pvc_deletion_policy, Source::Inline), (spec.pvc_deletion_policy, Source::Cluster)];
     let policy = pvc::resolve(&mut context.provenance, at, &chain);
-    context.provenance.set(format!("{at}.durabilityPolicy"), place.policy_source.clone());
+    context.provenance.set(&at.field("durabilityPolicy"), place.policy_source);
 
     let skeleton = [ShardConfig { name: defaults::SHARD.to_owned(), ..ShardConfig::default() }];
     let configs = if group.shards.is_empty() { &skeleton[..] } else { &group.shards[..] };
@@ -135,7 +139,7 @@ fn table_group(
         log_levels: Some(shared.log_levels),
         topology_pruning: Some(TopologyPruningConfig { enabled: Some(shared.topology_pruning) }),
         backup: Some(own_backup),
-        cell_topology_labels: labels.clone(),
+        cell_topology_labels: if context.provenance.is_quiet() { BTreeMap::new() } else { labels.clone() },
         durability_policy: Some(place.policy),
         postgres_superuser: Some(shared.postgres_superuser.clone()),
         postgres_password_secret_ref: shared.password.secret_ref.clone(),

@@ -1,6 +1,7 @@
 //! The built-in level of the chain: what applies where nobody says anything.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -56,37 +57,44 @@ pub fn replicas_per_cell(cells: usize) -> i32 {
 
 /// Resources of etcd.
 pub fn etcd_resources() -> ResourceRequirements {
-    resources("100m", "256Mi", "512Mi")
+    static RESOURCES: LazyLock<ResourceRequirements> = LazyLock::new(|| resources("100m", "256Mi", "512Mi"));
+    RESOURCES.clone()
 }
 
 /// Resources of the admin service.
 pub fn multiadmin_resources() -> ResourceRequirements {
-    resources("100m", "128Mi", "256Mi")
+    static RESOURCES: LazyLock<ResourceRequirements> = LazyLock::new(|| resources("100m", "128Mi", "256Mi"));
+    RESOURCES.clone()
 }
 
 /// Resources of the web interface.
 pub fn multiadmin_web_resources() -> ResourceRequirements {
-    resources("50m", "64Mi", "128Mi")
+    static RESOURCES: LazyLock<ResourceRequirements> = LazyLock::new(|| resources("50m", "64Mi", "128Mi"));
+    RESOURCES.clone()
 }
 
 /// Resources of a gateway.
 pub fn multigateway_resources() -> ResourceRequirements {
-    resources("100m", "128Mi", "256Mi")
+    static RESOURCES: LazyLock<ResourceRequirements> = LazyLock::new(|| resources("100m", "128Mi", "256Mi"));
+    RESOURCES.clone()
 }
 
 /// Resources of an orchestrator.
 pub fn multiorch_resources() -> ResourceRequirements {
-    resources("50m", "64Mi", "128Mi")
+    static RESOURCES: LazyLock<ResourceRequirements> = LazyLock::new(|| resources("50m", "64Mi", "128Mi"));
+    RESOURCES.clone()
 }
 
 /// Resources of a postgres container.
 pub fn postgres_resources() -> ResourceRequirements {
-    resources("100m", "256Mi", "512Mi")
+    static RESOURCES: LazyLock<ResourceRequirements> = LazyLock::new(|| resources("100m", "256Mi", "512Mi"));
+    RESOURCES.clone()
 }
 
 /// Resources of a multipooler container.
 pub fn multipooler_resources() -> ResourceRequirements {
-    resources("100m", "128Mi", "256Mi")
+    static RESOURCES: LazyLock<ResourceRequirements> = LazyLock::new(|| resources("100m", "128Mi", "256Mi"));
+    RESOURCES.clone()
 }
 
 /// Requests and a memory limit; a CPU limit would throttle.

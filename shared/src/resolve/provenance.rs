@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::field_path::At;
 use crate::merge::{Event, Merge, Path, Provided, replace};
 
 /// The level that a resolved field came from.
@@ -72,15 +73,30 @@ pub enum Via {
 }
 
 /// The level that each resolved field came from, by path such as `cells[zone-a].multigateway.replicas`.
+///
+/// A quiet one notes nothing: most of the work of resolving a large cluster is writing down paths that nobody reads.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Provenance(BTreeMap<String, Source>);
+pub struct Provenance {
+    levels: BTreeMap<String, Source>,
+    quiet: bool,
+}
 
 impl Provenance {
+    /// One that notes nothing.
+    pub(super) fn quiet() -> Self {
+        Self { levels: BTreeMap::new(), quiet: true }
+    }
+
+    /// Whether it notes nothing.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     /// The level of a field; of a field inside of a block that was taken as a whole, the level of the block.
     pub fn source(&self, path: &str) -> Option<&Source> {
         let mut path = path;
         loop {
-            if let Some(source) = self.0.get(path) {
+            if let Some(source) = self.levels.get(path) {
                 return Some(source);
             }
             path = parent(path)?;
@@ -89,49 +105,68 @@ impl Provenance {
 
     /// All paths with their levels, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Source)> {
-        self.0.iter().map(|(path, source)| (path.as_str(), source))
+        self.levels.iter().map(|(path, source)| (path.as_str(), source))
     }
 
     /// Notes the level of a field.
-    pub(super) fn set(&mut self, path: String, source: Source) {
-        self.0.insert(path, source);
+    pub(super) fn set(&mut self, at: &At<'_>, source: &Source) {
+        if !self.quiet {
+            self.levels.insert(at.to_string(), source.clone());
+        }
+    }
+
+    /// Notes that a field has the level of another one.
+    pub(super) fn same(&mut self, at: &At<'_>, other: &At<'_>) {
+        if !self.quiet
+            && let Some(source) = self.source(&other.to_string()).cloned()
+        {
+            self.levels.insert(at.to_string(), source);
+        }
     }
 
     /// Lays `upper` over `lower` and notes what it provides.
-    pub(super) fn overlay<T: Merge>(&mut self, lower: &mut T, upper: &T, at: &str, source: &Source) {
+    pub(super) fn overlay<T: Merge>(&mut self, lower: &mut T, upper: &T, at: &At<'_>, source: &Source) {
+        if self.quiet {
+            lower.merge(upper);
+            return;
+        }
         let mut report = |event: Event<'_>| self.hear(event, source);
-        lower.overlay(upper, &mut Path::reporting(at, &mut report));
+        lower.overlay(upper, &mut Path::reporting(at.to_string(), &mut report));
     }
 
     /// Replaces `lower` when `upper` is provided, and notes it.
-    pub(super) fn replace<T: Provided + Clone>(&mut self, lower: &mut T, upper: &T, at: &str, source: &Source) {
+    pub(super) fn replace<T: Provided + Clone>(&mut self, lower: &mut T, upper: &T, at: &At<'_>, source: &Source) {
+        if self.quiet {
+            replace(lower, upper, &mut Path::silent());
+            return;
+        }
         let mut report = |event: Event<'_>| self.hear(event, source);
-        replace(lower, upper, &mut Path::reporting(at, &mut report));
+        replace(lower, upper, &mut Path::reporting(at.to_string(), &mut report));
     }
 
     /// Fills an unset field with the operator's default, and notes it.
-    pub(super) fn fill<T>(&mut self, field: &mut Option<T>, at: &str, name: &str, value: impl FnOnce() -> T) {
+    pub(super) fn fill<T>(&mut self, field: &mut Option<T>, at: &At<'_>, name: &str, value: impl FnOnce() -> T) {
         if field.is_none() {
             *field = Some(value());
-            self.0.insert(format!("{at}.{name}"), Source::BuiltIn);
+            self.set(&at.field(name), &Source::BuiltIn);
         }
     }
 
     /// Fills an empty list with the operator's default, and notes it.
-    pub(super) fn fill_list(&mut self, list: &mut Vec<String>, at: &str, name: &str, value: &[String]) {
+    pub(super) fn fill_list(&mut self, list: &mut Vec<String>, at: &At<'_>, name: &str, value: &[String]) {
         if list.is_empty() {
             list.extend_from_slice(value);
-            self.0.insert(format!("{at}.{name}"), Source::BuiltIn);
+            self.set(&at.field(name), &Source::BuiltIn);
         }
     }
 
     fn hear(&mut self, event: Event<'_>, source: &Source) {
         match event {
             Event::Provided(path) => {
-                self.0.insert(path.to_owned(), source.clone());
+                self.levels.insert(path.to_owned(), source.clone());
             }
             Event::Discarded(path) => {
-                self.0.retain(|key, _| {
+                self.levels.retain(|key, _| {
                     !key.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
                 });
             }
@@ -165,7 +200,7 @@ mod tests {
     #[test]
     fn a_field_inside_of_a_block_has_the_level_of_the_block() {
         let mut provenance = Provenance::default();
-        provenance.set("cells[a.b].multigateway.resources".to_owned(), Source::Overrides);
+        provenance.set(&At::Root("cells[a.b].multigateway.resources"), &Source::Overrides);
         assert_eq!(provenance.source("cells[a.b].multigateway.resources.limits[cpu.x/y]"), Some(&Source::Overrides));
         assert_eq!(provenance.source("cells[a.b].multigateway.replicas"), None);
         assert_eq!(provenance.source("cells[a.b]"), None);

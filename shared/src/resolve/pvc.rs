@@ -2,6 +2,8 @@
 
 use crate::api::v1alpha1::{PvcDeletionPolicy, PvcRetention};
 
+use crate::field_path::At;
+
 use super::provenance::{Provenance, Source};
 
 /// The policies of a chain, highest level first.
@@ -10,15 +12,14 @@ pub type Chain = Vec<(Option<PvcDeletionPolicy>, Source)>;
 /// The policy that the chain yields, both fields set; volumes stay where nobody says anything.
 pub fn resolve(
     provenance: &mut Provenance,
-    at: &str,
+    at: &At<'_>,
     chain: &[(Option<PvcDeletionPolicy>, Source)],
 ) -> PvcDeletionPolicy {
     let mut pick = |name: &str, field: fn(&PvcDeletionPolicy) -> Option<PvcRetention>| {
         let found =
             chain.iter().find_map(|(policy, source)| policy.as_ref().and_then(field).map(|value| (value, source)));
-        let (value, source) =
-            found.map_or((PvcRetention::Retain, Source::BuiltIn), |(value, source)| (value, source.clone()));
-        provenance.set(format!("{at}.pvcDeletionPolicy.{name}"), source);
+        let (value, source) = found.unwrap_or((PvcRetention::Retain, &Source::BuiltIn));
+        provenance.set(&at.field("pvcDeletionPolicy").field(name), source);
         Some(value)
     };
     PvcDeletionPolicy {

@@ -1,11 +1,14 @@
 //! Shards and their pools: template, then overrides, then inline settings, then defaults.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::v1alpha1::{
     BackupConfig, BackupScope, BackupType, DurabilityPolicy, PoolSpec, PoolType, PvcDeletionPolicy, ShardConfig,
     ShardInlineSpec, ShardResolvedSpec,
 };
+
+use crate::field_path::At;
 
 use super::provenance::{Provenance, Source};
 use super::{Context, Notice, backup, core, defaults, pvc};
@@ -26,16 +29,17 @@ pub struct Inherited<'a> {
 pub fn resolve(
     context: &mut Context<'_>,
     config: &ShardConfig,
-    group: &str,
+    group: &At<'_>,
     inherited: &Inherited<'_>,
 ) -> ShardResolvedSpec {
-    let at = format!("{group}.shards[{}]", config.name);
+    let shards = group.field("shards");
+    let at = shards.key(&config.name);
     let selected =
-        context.templates.shard(config.shard_template.as_deref(), &format!("{at}.shardTemplate"), &mut context.errors);
+        context.templates.shard(config.shard_template.as_deref(), &at.field("shardTemplate"), &mut context.errors);
     let layers = layers(config, selected.as_ref().map(|selected| (selected.spec, selected.source.clone())));
     if let (Some(selected), Some(overrides)) = (&selected, &config.overrides) {
         for pool in overrides.pools.keys().filter(|pool| !selected.spec.pools.contains_key(*pool)) {
-            let pool = format!("{at}.overrides.pools[{pool}]");
+            let pool = at.field("overrides").field("pools").key(pool).to_string();
             context.notices.push(Notice::PoolNotInTemplate { pool, template: selected.name.clone() });
         }
     }
@@ -47,22 +51,25 @@ pub fn resolve(
     }
 
     let mut multiorch = merged.multiorch.take().unwrap_or_default();
-    let orch = format!("{at}.multiorch");
+    let orch = at.field("multiorch");
     provenance.fill(&mut multiorch.replicas, &orch, "replicas", || defaults::REPLICAS);
     provenance.fill(&mut multiorch.resources, &orch, "resources", defaults::multiorch_resources);
     provenance.fill_list(&mut multiorch.cells, &orch, "cells", &context.cell_names);
 
+    let pools_at = at.field("pools");
     if merged.pools.is_empty() {
         let pool =
             PoolSpec { r#type: Some(PoolType::ReadWrite), cells: multiorch.cells.clone(), ..PoolSpec::default() };
-        provenance.set(format!("{at}.pools[{}].type", defaults::POOL), Source::BuiltIn);
-        provenance.set(format!("{at}.pools[{}].cells", defaults::POOL), Source::BuiltIn);
+        let at = pools_at.key(defaults::POOL);
+        provenance.set(&at.field("type"), &Source::BuiltIn);
+        provenance.set(&at.field("cells"), &Source::BuiltIn);
         merged.pools.insert(defaults::POOL.to_owned(), pool);
     }
 
-    let default_image = provenance.source("images.postgres") == Some(&Source::BuiltIn);
+    let pinned = context.spec.images.as_ref().and_then(|images| images.components().postgres);
+    let default_image = pinned.is_none_or(|image| image.is_empty());
     for (name, pool) in &mut merged.pools {
-        let at = format!("{at}.pools[{name}]");
+        let at = pools_at.key(name);
         fill_pool(provenance, pool, &at, &context.cell_names, default_image);
         let chain = pool_policies(&layers, name, inherited.group_policy, context.spec.pvc_deletion_policy);
         pool.pvc_deletion_policy = Some(pvc::resolve(provenance, &at, &chain));
@@ -71,7 +78,7 @@ pub fn resolve(
     let policy = pvc::resolve(provenance, &at, &chain);
 
     let durability = merged.durability_policy.unwrap_or_else(|| {
-        provenance.set(format!("{at}.durabilityPolicy"), inherited.durability_source.clone());
+        provenance.set(&at.field("durabilityPolicy"), inherited.durability_source);
         inherited.durability
     });
     let initdb_args = initdb_args(provenance, &at, merged.initdb_args.take());
@@ -83,7 +90,7 @@ pub fn resolve(
         (table_group, Source::TableGroup),
         (config.backup.as_ref(), Source::Inline),
     ];
-    let backup = backup::resolve(context, &format!("{at}.backup"), &levels);
+    let backup = backup::resolve(context, &at.field("backup"), &levels);
     notice_cell_local(context, &at, &backup, &merged.pools);
 
     ShardResolvedSpec {
@@ -99,13 +106,16 @@ pub fn resolve(
     }
 }
 
-type Layer = (ShardInlineSpec, Source);
+type Layer<'a> = (Cow<'a, ShardInlineSpec>, Source);
 
 /// The layers of a shard, highest first.
-fn layers(config: &ShardConfig, template: Option<(&crate::api::v1alpha1::ShardTemplateSpec, Source)>) -> Vec<Layer> {
+fn layers<'a>(
+    config: &'a ShardConfig,
+    template: Option<(&crate::api::v1alpha1::ShardTemplateSpec, Source)>,
+) -> Vec<Layer<'a>> {
     let mut layers = Vec::new();
     if let Some(inline) = &config.spec {
-        layers.push((inline.clone(), Source::Inline));
+        layers.push((Cow::Borrowed(inline), Source::Inline));
     }
     if let Some(overrides) = config.overrides.clone() {
         let layer = ShardInlineSpec {
@@ -117,7 +127,7 @@ fn layers(config: &ShardConfig, template: Option<(&crate::api::v1alpha1::ShardTe
             pvc_deletion_policy: None,
             durability_policy: overrides.durability_policy,
         };
-        layers.push((layer, Source::Overrides));
+        layers.push((Cow::Owned(layer), Source::Overrides));
     }
     if let Some((template, source)) = template {
         let template = template.clone();
@@ -130,59 +140,63 @@ fn layers(config: &ShardConfig, template: Option<(&crate::api::v1alpha1::ShardTe
             pvc_deletion_policy: template.pvc_deletion_policy,
             durability_policy: None,
         };
-        layers.push((layer, source));
+        layers.push((Cow::Owned(layer), source));
     }
     layers
 }
 
 /// Pool, shard, table group, cluster, and below all of them anything from a template.
 fn pool_policies(
-    layers: &[Layer],
+    layers: &[Layer<'_>],
     pool: &str,
     group: Option<PvcDeletionPolicy>,
     cluster: Option<PvcDeletionPolicy>,
 ) -> pvc::Chain {
     let of_pool = |layer: &ShardInlineSpec| layer.pools.get(pool).and_then(|pool| pool.pvc_deletion_policy);
-    let (template, own): (Vec<_>, Vec<_>) = layers.iter().partition(|(_, source)| is_template(source));
-    let mut chain: pvc::Chain = own.iter().map(|(layer, source)| (of_pool(layer), source.clone())).collect();
-    chain.extend(own.iter().map(|(layer, source)| (layer.pvc_deletion_policy, source.clone())));
+    let (own, template) = (|| own(layers), || templates(layers));
+    let mut chain = pvc::Chain::with_capacity(2 * layers.len() + 2);
+    chain.extend(own().map(|(layer, source)| (of_pool(layer), source.clone())));
+    chain.extend(own().map(|(layer, source)| (layer.pvc_deletion_policy, source.clone())));
     chain.push((group, Source::TableGroup));
     chain.push((cluster, Source::Cluster));
-    chain.extend(template.iter().map(|(layer, source)| (of_pool(layer), source.clone())));
-    chain.extend(template.iter().map(|(layer, source)| (layer.pvc_deletion_policy, source.clone())));
+    chain.extend(template().map(|(layer, source)| (of_pool(layer), source.clone())));
+    chain.extend(template().map(|(layer, source)| (layer.pvc_deletion_policy, source.clone())));
     chain
 }
 
 fn shard_policies(
-    layers: &[Layer],
+    layers: &[Layer<'_>],
     group: Option<PvcDeletionPolicy>,
     cluster: Option<PvcDeletionPolicy>,
 ) -> pvc::Chain {
-    let (template, own): (Vec<_>, Vec<_>) = layers.iter().partition(|(_, source)| is_template(source));
-    let policy = |(layer, source): &&Layer| (layer.pvc_deletion_policy, source.clone());
-    let mut chain: pvc::Chain = own.iter().map(policy).collect();
+    let policy = |(layer, source): &Layer<'_>| (layer.pvc_deletion_policy, source.clone());
+    let mut chain = pvc::Chain::with_capacity(layers.len() + 2);
+    chain.extend(own(layers).map(policy));
     chain.push((group, Source::TableGroup));
     chain.push((cluster, Source::Cluster));
-    chain.extend(template.iter().map(policy));
+    chain.extend(templates(layers).map(policy));
     chain
+}
+
+fn own<'l, 'a>(layers: &'l [Layer<'a>]) -> impl Iterator<Item = &'l Layer<'a>> {
+    layers.iter().filter(|(_, source)| !is_template(source))
+}
+
+fn templates<'l, 'a>(layers: &'l [Layer<'a>]) -> impl Iterator<Item = &'l Layer<'a>> {
+    layers.iter().filter(|(_, source)| is_template(source))
 }
 
 fn is_template(source: &Source) -> bool {
     matches!(source, Source::Template { .. })
 }
 
-fn fill_pool(provenance: &mut Provenance, pool: &mut PoolSpec, at: &str, cells: &[String], default_image: bool) {
+fn fill_pool(provenance: &mut Provenance, pool: &mut PoolSpec, at: &At<'_>, cells: &[String], default_image: bool) {
     provenance.fill_list(&mut pool.cells, at, "cells", cells);
     let spans = pool.cells.len();
     provenance.fill(&mut pool.replicas_per_cell, at, "replicasPerCell", || defaults::replicas_per_cell(spans));
-    core::fill_storage(
-        provenance,
-        pool.storage.get_or_insert_default(),
-        &format!("{at}.storage"),
-        defaults::POOL_STORAGE,
-    );
+    core::fill_storage(provenance, pool.storage.get_or_insert_default(), &at.field("storage"), defaults::POOL_STORAGE);
 
-    let postgres_at = format!("{at}.postgres");
+    let postgres_at = at.field("postgres");
     let postgres = pool.postgres.get_or_insert_default();
     provenance.fill(&mut postgres.resources, &postgres_at, "resources", defaults::postgres_resources);
     if default_image {
@@ -190,7 +204,7 @@ fn fill_pool(provenance: &mut Provenance, pool: &mut PoolSpec, at: &str, cells: 
         provenance.fill(&mut postgres.run_as_user, &postgres_at, "runAsUser", || defaults::RUN_AS);
         provenance.fill(&mut postgres.run_as_group, &postgres_at, "runAsGroup", || defaults::RUN_AS);
     }
-    let multipooler_at = format!("{at}.multipooler");
+    let multipooler_at = at.field("multipooler");
     let multipooler = pool.multipooler.get_or_insert_default();
     provenance.fill(&mut multipooler.resources, &multipooler_at, "resources", defaults::multipooler_resources);
     // Both containers share files, so the pooler runs as the user of postgres.
@@ -200,18 +214,16 @@ fn fill_pool(provenance: &mut Provenance, pool: &mut PoolSpec, at: &str, cells: 
     ] {
         if let (None, Some(id)) = (&own, other) {
             *own = Some(id);
-            if let Some(source) = provenance.source(&format!("{postgres_at}.{name}")).cloned() {
-                provenance.set(format!("{multipooler_at}.{name}"), source);
-            }
+            provenance.same(&multipooler_at.field(name), &postgres_at.field(name));
         }
     }
     provenance.fill(&mut pool.fs_group, at, "fsGroup", || defaults::FS_GROUP);
 }
 
 /// The arguments of `initdb`; UTF-8 unless the arguments themselves choose an encoding or a locale.
-fn initdb_args(provenance: &mut Provenance, at: &str, given: Option<String>) -> String {
+fn initdb_args(provenance: &mut Provenance, at: &At<'_>, given: Option<String>) -> String {
     let Some(given) = given else {
-        provenance.set(format!("{at}.initdbArgs"), Source::BuiltIn);
+        provenance.set(&at.field("initdbArgs"), &Source::BuiltIn);
         return defaults::INITDB_ARGS.to_owned();
     };
     let chooses = given.split_whitespace().any(|word| {
@@ -223,11 +235,19 @@ fn initdb_args(provenance: &mut Provenance, at: &str, given: Option<String>) -> 
     if chooses { given } else { format!("{} {given}", defaults::INITDB_ARGS) }
 }
 
-fn notice_cell_local(context: &mut Context<'_>, at: &str, backup: &BackupConfig, pools: &BTreeMap<String, PoolSpec>) {
+fn notice_cell_local(
+    context: &mut Context<'_>,
+    at: &At<'_>,
+    backup: &BackupConfig,
+    pools: &BTreeMap<String, PoolSpec>,
+) {
+    if backup.r#type != BackupType::Filesystem {
+        return;
+    }
     let cells: BTreeSet<&String> = pools.values().flat_map(|pool| &pool.cells).collect();
     let scope = backup.filesystem.as_ref().and_then(|filesystem| filesystem.scope).unwrap_or_default();
-    if backup.r#type == BackupType::Filesystem && scope == BackupScope::Cell && cells.len() > 1 {
+    if scope == BackupScope::Cell && cells.len() > 1 {
         let cells = cells.into_iter().cloned().collect();
-        context.notices.push(Notice::CellLocalRepository { shard: at.to_owned(), cells });
+        context.notices.push(Notice::CellLocalRepository { shard: at.to_string(), cells });
     }
 }

@@ -7,6 +7,8 @@ use crate::api::v1alpha1::{
     CellTemplateSpec, CoreTemplateSpec, ResolvedTemplates, ShardTemplateSpec, TemplateDefaults,
 };
 
+use crate::field_path::At;
+
 use super::provenance::{Source, TemplateKind, Via};
 use super::{ResolveError, Templates};
 
@@ -41,7 +43,7 @@ impl<'a> Selector<'a> {
     pub fn core(
         &mut self,
         reference: Option<&str>,
-        field: &str,
+        field: &At<'_>,
         errors: &mut Vec<ResolveError>,
     ) -> Option<Selected<'a, CoreTemplateSpec>> {
         let default = self.defaults.and_then(|defaults| defaults.core_template.as_deref());
@@ -52,7 +54,7 @@ impl<'a> Selector<'a> {
     pub fn cell(
         &mut self,
         reference: Option<&str>,
-        field: &str,
+        field: &At<'_>,
         errors: &mut Vec<ResolveError>,
     ) -> Option<Selected<'a, CellTemplateSpec>> {
         let default = self.defaults.and_then(|defaults| defaults.cell_template.as_deref());
@@ -63,7 +65,7 @@ impl<'a> Selector<'a> {
     pub fn shard(
         &mut self,
         reference: Option<&str>,
-        field: &str,
+        field: &At<'_>,
         errors: &mut Vec<ResolveError>,
     ) -> Option<Selected<'a, ShardTemplateSpec>> {
         let default = self.defaults.and_then(|defaults| defaults.shard_template.as_deref());
@@ -75,13 +77,13 @@ impl<'a> Selector<'a> {
         let Some(defaults) = self.defaults else { return };
         let used = std::mem::take(&mut self.used);
         if defaults.core_template.is_some() {
-            self.core(None, "", errors);
+            self.core(None, &At::Root(""), errors);
         }
         if defaults.cell_template.is_some() {
-            self.cell(None, "", errors);
+            self.cell(None, &At::Root(""), errors);
         }
         if defaults.shard_template.is_some() {
-            self.shard(None, "", errors);
+            self.shard(None, &At::Root(""), errors);
         }
         self.used = used;
     }
@@ -96,22 +98,23 @@ impl<'a> Selector<'a> {
         }
     }
 
-    fn select<T>(
+    fn select<'r, T>(
         &mut self,
         kind: TemplateKind,
         existing: &'a BTreeMap<String, T>,
-        reference: Option<&str>,
-        cluster_default: Option<&str>,
-        field: &str,
+        reference: Option<&'r str>,
+        cluster_default: Option<&'r str>,
+        field: &At<'_>,
         errors: &mut Vec<ResolveError>,
     ) -> Option<Selected<'a, T>> {
-        let named = |name: Option<&str>| name.filter(|name| !name.is_empty()).map(str::to_owned);
-        let (name, via, field) = match (named(reference), named(cluster_default)) {
-            (Some(name), _) => (name, Via::Explicit, field.to_owned()),
-            (None, Some(name)) => (name, Via::ClusterDefault, format!("templateDefaults.{}", json_name(kind))),
-            (None, None) => (DEFAULT.to_owned(), Via::NamespaceDefault, String::new()),
+        let named = |name: Option<&'r str>| name.filter(|name| !name.is_empty());
+        let (name, via) = match (named(reference), named(cluster_default)) {
+            (Some(name), _) => (name, Via::Explicit),
+            (None, Some(name)) => (name, Via::ClusterDefault),
+            (None, None) => (DEFAULT, Via::NamespaceDefault),
         };
-        if let Some(spec) = existing.get(&name) {
+        if let Some(spec) = existing.get(name) {
+            let name = name.to_owned();
             self.used.insert((kind, name.clone()));
             return Some(Selected {
                 spec,
@@ -125,8 +128,12 @@ impl<'a> Selector<'a> {
                 0 => "(there are none)".to_owned(),
                 _ => existing.keys().take(10).cloned().collect::<Vec<_>>().join(", "),
             };
-            let error =
-                ResolveError::MissingTemplate { field, kind, name, namespace: self.namespace.to_owned(), existing };
+            let field = match via {
+                Via::ClusterDefault => format!("templateDefaults.{}", json_name(kind)),
+                Via::Explicit | Via::NamespaceDefault => field.to_string(),
+            };
+            let (name, namespace) = (name.to_owned(), self.namespace.to_owned());
+            let error = ResolveError::MissingTemplate { field, kind, name, namespace, existing };
             if !errors.contains(&error) {
                 errors.push(error);
             }

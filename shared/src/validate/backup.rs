@@ -1,53 +1,40 @@
 //! Rules of backups.
 
 use crate::api::v1alpha1::{BackupConfig, BackupType};
+use crate::field_path::At;
 
-use super::{Findings, resource};
+use super::{Findings, reason};
 
-/// A backup with everything inherited and defaulted.
-pub fn check(findings: &mut Findings<'_>, at: &str, backup: &BackupConfig) {
-    match backup.r#type {
-        BackupType::Filesystem => {
-            let Some(filesystem) = &backup.filesystem else { return };
-            let at = format!("{at}.filesystem");
-            resource::storage(findings, &format!("{at}.storage"), filesystem.storage.as_ref());
-            if let Some(path) = &filesystem.path {
-                let legal = path.starts_with('/')
-                    && !path.trim_matches('/').is_empty()
-                    && !path.split('/').any(|part| part == "..")
-                    && !path.contains([':', '\n', '\0']);
-                if !legal {
-                    findings.error(&format!("{at}.path"), path, "must be an absolute path below /, such as /backups");
-                }
-            }
-        }
-        BackupType::S3 => {
-            let s3 = backup.s3.clone().unwrap_or_default();
-            let at = format!("{at}.s3");
-            for (name, value) in [("bucket", &s3.bucket), ("region", &s3.region)] {
-                if value.is_empty() {
-                    findings.error(&format!("{at}.{name}"), "", "is needed with type s3");
-                }
-            }
-            let given = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
-            if let Some(account) = s3.service_account_name.as_ref().filter(|account| !account.is_empty()) {
-                if given(&s3.credentials_secret) || s3.use_env_credentials == Some(true) {
-                    findings.error(
-                        &format!("{at}.serviceAccountName"),
-                        account,
-                        "is one way to authenticate, credentialsSecret with useEnvCredentials another; give only one, \
-                         also across the levels that this backup inherits from",
-                    );
-                }
-            } else if given(&s3.credentials_secret) && s3.use_env_credentials != Some(true) {
-                findings.warn(
-                    &format!("{at}.useEnvCredentials"),
-                    "credentialsSecret is only read with useEnvCredentials: true",
-                );
-            }
-        }
+/// A backup of the cluster level with everything inherited and defaulted.
+pub fn check(findings: &mut Findings<'_>, at: &At<'_>, backup: &BackupConfig) {
+    findings.fields(at, backup);
+    together(findings, at, backup);
+}
+
+/// What fields of a backup say together.
+pub fn together(findings: &mut Findings<'_>, at: &At<'_>, backup: &BackupConfig) {
+    let at = at.field("s3");
+    if backup.r#type != BackupType::S3 {
+        return;
     }
-    if backup.encryption.as_ref().is_some_and(|encryption| encryption.secret_name.is_empty()) {
-        findings.error(&format!("{at}.encryption.secretName"), "", "name the Secret with the key keys.json");
+    let Some(s3) = &backup.s3 else {
+        findings.error(&at, reason::REQUIRED, "", "is needed with type s3; give bucket and region");
+        return;
+    };
+    let given = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
+    if let Some(account) = s3.service_account_name.as_ref().filter(|account| !account.is_empty()) {
+        if given(&s3.credentials_secret) || s3.use_env_credentials == Some(true) {
+            findings.forbidden(
+                &at.field("serviceAccountName"),
+                account,
+                "is one way to authenticate, credentialsSecret with useEnvCredentials another; give only one, also \
+                 across the levels that this backup inherits from",
+            );
+        }
+    } else if given(&s3.credentials_secret) && s3.use_env_credentials != Some(true) {
+        findings.warn(
+            &at.field("useEnvCredentials"),
+            "credentialsSecret is only read with useEnvCredentials: true; set it, or remove the Secret's name",
+        );
     }
 }

@@ -14,14 +14,28 @@ pub const TABLE_GROUPS: usize = 20;
 pub const POOLS: usize = 8;
 /// Cells of a pool.
 pub const POOL_CELLS: usize = 10;
-/// Poolers of a pool in each of its cells.
-pub const REPLICAS_PER_CELL: std::ops::RangeInclusive<i32> = 1..=32;
-/// Replicas of a component without data.
-pub const REPLICAS: std::ops::RangeInclusive<i32> = 0..=128;
 /// Inline PostgreSQL settings of a shard.
 pub const POSTGRES_SETTINGS: usize = 200;
 /// Access modes of a volume.
 pub const ACCESS_MODES: [&str; 4] = ["ReadWriteOnce", "ReadWriteOncePod", "ReadWriteMany", "ReadOnlyMany"];
+/// Client URLs of an etcd cluster.
+pub const ENDPOINTS: usize = 20;
+/// Characters of a client URL; what children carry has room for no more.
+pub const ENDPOINT: usize = 512;
+/// Characters of a mount path.
+pub const PATH: usize = 512;
+/// Labels or annotations of a component's pods.
+pub const METADATA: usize = 20;
+/// Characters of the key of a label or an annotation.
+pub const METADATA_KEY: usize = 63;
+/// Characters of the value of an annotation.
+pub const ANNOTATION_VALUE: usize = 255;
+/// Characters of the value of a label.
+pub const LABEL_VALUE: usize = 63;
+/// Shards of a table group.
+pub const SHARDS: usize = 32;
+/// Characters of a value or a path that a message repeats.
+pub const QUOTED: usize = 128;
 /// How long a gateway buffers where `maxFailoverDuration` is not given.
 pub const BUFFER_MAX_FAILOVER: &str = "20s";
 /// How long a gateway waits where `window` is not given.

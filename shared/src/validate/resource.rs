@@ -1,86 +1,64 @@
-//! Quantities: compute resources and volumes.
+//! Quantities: compute resources, and what goes with them in an etcd cluster.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Wire;
 
-use crate::api::v1alpha1::{EtcdSpec, StorageSpec};
+use crate::api::v1alpha1::EtcdSpec;
+use crate::field_path::At;
 use crate::quantity::Quantity;
 
-use super::{Findings, limits};
+use super::Findings;
+use super::field::QUANTITY;
+
+/// How many resources are remembered as right.
+const REMEMBERED: usize = 8;
 
 /// Quantities can be read, are not negative, and no limit is below its request.
-pub fn resources(findings: &mut Findings<'_>, at: &str, resources: Option<&ResourceRequirements>) {
+pub fn resources(findings: &mut Findings<'_>, at: &At<'_>, resources: Option<&ResourceRequirements>) {
     let Some(resources) = resources else { return };
-    let mut read = |name: &str, map: Option<&BTreeMap<String, Wire>>| {
-        let mut amounts = BTreeMap::new();
-        for (resource, wire) in map.into_iter().flatten() {
-            let path = format!("{at}.resources.{name}[{resource}]");
-            match Quantity::try_from(wire) {
-                Ok(amount) if !amount.is_negative() => {
-                    amounts.insert(resource.clone(), amount);
-                }
-                Ok(_) => findings.error(&path, &wire.0, "must not be negative"),
-                Err(_) => findings.error(&path, &wire.0, QUANTITY),
-            }
-        }
-        amounts
-    };
-    let requests = read("requests", resources.requests.as_ref());
-    let limits = read("limits", resources.limits.as_ref());
-    for (resource, limit) in &limits {
-        if let Some(request) = requests.get(resource).filter(|request| *request > limit) {
-            findings.error(
-                &format!("{at}.resources.limits[{resource}]"),
-                limit,
-                format!("is below the request of {request}; raise the limit or lower the request"),
+    if findings.right.contains(resources) {
+        return;
+    }
+    let errors = findings.verdict.errors.len();
+    let at = at.field("resources");
+    amounts(findings, &at.field("requests"), resources.requests.as_ref());
+    amounts(findings, &at.field("limits"), resources.limits.as_ref());
+    for (resource, limit) in resources.limits.iter().flatten() {
+        let request = resources.requests.as_ref().and_then(|requests| requests.get(resource));
+        let Some(request) = request.filter(|request| *request != limit) else { continue };
+        if let (Ok(low), Ok(high)) = (Quantity::try_from(request), Quantity::try_from(limit))
+            && high < low
+            && !high.is_negative()
+        {
+            findings.invalid(
+                &at.field("limits").key(resource),
+                &limit.0,
+                format!("is below the request of {}; raise the limit or lower the request", request.0),
             );
         }
     }
+    if errors == findings.verdict.errors.len() && findings.right.len() < REMEMBERED {
+        findings.right.push(resources.clone());
+    }
 }
 
-/// A volume's size can be read and is positive, and its access modes exist.
-pub fn storage(findings: &mut Findings<'_>, at: &str, storage: Option<&StorageSpec>) {
-    let Some(storage) = storage else { return };
-    if let Some(size) = &storage.size {
-        match size.parse::<Quantity>() {
-            Ok(amount) if !amount.is_negative() && !amount.is_zero() => {}
-            Ok(_) => findings.error(&format!("{at}.size"), size, "must be more than zero"),
-            Err(_) => findings.error(&format!("{at}.size"), size, QUANTITY),
+fn amounts(findings: &mut Findings<'_>, at: &At<'_>, amounts: Option<&BTreeMap<String, Wire>>) {
+    for (resource, wire) in amounts.into_iter().flatten() {
+        match Quantity::try_from(wire) {
+            Ok(amount) if !amount.is_negative() => {}
+            Ok(_) => findings.invalid(&at.key(resource), &wire.0, "must not be negative; write an amount such as 500m"),
+            Err(_) => findings.invalid(&at.key(resource), &wire.0, QUANTITY),
         }
-    }
-    for mode in storage.access_modes.iter().filter(|mode| !limits::ACCESS_MODES.contains(&mode.as_str())) {
-        findings.error(
-            &format!("{at}.accessModes"),
-            mode,
-            format!("must be one of {}", limits::ACCESS_MODES.join(", ")),
-        );
     }
 }
 
 /// An etcd cluster of ours.
-pub fn etcd(findings: &mut Findings<'_>, at: &str, etcd: &EtcdSpec) {
+pub fn etcd(findings: &mut Findings<'_>, at: &At<'_>, etcd: &EtcdSpec) {
+    findings.fields(at, etcd);
     resources(findings, at, etcd.resources.as_ref());
-    storage(findings, &format!("{at}.storage"), etcd.storage.as_ref());
-    let replicas = etcd.replicas.unwrap_or(1);
-    if replicas < 1 || replicas % 2 == 0 {
-        findings.error(
-            &format!("{at}.replicas"),
-            replicas,
-            "must be odd and at least 1; an even number of members tolerates no more failures; use 1, 3 or 5",
-        );
-    } else if replicas == 1 {
-        findings.warn(&format!("{at}.replicas"), "one member has no fault tolerance; 3 are recommended");
+    if etcd.replicas == Some(1) {
+        findings.warn(&at.field("replicas"), "one member has no fault tolerance; 3 are recommended");
     }
 }
-
-/// Replicas of a component without data.
-pub fn replicas(findings: &mut Findings<'_>, at: &str, replicas: Option<i32>) {
-    if let Some(replicas) = replicas.filter(|replicas| !limits::REPLICAS.contains(replicas)) {
-        let (low, high) = limits::REPLICAS.into_inner();
-        findings.error(&format!("{at}.replicas"), replicas, format!("must be between {low} and {high}"));
-    }
-}
-
-const QUANTITY: &str = "is not a quantity; write a number with an optional suffix, such as 500m, 512Mi or 10Gi";

@@ -3,147 +3,148 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::v1alpha1::{BackupConfig, BackupScope, BackupType, DurabilityPolicy, PoolSpec, ShardResolvedSpec};
-use crate::resolve::poolers;
+use crate::field_path::At;
+use crate::resolve::{ResolvedCluster, poolers};
 
-use super::{Findings, backup, cluster, limits, postgres, resource};
+use super::{Findings, backup, limits, postgres, reason, resource};
 
-pub fn check(findings: &mut Findings<'_>, at: &str, shard: &ShardResolvedSpec) {
-    let orch = format!("{at}.multiorch");
-    resource::replicas(findings, &orch, shard.multiorch.replicas);
+/// The cells that a shard may name.
+pub struct Cells<'a> {
+    /// In order.
+    names: Vec<&'a str>,
+}
+
+impl<'a> Cells<'a> {
+    /// The cells of a cluster.
+    pub fn of(resolved: &'a ResolvedCluster) -> Self {
+        let mut names: Vec<_> = resolved.cells.iter().map(|cell| cell.name.as_str()).collect();
+        names.sort_unstable();
+        Self { names }
+    }
+
+    /// All of them exist, and there is at least one where the cluster has any.
+    fn check(&self, findings: &mut Findings<'_>, at: &At<'_>, cells: &[String]) {
+        let at = at.field("cells");
+        for cell in cells.iter().filter(|cell| self.names.binary_search(&cell.as_str()).is_err()) {
+            let message = if self.names.is_empty() {
+                "is no cell of the cluster, which has none; add it to spec.cells".to_owned()
+            } else {
+                format!("is no cell of the cluster; use one of {}, or add it to spec.cells", self.names.join(", "))
+            };
+            findings.error(&at, reason::NOT_FOUND, cell, message);
+        }
+        if cells.is_empty() && !self.names.is_empty() {
+            findings.error(&at, reason::REQUIRED, "", format!("name at least one of {}", self.names.join(", ")));
+        }
+        findings.unique(&at, cells.iter().map(String::as_str));
+    }
+}
+
+pub fn check(findings: &mut Findings<'_>, at: &At<'_>, shard: &ShardResolvedSpec, known: &Cells<'_>) {
+    findings.fields(at, shard);
+    let orch = at.field("multiorch");
     resource::resources(findings, &orch, shard.multiorch.resources.as_ref());
-    cells(findings, &orch, &shard.multiorch.cells);
-    if shard.pools.len() > limits::POOLS {
-        let message = format!("a shard has at most {} pools, those of its template included", limits::POOLS);
-        findings.error(&format!("{at}.pools"), shard.pools.len(), message);
-    }
+    known.check(findings, &orch, &shard.multiorch.cells);
+    let pools = at.field("pools");
+    findings.at_most(&pools, shard.pools.len(), limits::POOLS, "pools are supported, those of the template included");
     for (name, pool) in &shard.pools {
-        let at = format!("{at}.pools[{name}]");
-        findings.name(&at, name, limits::SHORT_NAME);
-        check_pool(findings, &at, pool);
+        let at = pools.key(name);
+        known.check(findings, &at, &pool.cells);
+        let message = "cells are supported in a pool; list the ones that it needs";
+        findings.at_most(&at.field("cells"), pool.cells.len(), limits::POOL_CELLS, message);
+        check_pool(findings, &at, name, pool);
+        same_user(findings, &at, pool);
     }
-    cluster::durability(findings, &format!("{at}.durabilityPolicy"), shard.durability_policy);
-    promise(findings, at, shard);
-    postgres::check(findings, &format!("{at}.postgresConfig"), &shard.postgres_config);
+    promise(findings, at, shard, known);
+    postgres::check(findings, &at.field("postgresConfig"), &shard.postgres_config);
     if let Some(config) = &shard.backup {
-        backup::check(findings, &format!("{at}.backup"), config);
-        shared_volume(findings, &format!("{at}.backup"), config, &shard.pools);
+        let at = at.field("backup");
+        backup::together(findings, &at, config);
+        shared_volume(findings, &at, config, &shard.pools);
     }
 }
 
-/// The cells exist, and there is at least one where the cluster has any.
-fn cells(findings: &mut Findings<'_>, at: &str, cells: &[String]) {
-    let resolved = findings.resolved;
-    let path = format!("{at}.cells");
-    let known: Vec<&str> = resolved.cells.iter().map(|cell| cell.name.as_str()).collect();
-    for cell in cells.iter().filter(|cell| !known.contains(&cell.as_str())) {
-        let message = match known.len() {
-            0 => "is no cell of the cluster, which has none; add it to spec.cells".to_owned(),
-            _ => format!("is no cell of the cluster; use one of {}, or add it to spec.cells", known.join(", ")),
-        };
-        findings.error(&path, cell, message);
+/// What holds for a pool whatever other levels add to it.
+pub fn check_pool(findings: &mut Findings<'_>, at: &At<'_>, name: &str, pool: &PoolSpec) {
+    findings.name(at, name, limits::SHORT_NAME);
+    findings.fields(at, pool);
+    for (name, container) in [("postgres", &pool.postgres), ("multipooler", &pool.multipooler)] {
+        resource::resources(findings, &at.field(name), container.as_ref().and_then(|one| one.resources.as_ref()));
     }
-    if cells.is_empty() && !known.is_empty() {
-        findings.error(&path, "(none)", format!("name at least one of {}", known.join(", ")));
-    }
-    findings.unique(&path, cells.iter().map(String::as_str));
 }
 
-fn check_pool(findings: &mut Findings<'_>, at: &str, pool: &PoolSpec) {
-    cells(findings, at, &pool.cells);
-    if pool.cells.len() > limits::POOL_CELLS {
-        let message = format!("a pool spans at most {} cells; list the ones that it needs", limits::POOL_CELLS);
-        findings.error(&format!("{at}.cells"), pool.cells.len(), message);
-    }
-    if let Some(replicas) = pool.replicas_per_cell.filter(|replicas| !limits::REPLICAS_PER_CELL.contains(replicas)) {
-        let (low, high) = limits::REPLICAS_PER_CELL.into_inner();
-        findings.error(&format!("{at}.replicasPerCell"), replicas, format!("must be between {low} and {high}"));
-    }
-    resource::storage(findings, &format!("{at}.storage"), pool.storage.as_ref());
-    let users = [("postgres", &pool.postgres), ("multipooler", &pool.multipooler)].map(|(name, container)| {
-        let at = format!("{at}.{name}");
-        let Some(container) = container else { return None };
-        resource::resources(findings, &at, container.resources.as_ref());
-        if let Some(user) = container.run_as_user.filter(|user| *user < 1) {
-            findings.error(
-                &format!("{at}.runAsUser"),
-                user,
-                "must be at least 1; the data plane refuses to run as root",
-            );
-        }
-        if let Some(group) = container.run_as_group.filter(|group| *group < 0) {
-            findings.error(&format!("{at}.runAsGroup"), group, "must not be negative");
-        }
-        container.run_as_user
-    });
-    match users {
-        [None, Some(user)] => findings.error(
-            &format!("{at}.multipooler.runAsUser"),
+/// Both containers of a pod share files, so they run as one user.
+fn same_user(findings: &mut Findings<'_>, at: &At<'_>, pool: &PoolSpec) {
+    let [postgres, pooler] =
+        [&pool.postgres, &pool.multipooler].map(|one| one.as_ref().and_then(|one| one.run_as_user));
+    let at = at.field("multipooler");
+    let at = at.field("runAsUser");
+    match (postgres, pooler) {
+        (None, Some(user)) => findings.invalid(
+            &at,
             user,
             "both containers share files; set postgres.runAsUser to the same number, or leave this one out",
         ),
-        [Some(postgres), Some(user)] if postgres != user => findings.error(
-            &format!("{at}.multipooler.runAsUser"),
+        (Some(postgres), Some(user)) if postgres != user => findings.invalid(
+            &at,
             user,
             format!("both containers share files; use {postgres}, as postgres.runAsUser, or leave this one out"),
         ),
         _ => {}
     }
-    if let Some(group) = pool.fs_group.filter(|group| *group < 1) {
-        findings.error(&format!("{at}.fsGroup"), group, "must be at least 1");
-    }
 }
 
 /// Whether the pools can keep the durability policy at all.
-fn promise(findings: &mut Findings<'_>, at: &str, shard: &ShardResolvedSpec) {
-    if findings.resolved.cells.is_empty() {
+fn promise(findings: &mut Findings<'_>, at: &At<'_>, shard: &ShardResolvedSpec, known: &Cells<'_>) {
+    let policy = shard.durability_policy.unwrap_or_default();
+    if known.names.is_empty() || satisfies(policy, &shard.pools) {
         return;
     }
-    let policy = shard.durability_policy.unwrap_or_default();
-    if !satisfies(policy, &shard.pools) {
-        let message = match policy {
-            DurabilityPolicy::MultiCellAtLeast2 => {
-                "needs poolers in at least 2 cells; until then no primary can be elected"
-            }
-            _ => "needs at least 2 poolers in all; until then no primary can be elected",
-        };
-        findings.warn(&format!("{at}.pools"), format!("durability policy {policy} {message}"));
-    }
+    let members: i32 = shard.pools.values().map(poolers).fold(0, i32::saturating_add);
+    let message = match policy {
+        DurabilityPolicy::MultiCellAtLeast2 => "poolers in at least 2 cells",
+        _ => "at least 2 poolers in all",
+    };
+    findings.warn(
+        &at.field("pools"),
+        format!("durability policy {policy} needs {message}, here are {members}; until then no primary can be elected"),
+    );
 }
 
 /// Whether the pools of a shard have enough members for the policy.
 pub fn satisfies(policy: DurabilityPolicy, pools: &BTreeMap<String, PoolSpec>) -> bool {
     let members: i32 = pools.values().map(poolers).fold(0, i32::saturating_add);
-    let cells: BTreeSet<&String> = pools.values().flat_map(|pool| &pool.cells).collect();
+    let mut cells = pools.values().filter(|pool| poolers(pool) > 0).flat_map(|pool| &pool.cells);
     match policy {
-        DurabilityPolicy::MultiCellAtLeast2 => members >= 2 && cells.len() >= 2,
+        DurabilityPolicy::MultiCellAtLeast2 => {
+            members >= 2 && cells.next().is_some_and(|first| cells.any(|cell| cell != first))
+        }
         DurabilityPolicy::AtLeast2 | DurabilityPolicy::Unknown => members >= 2,
     }
 }
 
 /// Whether more pods mount a backup volume than its access modes allow.
-fn shared_volume(findings: &mut Findings<'_>, at: &str, config: &BackupConfig, pools: &BTreeMap<String, PoolSpec>) {
+fn shared_volume(findings: &mut Findings<'_>, at: &At<'_>, config: &BackupConfig, pools: &BTreeMap<String, PoolSpec>) {
     let Some(filesystem) = config.filesystem.as_ref().filter(|_| config.r#type == BackupType::Filesystem) else {
         return;
     };
-    let many = filesystem
-        .storage
-        .as_ref()
-        .is_some_and(|storage| storage.access_modes.iter().any(|mode| mode == "ReadWriteMany"));
-    let mut per_cell: BTreeMap<&String, i32> = BTreeMap::new();
-    for pool in pools.values() {
-        for cell in &pool.cells {
-            let members = per_cell.entry(cell).or_default();
-            *members = members.saturating_add(pool.replicas_per_cell.unwrap_or(1));
-        }
+    let many = |modes: &Vec<String>| modes.iter().any(|mode| mode == "ReadWriteMany");
+    if filesystem.storage.as_ref().is_some_and(|storage| many(&storage.access_modes)) {
+        return;
     }
-    let pods = match filesystem.scope.unwrap_or_default() {
-        BackupScope::Cell => per_cell.values().copied().max().unwrap_or(0),
-        BackupScope::Shard => per_cell.values().fold(0, |sum: i32, members| sum.saturating_add(*members)),
+    let cells: BTreeSet<&String> = pools.values().flat_map(|pool| &pool.cells).collect();
+    let in_cell = |cell: &&String| {
+        let here = pools.values().filter(|pool| pool.cells.contains(*cell));
+        here.map(|pool| pool.replicas_per_cell.unwrap_or(1)).fold(0, i32::saturating_add)
     };
-    if pods > 1 && !many {
+    let (pods, place) = match filesystem.scope.unwrap_or_default() {
+        BackupScope::Cell => (cells.iter().map(in_cell).max().unwrap_or(0), "of a cell"),
+        BackupScope::Shard => (cells.iter().map(in_cell).fold(0, i32::saturating_add), "of the shard"),
+    };
+    if pods > 1 {
         findings.warn(
-            &format!("{at}.filesystem.storage.accessModes"),
-            format!("{pods} poolers share this volume without ReadWriteMany and so end up on one node; use ReadWriteMany or s3"),
+            &at.field("filesystem").field("storage").field("accessModes"),
+            format!("all {pods} poolers {place} end up on one node without ReadWriteMany, so it takes all of them down; use it or s3"),
         );
     }
 }

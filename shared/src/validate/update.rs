@@ -1,8 +1,13 @@
 //! Rules of a change: what the old and the new cluster resolve to, compared.
+//!
+//! Cells, pools and members may go; what is refused is what the data would not survive.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use crate::api::v1alpha1::{EtcdSpec, PoolSpec, ShardResolvedSpec, StorageSpec};
+use crate::api::v1alpha1::{
+    BackupType, CellSpec, EncryptionConfig, EtcdSpec, FilesystemBackupConfig, PoolSpec, ShardResolvedSpec, StorageSpec,
+};
+use crate::field_path::At;
 use crate::pgconfig::sizing::lowers_replication_critical;
 use crate::pgconfig::{Sizing, basis};
 use crate::quantity::Quantity;
@@ -10,146 +15,198 @@ use crate::resolve::{GlobalTopo, ResolvedCluster};
 
 use super::{Findings, shard};
 
-pub fn check(findings: &mut Findings<'_>, old: &ResolvedCluster) {
-    let new = findings.resolved;
+pub fn check(findings: &mut Findings<'_>, old: &ResolvedCluster, new: &ResolvedCluster) {
+    let at = At::Root("cells");
+    let before: BTreeMap<&str, &CellSpec> = old.cells.iter().map(|cell| (cell.name.as_str(), cell)).collect();
     for cell in &new.cells {
-        let Some(before) = old.cells.iter().find(|before| before.name == cell.name) else { continue };
-        let at = format!("cells[{}]", cell.name);
-        for (name, before, after) in [
-            ("zone", &before.zone, &cell.zone),
-            ("zoneId", &before.zone_id, &cell.zone_id),
-            ("region", &before.region, &cell.region),
-        ] {
-            if before != after {
-                let shown = |place: &Option<String>| place.clone().unwrap_or_else(|| "(none)".to_owned());
-                findings.error(
-                    &format!("{at}.{name}"),
-                    shown(after),
-                    format!("was {} and cannot change; add another cell instead", shown(before)),
-                );
-            }
-        }
-        let local =
-            |cell: &crate::api::v1alpha1::CellSpec| cell.topo_server.as_ref().and_then(|topo| topo.etcd.clone());
-        if let (Some(before), Some(after)) = (local(before), local(cell)) {
-            etcd(findings, &format!("{at}.localTopoServer.etcd"), &before, &after);
+        if let Some(before) = before.get(cell.name.as_str()) {
+            cell_change(findings, &at.key(&cell.name), before, cell);
         }
     }
+    let at = At::Root("globalTopoServer");
     match (&old.global_topo, &new.global_topo) {
         (GlobalTopo::Managed(before), GlobalTopo::Managed(after)) => {
             if let (Some(before), Some(after)) = (&before.etcd, &after.etcd) {
-                etcd(findings, "globalTopoServer.etcd", before, after);
+                etcd(findings, &at.field("etcd"), before, after);
             }
         }
-        (GlobalTopo::External(_), GlobalTopo::External(_)) => {}
-        _ => findings.warn("globalTopoServer", "the topology moves to another server; its content is registered anew"),
+        (GlobalTopo::External(before), GlobalTopo::External(after)) => {
+            if before.root_path != after.root_path {
+                findings.warn(
+                    &at.field("external").field("rootPath"),
+                    "moves the topology; its content is registered anew",
+                );
+            }
+        }
+        _ => findings.warn(&at, "the topology moves to another server; its content is registered anew"),
     }
     if old.postgres_superuser != new.postgres_superuser {
-        findings.warn("postgresSuperuser", "takes effect only on a fresh data directory");
+        findings.warn(&At::Root("postgresSuperuser"), "takes effect only on a fresh data directory");
     }
-    for group in new.table_groups() {
-        let key = |other: &&crate::api::v1alpha1::TableGroupSpec| {
-            other.database_name == group.database_name && other.table_group_name == group.table_group_name
-        };
-        let Some(before) = old.table_groups().find(key) else { continue };
-        for one in &group.shards {
-            if let Some(before) = before.shards.iter().find(|before| before.name == one.name) {
-                let at = format!(
-                    "databases[{}].tablegroups[{}].shards[{}]",
-                    group.database_name, group.table_group_name, one.name
-                );
-                shard_change(findings, &at, before, one);
+    let databases = At::Root("databases");
+    for database in &new.databases {
+        let Some(old) = old.databases.iter().find(|old| old.name == database.name) else { continue };
+        let at = databases.key(&database.name);
+        let groups = at.field("tablegroups");
+        for group in &database.table_groups {
+            let name = &group.table_group_name;
+            let Some(old) = old.table_groups.iter().find(|old| old.table_group_name == *name) else { continue };
+            let at = groups.key(name);
+            let shards = at.field("shards");
+            for one in &group.shards {
+                if let Some(before) = old.shards.iter().find(|before| before.name == one.name).filter(|old| *old != one)
+                {
+                    shard_change(findings, &shards.key(&one.name), before, one);
+                }
             }
         }
     }
 }
 
-fn etcd(findings: &mut Findings<'_>, at: &str, before: &EtcdSpec, after: &EtcdSpec) {
-    shrink(findings, &format!("{at}.storage"), before.storage.as_ref(), after.storage.as_ref());
+fn cell_change(findings: &mut Findings<'_>, at: &At<'_>, before: &CellSpec, after: &CellSpec) {
+    for (name, before, after) in [
+        ("zone", &before.zone, &after.zone),
+        ("zoneId", &before.zone_id, &after.zone_id),
+        ("region", &before.region, &after.region),
+    ] {
+        if before != after {
+            let shown = |place: &Option<String>| place.clone().unwrap_or_else(|| "(none)".to_owned());
+            findings.forbidden(
+                &at.field(name),
+                shown(after),
+                format!("was {} and cannot change, since volumes cannot move; add another cell instead", shown(before)),
+            );
+        }
+    }
+    let local = at.field("localTopoServer");
+    match (&before.topo_server, &after.topo_server) {
+        (Some(before), Some(after)) => match (&before.etcd, &after.etcd) {
+            (Some(before), Some(after)) => etcd(findings, &local.field("etcd"), before, after),
+            (None, None) => {}
+            _ => findings.warn(&local, "the cell's topology moves to another server; its content is registered anew"),
+        },
+        (None, None) => {}
+        _ => findings.warn(&local, "the cell's topology moves to another server; its content is registered anew"),
+    }
+}
+
+fn etcd(findings: &mut Findings<'_>, at: &At<'_>, before: &EtcdSpec, after: &EtcdSpec) {
+    if before == after {
+        return;
+    }
+    shrink(findings, &at.field("storage"), before.storage.as_ref(), after.storage.as_ref());
     let (old, new) = (before.replicas.unwrap_or(1), after.replicas.unwrap_or(1));
     // The members that stay must be a quorum of the old cluster, or the topology is lost on the way.
     let quorum = old / 2 + 1;
     if new < quorum {
-        findings.error(
-            &format!("{at}.replicas"),
+        findings.forbidden(
+            &at.field("replicas"),
             new,
             format!("was {old}; at least {quorum} members must stay to keep the quorum; go down in steps"),
         );
     }
+    if before.root_path != after.root_path {
+        findings.warn(&at.field("rootPath"), "moves the topology; its content is registered anew");
+    }
 }
 
-fn shard_change(findings: &mut Findings<'_>, at: &str, before: &ShardResolvedSpec, after: &ShardResolvedSpec) {
+fn shard_change(findings: &mut Findings<'_>, at: &At<'_>, before: &ShardResolvedSpec, after: &ShardResolvedSpec) {
+    let pools = at.field("pools");
     for (name, pool) in &after.pools {
         if let Some(before) = before.pools.get(name) {
-            shrink(findings, &format!("{at}.pools[{name}].storage"), before.storage.as_ref(), pool.storage.as_ref());
+            shrink(findings, &pools.key(name).field("storage"), before.storage.as_ref(), pool.storage.as_ref());
         }
     }
     let policy = after.durability_policy.unwrap_or_default();
     let had = before.durability_policy.unwrap_or_default();
     if !shard::satisfies(policy, &after.pools) && shard::satisfies(had, &before.pools) {
-        findings.error(
-            &format!("{at}.pools"),
-            members(&after.pools).len(),
-            format!("the pools that stay cannot keep durability policy {policy}; keep more poolers or cells"),
+        let poolers: i32 = after.pools.values().map(crate::resolve::poolers).fold(0, i32::saturating_add);
+        findings.forbidden(
+            &pools,
+            format!("{poolers} poolers"),
+            format!("the poolers that stay cannot keep durability policy {policy}; keep more poolers or cells"),
+        );
+    } else if nobody_stays(&before.pools, &after.pools) {
+        findings.forbidden(
+            &pools,
+            members(&after.pools),
+            format!("no pooler of before stays; keep one of {} and remove it in a second step", members(&before.pools)),
         );
     }
-    let (old, new) = (members(&before.pools), members(&after.pools));
-    if !old.is_empty() && !new.is_empty() && old.is_disjoint(&new) {
-        findings.error(
-            &format!("{at}.pools"),
-            names(&new),
-            format!("no pooler of before stays; keep one of {} and remove it in a second step", names(&old)),
-        );
-    }
-    let repository = |shard: &ShardResolvedSpec| shard.backup.as_ref().and_then(|backup| backup.encryption.clone());
-    let (was, is) = (repository(before), repository(after));
-    if was != is {
-        findings.error(
-            &format!("{at}.backup.encryption"),
-            is.map_or_else(|| "(none)".to_owned(), |encryption| encryption.secret_name),
-            format!(
-                "was {} and cannot change, because the repository is encrypted once at its creation",
-                was.map_or_else(|| "(none)".to_owned(), |encryption| encryption.secret_name)
-            ),
-        );
-    }
-    let volume = |shard: &ShardResolvedSpec| {
-        shard.backup.as_ref().and_then(|backup| backup.filesystem.as_ref()).and_then(|files| files.storage.clone())
-    };
-    if let (Some(before), Some(after)) = (volume(before), volume(after)) {
-        shrink(findings, &format!("{at}.backup.filesystem.storage"), Some(&before), Some(&after));
-    }
+    backup_change(findings, &at.field("backup"), before, after);
     if before.initdb_args != after.initdb_args {
-        findings.warn(&format!("{at}.initdbArgs"), "takes effect only on a fresh data directory");
+        findings.warn(&at.field("initdbArgs"), "takes effect only on a fresh data directory");
     }
     let sizing = |shard: &ShardResolvedSpec| Sizing::of(basis(&shard.pools, shard.initdb_args.as_deref()));
     if lowers_replication_critical(&sizing(before), &sizing(after)) {
+        findings
+            .warn(&pools, "fewer cores lower max_worker_processes, which must reach the primary before its standbys");
+    }
+}
+
+fn backup_change(findings: &mut Findings<'_>, at: &At<'_>, before: &ShardResolvedSpec, after: &ShardResolvedSpec) {
+    let (Some(before), Some(after)) = (&before.backup, &after.backup) else { return };
+    let shown = |encryption: &Option<EncryptionConfig>| {
+        encryption.as_ref().map_or_else(|| "(none)".to_owned(), |encryption| encryption.secret_name.clone())
+    };
+    if before.encryption != after.encryption {
+        findings.forbidden(
+            &at.field("encryption"),
+            shown(&after.encryption),
+            format!(
+                "was {} and cannot change, because the repository is encrypted once at its creation; restore the old value",
+                shown(&before.encryption)
+            ),
+        );
+    }
+    // Another kind of repository, or another scope, is another volume.
+    let volume = |files: &FilesystemBackupConfig| files.scope.unwrap_or_default();
+    if let (Some(before), Some(after)) = (&before.filesystem, &after.filesystem)
+        && volume(before) == volume(after)
+    {
+        shrink(findings, &at.field("filesystem").field("storage"), before.storage.as_ref(), after.storage.as_ref());
+    }
+    if before.r#type != after.r#type {
+        let old = if before.r#type == BackupType::S3 { "bucket" } else { "volume" };
         findings.warn(
-            &format!("{at}.pools"),
-            "fewer cores lower max_worker_processes, which must reach the primary before its standbys",
+            &at.field("type"),
+            format!("starts a new repository; backups in the old {old} stay but are not used"),
         );
     }
 }
 
 /// A volume cannot shrink; its class and modes are fixed once it exists.
-fn shrink(findings: &mut Findings<'_>, at: &str, before: Option<&StorageSpec>, after: Option<&StorageSpec>) {
+fn shrink(findings: &mut Findings<'_>, at: &At<'_>, before: Option<&StorageSpec>, after: Option<&StorageSpec>) {
     let (Some(before), Some(after)) = (before, after) else { return };
+    if before == after {
+        return;
+    }
     let size = |storage: &StorageSpec| storage.size.as_deref().and_then(|size| size.parse::<Quantity>().ok());
     if let (Some(old), Some(new)) = (size(before), size(after))
         && new < old
     {
-        findings.error(&format!("{at}.size"), new, format!("was {old}; a volume cannot shrink"));
+        findings.forbidden(
+            &at.field("size"),
+            after.size.as_deref().unwrap_or_default(),
+            format!("was {old}; a volume cannot shrink; keep at least that"),
+        );
     }
     if before.class != after.class || before.access_modes != after.access_modes {
         findings.warn(at, "class and access modes apply to new volumes only");
     }
 }
 
-/// Pool and cell of every member.
-fn members(pools: &BTreeMap<String, PoolSpec>) -> BTreeSet<(&str, &str)> {
-    pools.iter().flat_map(|(name, pool)| pool.cells.iter().map(move |cell| (name.as_str(), cell.as_str()))).collect()
+/// Whether all pools leave all of their cells.
+fn nobody_stays(before: &BTreeMap<String, PoolSpec>, after: &BTreeMap<String, PoolSpec>) -> bool {
+    let any = |pools: &BTreeMap<String, PoolSpec>| pools.values().any(|pool| !pool.cells.is_empty());
+    let stays = |(name, pool): (&String, &PoolSpec)| {
+        after.get(name).is_some_and(|after| pool.cells.iter().any(|cell| after.cells.contains(cell)))
+    };
+    any(before) && any(after) && !before.iter().any(stays)
 }
 
-fn names(members: &BTreeSet<(&str, &str)>) -> String {
-    members.iter().take(5).map(|(pool, cell)| format!("{pool} in {cell}")).collect::<Vec<_>>().join(", ")
+/// The first members, in words.
+fn members(pools: &BTreeMap<String, PoolSpec>) -> String {
+    let all = pools.iter().flat_map(|(name, pool)| pool.cells.iter().map(move |cell| format!("{name} in {cell}")));
+    all.take(5).collect::<Vec<_>>().join(", ")
 }

@@ -1,6 +1,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 
 use super::*;
+use crate::upstream::PoolerId;
 
 const DELETE_ALL: &str = "
 metadata: {name: minimal, namespace: prod}
@@ -78,6 +79,65 @@ fn records_in_a_topology_of_others_are_removed_before_the_finalizer() {
     assert_eq!(lines, ["topology DeleteDatabase(\"postgres\")", "topology DeleteCell(\"a\")"]);
     observed.topology = seen(&[], &[]);
     assert_eq!(outline(&run(&observed)), ["merge MultigresCluster prod/ext"]);
+}
+
+#[test]
+fn registered_poolers_go_with_the_records_of_the_cells_that_lead_to_them() {
+    let mut observed = observed(EXTERNAL);
+    register_all(&mut observed);
+    observed.leftovers = vec![PoolerId::new("a", "p-1"), PoolerId::new("of-others", "p-2")];
+    let lines = outline(&run(&leaving(observed)));
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert_eq!(lines[0], "topology DeletePooler(PoolerId { cell: \"a\", name: \"p-1\" })");
+}
+
+#[test]
+fn an_etcd_whose_volumes_stay_is_emptied_because_the_next_cluster_may_find_them() {
+    let mut observed = healthy(MINIMAL);
+    observed.retained_topology = Some(TopoAddress::new(["minimal-global-topo.prod.svc:2379"], "/multigres/global"));
+    observed.table_groups.clear();
+    let mut observed = leaving(observed);
+    let lines = outline(&run(&observed));
+    assert_eq!(lines, ["topology DeleteDatabase(\"postgres\")", "topology DeleteCell(\"zone-a\")"]);
+    observed.topology = seen(&[], &[]);
+    assert_eq!(outline(&run(&observed)), ["merge MultigresCluster prod/minimal"]);
+
+    observed.topology = Sight::Failed { reason: "Unavailable".into(), message: "refused".into() };
+    assert!(run(&observed).writes.is_empty());
+    let later = decide(&observed, &settings(), now() + jiff::SignedDuration::from_secs(31)).unwrap();
+    assert_eq!(outline(&later), ["merge MultigresCluster prod/minimal"]);
+    observed.topology = Sight::NotServing;
+    assert_eq!(
+        outline(&run(&observed)),
+        ["merge MultigresCluster prod/minimal"],
+        "an etcd that is gone is not awaited"
+    );
+}
+
+#[test]
+fn a_pod_on_a_node_that_is_gone_does_not_hold_up_the_removal() {
+    let mut observed = leaving(observed(MINIMAL));
+    let mut pod = Pod::default();
+    pod.metadata.labels = Some(label_of_pool());
+    pod.metadata.deletion_timestamp = Some(Time(now()));
+    observed.pods = vec![Arc::new(pod)];
+    assert!(run(&observed).writes.is_empty());
+    let later = decide(&observed, &settings(), now() + jiff::SignedDuration::from_secs(61)).unwrap();
+    assert_eq!(outline(&later), ["merge MultigresCluster prod/minimal"]);
+}
+
+#[test]
+fn a_cell_on_its_way_out_is_unregistered_with_the_others() {
+    let mut observed = healthy(EXTERNAL);
+    observed.table_groups.clear();
+    let mut old = (*observed.cells[0]).clone();
+    old.spec.name = "old".to_owned();
+    observed.cells.push(Arc::new(old));
+    let Sight::Seen { cells, .. } = observed.topology.clone() else { panic!("not seen") };
+    let mut old = cells.records[0].clone();
+    old.name = "old".to_owned();
+    observed.topology = seen(&[cells.records[0].clone(), old], &[]);
+    assert_eq!(outline(&run(&leaving(observed))), ["topology DeleteCell(\"a\")", "topology DeleteCell(\"old\")"]);
 }
 
 #[test]

@@ -168,3 +168,21 @@ fn orchestrators_of_a_cell_that_left_are_removed() {
     assert_eq!(deleted.iter().filter(|name| name.starts_with("Service/")).count(), 2);
     assert_eq!(deleted.len(), 4);
 }
+
+#[test]
+fn poolers_and_orchestrators_reach_a_secured_topology() {
+    let mut secured = minimal();
+    secured.spec.global_topo_server.ca_secret = Some("etcd-ca".into());
+    secured.spec.global_topo_server.client_cert_secret = Some("etcd-client".into());
+    let plain = yaml(&observed(minimal()));
+    let secured = yaml(&observed(secured));
+    assert!(!plain.contains("topo-etcd-tls"));
+    let count = |text: &str| secured.matches(text).count();
+    let processes = count("--topo-global-root=");
+    assert!(processes >= 2);
+    for flag in ["--topo-etcd-tls-ca=", "--topo-etcd-tls-cert=", "--topo-etcd-tls-key="] {
+        assert_eq!(count(flag), processes, "{flag}");
+    }
+    assert_eq!(count("secretName: etcd-ca\n"), processes);
+    assert_eq!(count("mountPath: /etc/multigres/topo-client\n"), processes);
+}

@@ -5,7 +5,7 @@
 
 use std::{path::PathBuf, time::Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt as _, api::ListParams};
@@ -59,7 +59,8 @@ async fn measure(bed: &Bed, log: &std::path::Path, manifest: &std::path::Path, a
     eprintln!("idle for {} s", args.idle);
     tokio::time::sleep(std::time::Duration::from_secs(args.idle)).await;
     let idle = mark.since(CONTROLLER_USER, |_| true)?;
-    let rss = resident_bytes(bed).await?;
+    let controller = resident_megabytes(bed, "controller").await?;
+    let admission = resident_megabytes(bed, "admission").await?;
 
     let floor = until_healthy.floor();
     println!("### {title}\n");
@@ -75,7 +76,8 @@ async fn measure(bed: &Bed, log: &std::path::Path, manifest: &std::path::Path, a
     println!("| events in the same time | {} | 0 |", idle.events);
     println!("| lease writes in the same time | {} | – |", idle.leases);
     println!("| reads in the same time | {} | – |", idle.reads);
-    println!("| controller RSS | {:.1} MB | 20 MB |\n", rss / 1e6);
+    println!("| controller RSS | {controller} | 20 MB |");
+    println!("| admission RSS per replica | {admission} | – |\n");
     detail(&until_healthy);
     cluster.delete(240).await?;
     bed.remove_namespace(&namespace).await
@@ -89,17 +91,22 @@ fn detail(writes: &Writes) {
     println!("```\n");
 }
 
-/// `process_resident_memory_bytes` of the controller, read through the API server's proxy.
-async fn resident_bytes(bed: &Bed) -> Result<f64> {
+/// `process_resident_memory_bytes` of each pod of a component, read through the API server's proxy.
+async fn resident_megabytes(bed: &Bed, component: &str) -> Result<String> {
     let pods: Api<Pod> = Api::namespaced(bed.client.clone(), OPERATOR_NAMESPACE);
-    let pods = pods.list(&ListParams::default().labels("app.kubernetes.io/component=controller")).await?;
-    let pod = pods.items.first().context("a controller pod")?.name_any();
-    let path = format!("/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods/{pod}:8080/proxy/metrics");
-    let request = http::Request::get(&path).body(Vec::new())?;
-    let text = bed.client.request_text(request).await.context("reading the controller's metrics")?;
-    let line = text
-        .lines()
-        .find(|line| line.starts_with("process_resident_memory_bytes "))
-        .context("the process collector")?;
-    Ok(line.split_whitespace().nth(1).context("a value")?.parse()?)
+    let wanted = ListParams::default().labels(&format!("app.kubernetes.io/component={component}"));
+    let mut figures = Vec::new();
+    for pod in pods.list(&wanted).await?.items {
+        let path = format!("/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods/{}:8080/proxy/metrics", pod.name_any());
+        let request = http::Request::get(&path).body(Vec::new())?;
+        let text = bed.client.request_text(request).await.with_context(|| format!("reading {path}"))?;
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("process_resident_memory_bytes "))
+            .context("the process collector")?;
+        let bytes: f64 = line.split_whitespace().nth(1).context("a value")?.parse()?;
+        figures.push(format!("{:.1} MB", bytes / 1e6));
+    }
+    ensure!(!figures.is_empty(), "no pod of the {component} runs");
+    Ok(figures.join(", "))
 }

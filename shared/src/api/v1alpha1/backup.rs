@@ -2,12 +2,13 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use validator::Validate;
 
 use super::common::StorageSpec;
 use super::rule;
 
 /// Where backups and archived WAL of a shard go.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" =
     [rule::BACKUP_S3, rule::BACKUP_FILESYSTEM, rule::BACKUP_ENCRYPTION_FIXED]))]
@@ -16,15 +17,19 @@ pub struct BackupConfig {
     pub r#type: BackupType,
     /// Settings of a repository on a volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[validate(nested)]
     pub filesystem: Option<FilesystemBackupConfig>,
     /// Settings of a repository in object storage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[validate(nested)]
     pub s3: Option<S3BackupConfig>,
     /// Certificates for the traffic between the poolers of a shard; absent means generated ones.
     #[serde(default, rename = "pgbackrestTLS", skip_serializing_if = "Option::is_none")]
+    #[validate(nested)]
     pub pgbackrest_tls: Option<PgbackrestTlsConfig>,
     /// Encryption of the repository, fixed when it is created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[validate(nested)]
     pub encryption: Option<EncryptionConfig>,
 }
 
@@ -54,15 +59,17 @@ pub enum BackupType {
 }
 
 /// A repository on a volume.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(rename_all = "camelCase")]
 pub struct FilesystemBackupConfig {
     /// Directory at which the volume is mounted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
+    #[validate(custom(function = "crate::validate::field::mount_path"))]
     pub path: Option<String>,
     /// The volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[validate(nested)]
     pub storage: Option<StorageSpec>,
     /// Whether each cell of a shard has its own volume (`Cell`, used when absent) or all of them share one (`Shard`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -94,52 +101,52 @@ pub enum BackupScope {
 }
 
 /// A repository in object storage.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [rule::S3_ACCOUNT_OR_SECRET, rule::S3_ACCOUNT_OR_ENV]))]
 pub struct S3BackupConfig {
     /// Name of the bucket.
-    #[schemars(length(min = 1, max = 255))]
+    #[validate(length(min = 1, max = 255))]
     pub bucket: String,
     /// Region of the bucket.
-    #[schemars(length(min = 1, max = 255))]
+    #[validate(length(min = 1, max = 255))]
     pub region: String,
     /// URL of a store other than AWS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 2048))]
+    #[validate(length(max = 2048))]
     pub endpoint: Option<String>,
     /// Prefix of all keys in the bucket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 1024))]
+    #[validate(length(max = 1024))]
     pub key_prefix: Option<String>,
     /// Whether credentials are taken from the environment of the container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub use_env_credentials: Option<bool>,
     /// Secret with the keys `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253))]
+    #[validate(length(max = 253))]
     pub credentials_secret: Option<String>,
     /// ServiceAccount of the pool pods whose web identity grants access.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253))]
+    #[validate(length(max = 253))]
     pub service_account_name: Option<String>,
 }
 
 /// Certificates of pgBackRest.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(rename_all = "camelCase")]
 pub struct PgbackrestTlsConfig {
     /// Secret with the keys `ca.crt`, `tls.crt` and `tls.key`; absent or empty means generated certificates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253))]
+    #[validate(length(max = 253))]
     pub secret_name: Option<String>,
 }
 
 /// Encryption of a repository.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(rename_all = "camelCase")]
 pub struct EncryptionConfig {
     /// Secret whose key `keys.json` maps generations of the repository to passphrases.
-    #[schemars(length(min = 1, max = 253))]
+    #[validate(length(min = 1, max = 253))]
     pub secret_name: String,
 }

@@ -4,6 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use validator::Validate;
 
 use super::common::PodPlacementSpec;
 use super::gateway::MultigatewaySpec;
@@ -15,7 +16,7 @@ use super::topology::{GlobalTopoServerRef, LocalTopoServerSpec};
 use super::{embedded, rule};
 
 /// A failure domain of a cluster; written by the operator, read-only for users.
-#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
 #[kube(
     group = "multigres.com",
     version = "v1alpha1",
@@ -44,22 +45,24 @@ pub struct CellSpec {
     pub name: String,
     /// Value of the node label `topology.kubernetes.io/zone` that the cell's pods need.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
+    #[validate(length(min = 1, max = 63))]
     pub zone: Option<String>,
     /// Value of the zone id label of nodes that the cell's pods need.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
+    #[validate(length(min = 1, max = 63))]
     pub zone_id: Option<String>,
     /// Value of the node label `topology.kubernetes.io/region` that the cell's pods need.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
+    #[validate(length(min = 1, max = 63))]
     pub region: Option<String>,
     /// Images of the cell.
     pub images: CellImages,
     /// The gateways of the cell.
+    #[validate(nested)]
     pub multigateway: MultigatewaySpec,
     /// Where gateways may be scheduled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[validate(nested)]
     pub multigateway_placement: Option<PodPlacementSpec>,
     /// How to reach the topology of the cluster.
     pub global_topo_server: GlobalTopoServerRef,

@@ -6,6 +6,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use validator::Validate;
 
 use super::backup::BackupConfig;
 use super::common::{PodPlacementSpec, PvcDeletionPolicy, StatelessSpec};
@@ -19,7 +20,7 @@ use super::topology::{GlobalTopoServerSpec, LocalTopoServerSpec};
 use super::{embedded, rule};
 
 /// A distributed PostgreSQL cluster across failure domains.
-#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
 #[kube(
     group = "multigres.com",
     version = "v1alpha1",
@@ -76,15 +77,18 @@ pub struct MultigresClusterSpec {
     pub pvc_deletion_policy: Option<PvcDeletionPolicy>,
     /// Telemetry of the data plane.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[validate(nested)]
     pub observability: Option<ObservabilityConfig>,
     /// Backups of all shards.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<BackupConfig>,
     /// Reachability of the gateway from outside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[validate(nested)]
     pub external_gateway: Option<ExternalServiceConfig>,
     /// Reachability of the admin web interface from outside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[validate(nested)]
     pub external_admin_web: Option<ExternalServiceConfig>,
     /// Removal of topology records that nothing stands behind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -95,17 +99,19 @@ pub struct MultigresClusterSpec {
     pub durability_policy: Option<DurabilityPolicy>,
     /// Name of the superuser, effective when a data directory is created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 63), extend("default" = "postgres"))]
+    #[schemars(extend("default" = "postgres"))]
+    #[validate(length(max = 63))]
     pub postgres_superuser: Option<String>,
     /// Secret with the password of the superuser; absent means that the operator creates one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[validate(nested)]
     pub postgres_password_secret_ref: Option<PostgresPasswordSecretRef>,
     /// Mutual TLS between the components.
     #[serde(default, rename = "internalTLS", skip_serializing_if = "Option::is_none")]
     pub internal_tls: Option<InternalTlsConfig>,
     /// Common name of the certificate that the gateway shows to clients.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253))]
+    #[validate(length(max = 253))]
     pub cert_common_name: Option<String>,
 }
 
@@ -358,7 +364,7 @@ pub struct ShardInlineSpec {
 }
 
 /// Reachability of a Service from outside.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(rename_all = "camelCase")]
 pub struct ExternalServiceConfig {
     /// Whether the Service is reachable from outside.
@@ -366,10 +372,12 @@ pub struct ExternalServiceConfig {
     /// Addresses that lead to the nodes of the cluster.
     #[serde(default, rename = "externalIPs", skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "embedded::external_ips")]
+    #[validate(length(max = 10))]
     pub external_ips: Vec<String>,
     /// Annotations of the Service.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "embedded::service_annotations")]
+    #[validate(custom(function = "crate::validate::field::service_annotations"))]
     pub annotations: BTreeMap<String, String>,
 }
 

@@ -5,16 +5,17 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Affinity, ResourceRequirements, Toleration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use validator::Validate;
 
 use super::{embedded, rule};
 
 /// Settings of a component without data.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(rename_all = "camelCase")]
 pub struct StatelessSpec {
     /// Number of pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 128))]
+    #[validate(range(min = 0, max = 128))]
     pub replicas: Option<i32>,
     /// Compute resources of the container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -27,43 +28,48 @@ pub struct StatelessSpec {
     /// Annotations added to the pods.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "embedded::pod_annotations")]
+    #[validate(custom(function = "crate::validate::field::annotations"))]
     pub pod_annotations: BTreeMap<String, String>,
     /// Labels added to the pods; the operator's own labels win.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "embedded::pod_labels")]
+    #[validate(custom(function = "crate::validate::field::labels"))]
     pub pod_labels: BTreeMap<String, String>,
 }
 
 /// Where pods may be scheduled.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(rename_all = "camelCase")]
 pub struct PodPlacementSpec {
     /// Tolerations of the pods.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "embedded::tolerations")]
+    #[validate(length(max = 64))]
     pub tolerations: Vec<Toleration>,
 }
 
 /// The volume that a component asks for.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [rule::STORAGE_CLASS_ALIAS]))]
 pub struct StorageSpec {
     /// Size of the volume, as a quantity such as `100Gi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63), regex(pattern = rule::STORAGE_SIZE))]
+    #[validate(custom(function = "crate::validate::field::size"))]
     pub size: Option<String>,
     /// StorageClass of the volume; absent means the default class of the Kubernetes cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
+    #[validate(length(min = 1, max = 63))]
     pub class: Option<String>,
     /// Another spelling of `class`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
+    #[validate(length(min = 1, max = 63))]
     pub storage_class_name: Option<String>,
     /// Access modes of the volume.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "embedded::access_modes")]
+    #[validate(custom(function = "crate::validate::field::access_modes"))]
     pub access_modes: Vec<String>,
 }
 

@@ -2,18 +2,19 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use validator::Validate;
 
 /// OpenTelemetry settings of the data plane; absent keys fall back to the operator's own environment.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(rename_all = "camelCase")]
 pub struct ObservabilityConfig {
     /// OTLP endpoint; the word `disabled` switches telemetry off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 2048))]
+    #[validate(length(max = 2048))]
     pub otlp_endpoint: Option<String>,
     /// OTLP endpoint of metrics, when it differs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 2048))]
+    #[validate(length(max = 2048))]
     pub otlp_metrics_endpoint: Option<String>,
     /// OTLP transport.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -33,7 +34,7 @@ pub struct ObservabilityConfig {
     pub logs_exporter: Option<TelemetryExporter>,
     /// Milliseconds between two exports of metrics.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 63))]
+    #[validate(length(max = 63))]
     pub metric_export_interval: Option<String>,
     /// Temporality of exported metrics.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -2,30 +2,33 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use validator::Validate;
 
 use super::rule;
 
 /// The Secret that holds the password of the superuser.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(rename_all = "camelCase")]
 pub struct PostgresPasswordSecretRef {
     /// Name of the Secret.
-    #[schemars(length(min = 1, max = 253), regex(pattern = rule::DNS_SUBDOMAIN))]
+    #[schemars(regex(pattern = rule::DNS_SUBDOMAIN))]
+    #[validate(length(min = 1, max = 253), custom(function = "crate::validate::field::subdomain"))]
     pub name: String,
     /// Key inside the Secret.
-    #[schemars(length(min = 1, max = 253), regex(pattern = rule::DATA_KEY))]
+    #[schemars(regex(pattern = rule::DATA_KEY))]
+    #[validate(length(min = 1, max = 253), custom(function = "crate::validate::field::data_key"))]
     pub key: String,
 }
 
 /// A ConfigMap with PostgreSQL settings; `postgresConfig` is preferred.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(rename_all = "camelCase")]
 pub struct PostgresConfigRef {
     /// Name of the ConfigMap.
-    #[schemars(length(min = 1, max = 253))]
+    #[validate(length(min = 1, max = 253))]
     pub name: String,
     /// Key inside the ConfigMap.
-    #[schemars(length(min = 1, max = 253))]
+    #[validate(length(min = 1, max = 253))]
     pub key: String,
 }
 

@@ -73,10 +73,11 @@ pub const TABLE_GROUPS_ALIAS: CelRule = rule(
     "!(has(self.tablegroups) && has(self.tableGroups))",
     "'tableGroups' is another spelling of 'tablegroups': give one of them, not both",
 );
-/// The data plane routes to the table group `default` when nothing else is said.
+/// A sole table group is the default, else the one called `default` is.
 pub const TABLE_GROUP_ONE_DEFAULT: CelRule = rule(
-    "size(self) == 0 || self.exists(t, t.name == 'default' && (!has(t.default) || t.default))",
-    "one table group must be the default: the one called 'default', not marked 'default: false'",
+    "size(self) == 0 || (size(self) == 1 && (!has(self[0].default) || self[0].default)) || \
+     self.exists(t, t.name == 'default' && (!has(t.default) || t.default))",
+    "one table group must be the default: the only one, or the one called 'default', not marked 'default: false'",
 );
 /// No other table group may claim to be the default.
 pub const TABLE_GROUP_DEFAULT_NAME: CelRule = rule(

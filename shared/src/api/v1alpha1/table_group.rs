@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use validator::Validate;
 
 use super::backup::BackupConfig;
 use super::cluster::TopologyPruningConfig;
@@ -90,23 +91,25 @@ pub struct TableGroupSpec {
 }
 
 /// A shard with all settings resolved.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(rename_all = "camelCase")]
 pub struct ShardResolvedSpec {
     /// Key range of the shard.
     #[schemars(length(max = 63))]
     pub name: String,
     /// The orchestrators of the shard.
+    #[validate(nested)]
     pub multiorch: MultiorchSpec,
     /// Pools of PostgreSQL pods by name.
     #[schemars(extend("maxProperties" = 8, "x-kubernetes-validations" = [rule::POOL_NAME]))]
     pub pools: BTreeMap<String, PoolSpec>,
     /// Further arguments of `initdb`, effective when a data directory is created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 512))]
+    #[validate(length(max = 512))]
     pub initdb_args: Option<String>,
     /// ConfigMap with PostgreSQL settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[validate(nested)]
     pub postgres_config_ref: Option<PostgresConfigRef>,
     /// PostgreSQL settings by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -117,6 +120,7 @@ pub struct ShardResolvedSpec {
     pub pvc_deletion_policy: Option<PvcDeletionPolicy>,
     /// Backups of the shard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[validate(nested)]
     pub backup: Option<BackupConfig>,
     /// Which standbys must confirm a commit, when the shard differs from its table group.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use validator::Validate;
 
 use k8s_openapi::api::core::v1::ResourceRequirements;
 
@@ -9,19 +10,21 @@ use super::common::{PodPlacementSpec, PvcDeletionPolicy, StorageSpec};
 use super::{embedded, rule};
 
 /// An etcd cluster that the operator runs.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(rename_all = "camelCase")]
 pub struct EtcdSpec {
     /// Image of etcd.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 512))]
+    #[validate(length(min = 1, max = 512))]
     pub image: Option<String>,
     /// Number of members, an odd number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1), extend("x-kubernetes-validations" = [rule::ETCD_REPLICAS]))]
+    #[validate(custom(function = "crate::validate::field::members"))]
     pub replicas: Option<i32>,
     /// Data volume of each member.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[validate(nested)]
     pub storage: Option<StorageSpec>,
     /// Compute resources of each member.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -29,7 +32,7 @@ pub struct EtcdSpec {
     pub resources: Option<ResourceRequirements>,
     /// Prefix of all keys that clients write.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 512))]
+    #[validate(length(min = 1, max = 512))]
     pub root_path: Option<String>,
     /// What becomes of the data volumes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -37,27 +40,28 @@ pub struct EtcdSpec {
 }
 
 /// An etcd cluster that somebody else runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(rename_all = "camelCase")]
 pub struct ExternalTopoServerSpec {
     /// Client URLs.
     #[schemars(schema_with = "embedded::etcd_endpoints")]
+    #[validate(custom(function = "crate::validate::field::endpoints"))]
     pub endpoints: Vec<String>,
     /// Driver that talks to the servers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 63))]
+    #[validate(length(max = 63))]
     pub implementation: Option<String>,
     /// Secret with the authority that signed the servers' certificates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253))]
+    #[validate(length(max = 253))]
     pub ca_secret: Option<String>,
     /// Secret with the certificate that clients present.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253))]
+    #[validate(length(max = 253))]
     pub client_cert_secret: Option<String>,
     /// Prefix of all keys that clients write.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 512))]
+    #[validate(length(min = 1, max = 512))]
     pub root_path: Option<String>,
 }
 
@@ -85,15 +89,17 @@ pub struct GlobalTopoServerSpec {
 }
 
 /// The topology of a single cell.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [rule::LOCAL_TOPOLOGY]))]
 pub struct LocalTopoServerSpec {
     /// An etcd cluster that the operator runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[validate(nested)]
     pub etcd: Option<EtcdSpec>,
     /// An etcd cluster that somebody else runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[validate(nested)]
     pub external: Option<ExternalTopoServerSpec>,
 }
 
@@ -110,4 +116,12 @@ pub struct GlobalTopoServerRef {
     /// Driver that talks to the servers.
     #[schemars(length(min = 1, max = 63))]
     pub implementation: String,
+    /// Secret with the authority that signed the servers' certificates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub ca_secret: Option<String>,
+    /// Secret with the certificate that clients present.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub client_cert_secret: Option<String>,
 }

@@ -239,9 +239,43 @@ proptest! {
         let once = cluster("demo", "prod", &spec, &templates, &settings());
         prop_assert_eq!(&once, &cluster("demo", "prod", &spec, &templates, &settings()));
         if let Ok(resolved) = once {
-            let verdict = crate::validate::cluster(None, &spec, &resolved);
-            prop_assert_eq!(verdict, crate::validate::cluster(None, &spec, &resolved));
+            let judge = || crate::validate::cluster(None, "demo", &spec, &resolved, &crate::validate::Surroundings::default());
+            prop_assert_eq!(judge(), judge());
         }
+    }
+
+    #[test]
+    fn resolving_quietly_gives_the_same_without_levels(spec in specs(), templates in template_sets()) {
+        let quiet = quietly("demo", "prod", &spec, &templates, &settings());
+        let loud = cluster("demo", "prod", &spec, &templates, &settings()).map(|resolved| {
+            let mut resolved = ResolvedCluster { provenance: Provenance::quiet(), ..resolved };
+            resolved.cells.iter_mut().for_each(|cell| cell.all_cells.clear());
+            let groups = resolved.databases.iter_mut().flat_map(|database| &mut database.table_groups);
+            groups.for_each(|group| group.cell_topology_labels.clear());
+            resolved
+        });
+        prop_assert_eq!(quiet, loud);
+    }
+
+    #[test]
+    fn any_change_of_a_cluster_or_a_template_is_judged(old in specs(), new in specs(), templates in template_sets()) {
+        use crate::validate::{Subject, Surroundings, StorageClasses, review, template};
+        let around = Surroundings { storage_classes: Some(StorageClasses::default()), ..Surroundings::default() };
+        let settings = settings();
+        let subject = Subject { name: "demo", namespace: "prod", spec: &new, templates: &templates, settings: &settings };
+        let verdict = review(Some(&old), &subject, &around);
+        prop_assert_eq!(&verdict, &review(Some(&old), &subject, &around));
+        prop_assert!(verdict.errors.iter().all(|error| !error.path.is_empty() && !error.message.is_empty()));
+
+        let consumers = [template::Consumer { name: "old", spec: &old }, template::Consumer { name: "new", spec: &new }];
+        let content = template::Content::Shard(&templates.shard["t"]);
+        let written = |old| template::written("prod", "t", old, content, &consumers, &templates, &settings, &around);
+        let empty = ShardTemplateSpec::default();
+        prop_assert_eq!(written(Some(template::Content::Shard(&empty))), written(Some(template::Content::Shard(&empty))));
+        // What is stored is not written anew, and what nobody names harms nobody by going.
+        prop_assert_eq!(written(Some(content)), crate::validate::Verdict::default());
+        let gone = template::deleted("prod", "nobody", content, &consumers, &templates, &settings, &around);
+        prop_assert!(gone.is_accepted());
     }
 
     #[test]

@@ -1,0 +1,104 @@
+//! Judges MultigresClusters by what they resolve to.
+
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
+use shared::{
+    api::v1alpha1::{MultigresClusterSpec, ResolvedTemplates},
+    resolve::{self, ResolveError, Templates},
+    validate::{self, Subject, Surroundings, Verdict},
+};
+
+use crate::{
+    lookup::{Lookup, LookupError},
+    review::{Answer, Denial, Operation, Request, text},
+    reviewer::Options,
+};
+
+/// Answers the creation or the update of a cluster.
+pub async fn validate(lookup: &dyn Lookup, options: &Options, request: &Request<'_>) -> Answer {
+    let old = match request.operation {
+        Operation::Create => None,
+        Operation::Update => request.old_object.map(RawValue::get),
+        Operation::Delete | Operation::Connect => return Answer::default(),
+    };
+    if request.sub_resource.is_some() || request.user_info.username == options.controller {
+        return Answer::default();
+    }
+    let Some(object) = request.object.map(RawValue::get) else {
+        return Answer::denied(Denial::unreadable("the review contains no object"));
+    };
+    if text::is_deleting(object) || old.is_some_and(|old| text::same_spec(old, object)) {
+        return Answer::default();
+    }
+    let spec = match parse(object) {
+        Ok(spec) => spec,
+        Err(denial) => return Answer::denied(denial),
+    };
+    // An old spec that cannot be read sets no limits to the new one.
+    let old = old.and_then(|old| parse(old).ok());
+    if old.as_ref() == Some(&spec) {
+        return Answer::default();
+    }
+    let name = text::name(object).unwrap_or(&request.name);
+    let case = Case { namespace: &request.namespace, name, spec: &spec, old: old.as_ref(), options };
+    case.decide(lookup).await.unwrap_or_else(|error| Answer::denied(Denial::unavailable(error.to_string())))
+}
+
+fn parse(object: &str) -> Result<MultigresClusterSpec, Denial> {
+    let spec = text::read_spec(object).ok_or_else(|| Denial::unreadable("the object has no spec"))?;
+    spec.map_err(|error| Denial::unreadable(format!("spec cannot be read: {error}")))
+}
+
+/// A cluster to judge.
+struct Case<'a> {
+    namespace: &'a str,
+    name: &'a str,
+    spec: &'a MultigresClusterSpec,
+    old: Option<&'a MultigresClusterSpec>,
+    options: &'a Options,
+}
+
+impl Case<'_> {
+    /// Judges by the stores, and before a refusal once more by what the API server has.
+    async fn decide(&self, lookup: &dyn Lookup) -> Result<Answer, LookupError> {
+        let templates = lookup.templates(self.namespace)?;
+        let around = lookup.surroundings();
+        let verdict = self.judge(&templates, &around);
+        if verdict.is_accepted() {
+            return Ok(Answer::of(&verdict));
+        }
+        let (templates_now, around_now) = tokio::try_join!(self.current(lookup, &templates), current(lookup, &around))?;
+        if templates_now == templates && around_now == around {
+            return Ok(Answer::of(&verdict));
+        }
+        Ok(Answer::of(&self.judge(&templates_now, &around_now)))
+    }
+
+    fn judge(&self, templates: &Templates, around: &Surroundings) -> Verdict {
+        let Self { namespace, name, spec, old, options } = *self;
+        validate::review(old, &Subject { name, namespace, spec, templates, settings: &options.settings }, around)
+    }
+
+    /// The templates read again, when they have a part in what is refused.
+    async fn current(&self, lookup: &dyn Lookup, templates: &Arc<Templates>) -> Result<Arc<Templates>, LookupError> {
+        let Self { namespace, name, spec, options, .. } = *self;
+        let involved = match resolve::quietly(name, namespace, spec, templates, &options.settings) {
+            Ok(resolved) => resolved.resolved_templates != ResolvedTemplates::default(),
+            Err(errors) => errors.iter().any(|error| matches!(error, ResolveError::MissingTemplate { .. })),
+        };
+        if involved { lookup.templates_live(namespace).await } else { Ok(Arc::clone(templates)) }
+    }
+}
+
+/// The surroundings with storage classes read again, when the lack of a default one may be why something is refused.
+pub async fn current(lookup: &dyn Lookup, around: &Arc<Surroundings>) -> Result<Arc<Surroundings>, LookupError> {
+    if around.storage_classes.as_ref().is_none_or(|classes| classes.has_default) {
+        return Ok(Arc::clone(around));
+    }
+    let storage_classes = lookup.storage_classes_live().await?;
+    Ok(Arc::new(Surroundings { storage_classes, nodes: around.nodes.clone() }))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,149 @@
+//! Rules about what the Kubernetes cluster has: StorageClasses and node labels.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::api::v1alpha1::{BackupConfig, BackupType, StorageSpec};
+use crate::field_path::At;
+use crate::resolve::{GlobalTopo, REGION_LABEL, ResolvedCluster, ZONE_LABEL};
+
+use super::{Findings, reason};
+
+/// What is known of the Kubernetes cluster; rules that need what is not known are skipped.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// Its StorageClasses.
+    pub storage_classes: Option<StorageClasses>,
+    /// The labels of its nodes.
+    pub nodes: Option<NodeLabels>,
+}
+
+/// The StorageClasses that exist.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StorageClasses {
+    /// Their names.
+    pub names: BTreeSet<String>,
+    /// Whether one of them is the default.
+    pub has_default: bool,
+}
+
+/// The values that nodes carry, by label key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeLabels(pub BTreeMap<String, BTreeSet<String>>);
+
+pub fn check(
+    findings: &mut Findings<'_>,
+    resolved: &ResolvedCluster,
+    before: Option<&ResolvedCluster>,
+    around: &Surroundings,
+) {
+    if let Some(classes) = &around.storage_classes {
+        storage(findings, resolved, before, classes);
+    }
+    if let Some(nodes) = &around.nodes {
+        places(findings, resolved, nodes);
+    }
+}
+
+/// Every volume gets a class: the one that it names, or the default one.
+fn storage(
+    findings: &mut Findings<'_>,
+    resolved: &ResolvedCluster,
+    before: Option<&ResolvedCluster>,
+    classes: &StorageClasses,
+) {
+    // A volume that was there before without a class has one by now, so an edit elsewhere is not refused for it.
+    let mut settled = BTreeSet::new();
+    if let (Some(before), false) = (before, classes.has_default) {
+        volumes(before, &mut |at, storage| {
+            if class(storage).is_none() {
+                settled.insert(at.to_string());
+            }
+        });
+    }
+    let mut unknown = BTreeSet::new();
+    volumes(resolved, &mut |at, storage| match class(storage) {
+        Some(class) if classes.names.contains(class) => {}
+        Some(class) => {
+            if unknown.insert(class.to_owned()) {
+                let message = format!("there is no StorageClass {class:?}; volumes stay Pending until it exists");
+                findings.warn(&at.field("class"), message);
+            }
+        }
+        None if classes.has_default => {}
+        None if settled.contains(&at.to_string()) => {
+            findings.warn(
+                &at.field("class"),
+                "the Kubernetes cluster has no default StorageClass any more; new volumes stay Pending",
+            );
+        }
+        None => findings.error(
+            &at.field("class"),
+            reason::REQUIRED,
+            "",
+            "the Kubernetes cluster has no default StorageClass; name one here, or mark one with the annotation \
+             storageclass.kubernetes.io/is-default-class=true",
+        ),
+    });
+}
+
+fn class(storage: Option<&StorageSpec>) -> Option<&str> {
+    storage.and_then(StorageSpec::storage_class).filter(|class| !class.is_empty())
+}
+
+/// Calls `visit` with every volume that the cluster asks for.
+fn volumes(resolved: &ResolvedCluster, visit: &mut dyn FnMut(&At<'_>, Option<&StorageSpec>)) {
+    if let GlobalTopo::Managed(topo) = &resolved.global_topo
+        && let Some(etcd) = &topo.etcd
+    {
+        visit(&At::Root("globalTopoServer.etcd.storage"), etcd.storage.as_ref());
+    }
+    let cells = At::Root("cells");
+    for cell in &resolved.cells {
+        if let Some(etcd) = cell.topo_server.as_ref().and_then(|local| local.etcd.as_ref()) {
+            visit(
+                &cells.key(&cell.name).field("localTopoServer").field("etcd").field("storage"),
+                etcd.storage.as_ref(),
+            );
+        }
+    }
+    let databases = At::Root("databases");
+    for database in &resolved.databases {
+        let at = databases.key(&database.name);
+        let groups = at.field("tablegroups");
+        for group in &database.table_groups {
+            let at = groups.key(&group.table_group_name);
+            let shards = at.field("shards");
+            for shard in &group.shards {
+                let at = shards.key(&shard.name);
+                let pools = at.field("pools");
+                for (name, pool) in shard.pools.iter().filter(|(_, pool)| !pool.cells.is_empty()) {
+                    visit(&pools.key(name).field("storage"), pool.storage.as_ref());
+                }
+                let files = |backup: &BackupConfig| backup.r#type == BackupType::Filesystem;
+                if let Some(backup) = shard.backup.as_ref().filter(|backup| files(backup)) {
+                    let storage = backup.filesystem.as_ref().and_then(|files| files.storage.as_ref());
+                    visit(&at.field("backup").field("filesystem").field("storage"), storage);
+                }
+            }
+        }
+    }
+}
+
+/// Some node is where each cell wants to be.
+fn places(findings: &mut Findings<'_>, resolved: &ResolvedCluster, nodes: &NodeLabels) {
+    let cells = At::Root("cells");
+    for (cell, labels) in &resolved.cell_topology_labels {
+        for (label, value) in labels {
+            if nodes.0.get(label).is_some_and(|values| values.contains(value)) {
+                continue;
+            }
+            let field = match label.as_str() {
+                ZONE_LABEL => "zone",
+                REGION_LABEL => "region",
+                _ => "zoneId",
+            };
+            let message = format!("no node has the label {label}={value}; pods of the cell stay Pending");
+            findings.warn(&cells.key(cell).field(field), message);
+        }
+    }
+}
