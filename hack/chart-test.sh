@@ -260,6 +260,7 @@ yes admission watch validatingwebhookconfigurations/multigres-operator-validatin
 yes admission watch secrets/multigres-operator-ca-secret
 yes admission update secrets/multigres-webhook-certs
 yes admission create secrets
+yes admission create events.events.k8s.io
 yes admission update leases/multigres-operator-cert-rotator
 yes admission patch leases/multigres-operator-cert-rotator
 no admission patch mutatingwebhookconfigurations/of-somebody-else

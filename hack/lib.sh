@@ -6,6 +6,8 @@ CACHE=${MULTIGRES_TESTBED_HOME:-$HOME/.cache/multigres-testbed}
 export PATH="$CACHE/cargo/bin:$PATH"
 # A fresh clone in CI finds the last build: compiling the dependencies again would be most of its time.
 if [ -n "${CI:-}" ] && [ -z "${CARGO_TARGET_DIR:-}" ]; then export CARGO_TARGET_DIR="$CACHE/target"; fi
+# Incremental files of ever new clones would only fill the disk.
+if [ -n "${CI:-}" ]; then export CARGO_INCREMENTAL=0; fi
 TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
 CONTROLLER_IMAGE=localhost/multigres-operator-controller:dev
 ADMISSION_IMAGE=localhost/multigres-operator-admission:dev

@@ -12,6 +12,8 @@ use std::{
 use super::*;
 
 const TICK: i64 = 10;
+/// How many ticks pass before somebody who is not accepted asks for the Lease.
+const PATIENCE: u8 = 2;
 /// The number of what is gone.
 const NOBODY: u32 = u32::MAX;
 /// Beyond this all ages are alike.
@@ -150,6 +152,8 @@ struct World {
     active: [BTreeSet<(Bundle, bool)>; 2],
     processes: [Process; 2],
     holder: usize,
+    /// For how many ticks.
+    held: u8,
     issuer: Option<Signed>,
     numbers: (u32, u32),
     harm: u8,
@@ -216,6 +220,7 @@ impl World {
             active: [[(Bundle::default(), true)].into(), [(Bundle::default(), true)].into()],
             processes: modes.map(Process::new),
             holder: 0,
+            held: 0,
             issuer: None,
             numbers: (0, 0),
             harm,
@@ -367,17 +372,16 @@ impl World {
 
     /// Whether time may go on.
     fn patient(&self) -> bool {
-        // Alike as they are, it is enough that one of them is late.
-        let [one, other] = &self.processes;
-        let looked = one.looked && (other.looked || !other.late);
+        let (holder, other) = (&self.processes[self.holder], &self.processes[1 - self.holder]);
+        let looked = holder.looked && (other.looked || !other.late);
         let mut probe = self.clone();
         let work = probe.decide(false).is_some() || self.processes[self.holder].pending.is_some();
-        looked && !work && !self.neglected()
+        looked && !work && !(self.neglected() && self.asked())
     }
 
     /// Whether a replica is not accepted, and asks for the Lease.
     fn asked(&self) -> bool {
-        self.neglected() || !self.processes[1 - self.holder].ready
+        self.held == PATIENCE && (self.neglected() || !self.processes[1 - self.holder].ready)
     }
 
     /// Whether a replica needs a holder that issues, and asks for the Lease.
@@ -392,8 +396,9 @@ impl World {
             *active = [(self.stored[index].clone(), self.tampered[index])].into();
         }
         self.now += by;
-        self.processes[1].late = !self.processes[1].looked;
+        self.held = (self.held + 1).min(PATIENCE);
         for process in &mut self.processes {
+            process.late = !process.looked;
             process.looked = false;
         }
     }
@@ -412,7 +417,7 @@ impl World {
         if self.patient() {
             events.push(Event::Tick);
         }
-        if self.harm > 0 || modes && self.asked() || self.neglected() {
+        if self.harm > 0 || (modes || self.neglected()) && self.asked() {
             events.push(Event::LeaseMoves);
         }
         if self.harm == 0 {
@@ -484,7 +489,7 @@ impl World {
     }
 
     fn move_lease(&mut self) {
-        self.holder = 1 - self.holder;
+        (self.holder, self.held) = (1 - self.holder, 0);
         let memory = &mut self.processes[self.holder].memory;
         memory.steady = None;
         memory.respected.clear();

@@ -193,8 +193,13 @@ async fn without_any_admission_pod_helm_works_and_clusters_keep_reconciling() ->
             "MultigresCluster",
             &good_spec(),
         );
-        let outcome = good.send(&story.bed.client).await;
-        ensure!(matches!(outcome, Outcome::Failed(_)), "nobody answers, yet the request was judged: {outcome:?}");
+        // A container outlives its pod for a moment.
+        until("silence", within(60), || async {
+            let outcome = good.send(&story.bed.client).await;
+            ensure!(matches!(outcome, Outcome::Failed(_)), "somebody answers: {outcome:?}");
+            Ok(())
+        })
+        .await?;
         story.tools.upgrade_at_once(&["admission.podAnnotations.story=absent"]).await?;
         story.drift_is_reverted(&cluster.name).await?;
         story.tools.rollback_at_once(revision).await?;
