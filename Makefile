@@ -40,7 +40,8 @@ stories: bootstrap ## End-to-end stories on the testbed, long form
 	@hack/stories.sh long
 bench: bootstrap ## Figures of docs/benchmarks.md
 	@hack/bench.sh
-soak: bootstrap ## Kill the controller again and again while clusters change
+soak: bootstrap ## Kill the controller again and again, load admission while it changes, search all rotations
+	cargo nextest run --locked --workspace --profile soak --run-ignored only -E 'test(pki::rotation)'
 	@hack/stories.sh soak
 
 ##@ Testbed, kind and plain manifests

@@ -117,7 +117,7 @@ contents() {
   has "mode self-signed" "--webhook-use-internal-certs=true"
   render --set crds.install=false,certificates.mode=provided,certificates.provided.secretName=mine,certificates.provided.caKey=root.pem
   has "mode provided" "--webhook-use-internal-certs=false"; has "mode provided" "mountPath: /var/run/secrets/webhook"
-  has "mode provided" "{ key: root.pem, path: ca.crt }"; lacks "mode provided" "resources: [secrets]"
+  has "mode provided" "{ key: root.pem, path: ca.crt }"
   ok "certificates reach the pods by mode"
   render --set crds.install=false,admission.enabled=false
   for text in WebhookConfiguration ValidatingAdmissionPolicy cert-rotator "component: admission" self-test; do lacks "without admission" "$text"; done

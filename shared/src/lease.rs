@@ -58,6 +58,9 @@ impl Settings {
     }
 }
 
+/// How often a release is tried when others change the record at the same time.
+const RELEASES: u32 = 4;
+
 /// Where this process stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::Display)]
 pub enum State {
@@ -260,14 +263,30 @@ impl Election {
         if self.view.renewed.take().is_none() {
             return;
         }
-        let mut next = record(self.record.as_ref(), &self.settings, "", Timestamp::now());
-        if let Some(spec) = &mut next.spec {
-            spec.lease_duration_seconds = Some(1);
-        }
-        let params = PostParams::default();
-        match within(self.limit(), self.api.replace(&self.settings.name, &params, &next)).await {
-            Ok(_) => info!(lease = self.settings.name, "leadership is released"),
-            Err(error) => warn!(lease = self.settings.name, error = %error, "cannot release the lease"),
+        // Others may have touched the record meanwhile, an annotation of theirs is enough; it is ours to give back all the same.
+        for attempts_left in (0..RELEASES).rev() {
+            let mut next = record(self.record.as_ref(), &self.settings, "", Timestamp::now());
+            if let Some(spec) = &mut next.spec {
+                spec.lease_duration_seconds = Some(1);
+            }
+            let params = PostParams::default();
+            match within(self.limit(), self.api.replace(&self.settings.name, &params, &next)).await {
+                Ok(_) => {
+                    info!(lease = self.settings.name, "leadership is released");
+                    break;
+                }
+                Err(error) if error.is_conflict() && attempts_left > 0 => {
+                    let seen = self.observe().await;
+                    let ours = |holder: &Holder| holder.identity == self.settings.identity;
+                    if seen.is_err() || !self.view.holder.as_ref().is_some_and(ours) {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    warn!(lease = self.settings.name, error = %error, "cannot release the lease");
+                    break;
+                }
+            }
         }
         self.sender.send_replace(State::Waiting);
     }
@@ -285,6 +304,13 @@ enum Error {
     Request(kube::Error),
     #[error("no answer in time")]
     Timeout,
+}
+
+impl Error {
+    /// Whether the record had changed since it was read.
+    fn is_conflict(&self) -> bool {
+        matches!(self, Self::Request(kube::Error::Api(status)) if status.code == 409)
+    }
 }
 
 async fn within<T>(limit: Duration, request: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {

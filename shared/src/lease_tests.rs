@@ -176,6 +176,30 @@ async fn released_lease_goes_to_the_next_candidate_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn lease_is_given_back_although_somebody_edited_it_meanwhile() {
+    let server = Server::default();
+    let (lease, token) = server.candidate("a");
+    assert!(lease.held().await);
+    server.stored.lock().unwrap().as_mut().unwrap().metadata.resource_version = Some("1000".to_owned());
+    token.cancel();
+    assert_eq!(lease.ended().await, State::Waiting);
+    assert_eq!(server.holder().as_deref(), Some(""));
+}
+
+#[tokio::test(start_paused = true)]
+async fn lease_of_another_is_not_given_away() {
+    let server = Server::default();
+    let (lease, token) = server.candidate("a");
+    assert!(lease.held().await);
+    let mut taken = record(None, &settings(), "b", Timestamp::UNIX_EPOCH);
+    taken.metadata.resource_version = Some("1000".to_owned());
+    *server.stored.lock().unwrap() = Some(taken);
+    token.cancel();
+    lease.ended().await;
+    assert_eq!(server.holder().as_deref(), Some("b"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn lease_of_a_dead_holder_is_taken_after_its_duration() {
     let server = Server::default();
     *server.stored.lock().unwrap() = Some(record(None, &settings(), "dead", Timestamp::UNIX_EPOCH));

@@ -43,10 +43,11 @@ async fn no_request_is_lost_while_admission_is_restarted_renewed_upgraded_and_sw
     if long {
         sent += story.under_load("rolling restart", &stored, more, story.restart()).await?.sent;
         sent += story.under_load("deletion of either pod", &stored, more, story.delete_every_pod_in_turn()).await?.sent;
+        sent += story.under_load("leaf renewal", &stored, more, story.renew_leaf(LEAF_SECRET)).await?.sent;
     } else {
         sent += story.under_load("deletion of a pod", &stored, more, story.delete_a_pod()).await?.sent;
     }
-    sent += story.under_load("leaf renewal", &stored, more, story.renew_leaf(LEAF_SECRET)).await?.sent;
+    // It brings another leaf, too.
     sent += story.under_load("CA rotation", &stored, more, story.rotate_authority()).await?.sent;
     let values = ["admission.podAnnotations.story=upgrade"];
     if long {
