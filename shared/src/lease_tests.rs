@@ -191,9 +191,9 @@ async fn lease_of_another_is_not_given_away() {
     let server = Server::default();
     let (lease, token) = server.candidate("a");
     assert!(lease.held().await);
-    let mut taken = record(None, &settings(), "b", Timestamp::UNIX_EPOCH);
-    taken.metadata.resource_version = Some("1000".to_owned());
-    *server.stored.lock().unwrap() = Some(taken);
+    let mut theirs = record(None, &settings(), "b", Timestamp::UNIX_EPOCH);
+    theirs.metadata.resource_version = Some("1000".to_owned());
+    *server.stored.lock().unwrap() = Some(theirs);
     token.cancel();
     lease.ended().await;
     assert_eq!(server.holder().as_deref(), Some("b"));
@@ -239,9 +239,9 @@ async fn holder_gives_up_when_another_has_taken_the_lease() {
     let server = Server::default();
     let (lease, _token) = server.candidate("a");
     assert!(lease.held().await);
-    let mut taken = record(None, &settings(), "b", Timestamp::UNIX_EPOCH);
-    taken.metadata.resource_version = Some("1000".to_owned());
-    *server.stored.lock().unwrap() = Some(taken);
+    let mut theirs = record(None, &settings(), "b", Timestamp::UNIX_EPOCH);
+    theirs.metadata.resource_version = Some("1000".to_owned());
+    *server.stored.lock().unwrap() = Some(theirs);
     assert_eq!(lease.ended().await, State::Lost);
     assert_eq!(server.holder().as_deref(), Some("b"));
 }
