@@ -42,6 +42,7 @@ bench: bootstrap ## Figures of docs/benchmarks.md
 	@hack/bench.sh
 soak: bootstrap ## Kill the controller again and again, load admission while it changes, search all rotations
 	cargo nextest run --locked --workspace --profile soak --run-ignored only -E 'test(pki::rotation)'
+	cargo nextest run --locked --workspace --profile soak -E 'binary(generated)'
 	@hack/stories.sh soak
 
 ##@ Testbed, kind and plain manifests
