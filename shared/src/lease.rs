@@ -225,11 +225,13 @@ impl Election {
         Ok(())
     }
 
-    /// Takes note of a record; only a change of it starts its time anew.
+    /// Takes note of a record. Only a beat of its holder starts its time anew: what others annotate keeps nobody alive.
     fn see(&mut self, record: Option<Record>) {
-        let version =
-            |record: &Option<Record>| record.as_ref().and_then(|record| record.metadata.resource_version.clone());
-        if self.view.changed.is_none() || version(&record) != version(&self.record) {
+        let beat = |record: &Option<Record>| {
+            let spec = record.as_ref()?.spec.as_ref()?;
+            Some((spec.holder_identity.clone(), spec.acquire_time.clone(), spec.renew_time.clone()))
+        };
+        if self.view.changed.is_none() || beat(&record) != beat(&self.record) {
             self.view.changed = Some(Instant::now());
         }
         self.view.holder = record.as_ref().and_then(|record| record.spec.as_ref()).map(|spec| Holder {

@@ -210,6 +210,25 @@ async fn lease_of_a_dead_holder_is_taken_after_its_duration() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn edits_of_others_do_not_keep_a_dead_holder_alive() {
+    let server = Server::default();
+    *server.stored.lock().unwrap() = Some(record(None, &settings(), "dead", Timestamp::UNIX_EPOCH));
+    let before = Instant::now();
+    let (lease, _token) = server.candidate("a");
+    let edits = async {
+        for version in 1000.. {
+            server.stored.lock().unwrap().as_mut().unwrap().metadata.resource_version = Some(version.to_string());
+            sleep(Duration::from_secs(3)).await;
+        }
+    };
+    tokio::select! {
+        held = lease.held() => assert!(held),
+        () = edits => unreachable!(),
+    }
+    assert!((15..25).contains(&before.elapsed().as_secs()), "{:?}", before.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn holder_without_api_server_gives_up_before_its_lease_ends() {
     let server = Server::default();
     let (lease, _token) = server.candidate("a");
