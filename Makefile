@@ -1,5 +1,7 @@
 # Every target is one line that calls cargo, the testbed or a script; `make help` lists them.
 SHELL := /bin/bash
+# Where the scripts keep the test runner.
+export PATH := $(or $(MULTIGRES_TESTBED_HOME),$(HOME)/.cache/multigres-testbed)/cargo/bin:$(PATH)
 TESTBED := cargo run --quiet --locked --package testbed --
 
 .PHONY: help
@@ -41,8 +43,6 @@ stories: bootstrap ## End-to-end stories on the testbed, long form
 bench: bootstrap ## Figures of docs/benchmarks.md
 	@hack/bench.sh
 soak: bootstrap ## Kill the controller again and again, load admission while it changes, search all rotations
-	cargo nextest run --locked --workspace --profile soak --run-ignored only -E 'test(pki::rotation)'
-	cargo nextest run --locked --workspace --profile soak -E 'binary(generated)'
 	@hack/stories.sh soak
 
 ##@ Testbed, kind and plain manifests

@@ -7,6 +7,11 @@ FORM=${1:-short}
 ensure_nextest
 [ -n "${MULTIGRES_BUILT:-}" ] || cargo nextest run --locked --workspace --no-run
 export MULTIGRES_BUILT=1
+if [ "$FORM" = soak ]; then
+  step "all rotations of certificates, and all generated reviews"
+  cargo nextest run --locked --workspace --profile soak --run-ignored only -E 'test(pki::rotation)'
+  cargo nextest run --locked --workspace --profile soak -E 'binary(generated)'
+fi
 finish() { local code=$?; [ $code = 0 ] || diagnose "$BED"; [ -n "${KEEP_BED:-}" ] || testbed --name "$BED" down; exit $code; }
 trap finish EXIT
 step "starting Kubernetes (bed \"$BED\", three nodes)"
