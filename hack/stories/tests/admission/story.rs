@@ -227,8 +227,10 @@ impl Story {
             words.extend(how);
             words
         };
+        // A diff reads twice: a status that the controller writes in between is shown, too, and is gone the next time.
+        let no_difference = || async { self.tools.succeed("kubectl", &words("diff")).await.map(drop) };
         self.tools.succeed("kubectl", &words("apply")).await?;
-        self.tools.succeed("kubectl", &words("diff")).await?;
+        until("no difference after apply", within(30), no_difference).await?;
         let clusters: Api<MultigresCluster> = Api::namespaced(self.bed.client.clone(), &self.namespace);
         until("the controller's first word", within(60), || async {
             let clusters = clusters.list(&ListParams::default()).await?.items;
@@ -240,7 +242,7 @@ impl Story {
             Ok(())
         })
         .await?;
-        self.tools.succeed("kubectl", &words("diff")).await.map(drop)
+        until("no difference after the controller's writes", within(30), no_difference).await
     }
 
     /// A field of the cluster's gateway Service that somebody changed comes back.
