@@ -68,6 +68,16 @@ install_chart() {
   step "installing the chart"
   testbed --name "$bed" shell -- helm upgrade --install multigres-operator charts/multigres-operator \
     --namespace multigres-operator --create-namespace --wait --timeout 3m "${DEV_IMAGES[@]}" "$@" > "$CACHE/helm.log" 2>&1 || { cat "$CACHE/helm.log"; return 1; }
+  await_admission "$bed"
+}
+
+# Waits until bed $1 accepts a cluster: a Service leads to pods that are ready only once every node has heard of them.
+await_admission() {
+  local answer deadline=$((SECONDS + 30))
+  until answer=$(testbed --name "$1" shell -- kubectl apply --dry-run=server -f samples/minimal.yaml 2>&1); do
+    [ $SECONDS -lt $deadline ] || { echo "$answer"; return 1; }
+    sleep 0.3
+  done
 }
 
 # Prints what to look at when something went wrong on bed $1.
