@@ -33,18 +33,19 @@ ensure_nextest() {
 # `make test` has built everything already; building one package again would compile its dependencies for other features.
 build_testbed() { [ -n "${MULTIGRES_BUILT:-}" ] || cargo build --quiet --locked --package testbed; }
 
-# Runs a program of the crate `stories`.
+# Runs a program of the crate `stories`, in its debug build.
 story() {
   local name=$1; shift
   if [ -n "${MULTIGRES_BUILT:-}" ]; then "$TARGET/debug/$name" "$@"; else cargo run --quiet --locked --package stories --bin "$name" -- "$@"; fi
 }
 
-# Builds the images of the operator and of the data plane and loads them into bed $1. Sets DATA_PLANE.
+# Builds the images of the operator and of the data plane and loads them into bed $1, and the picture of a cluster beside them. Sets DATA_PLANE.
 load_images() {
   local bed=$1
-  # One command for both: apart, each would compile the dependencies for its own features.
+  # One command for all: apart, each would compile the dependencies for its own features.
   step "building the operator and the stand-in data plane"
-  cargo build --locked --profile image --package controller --package admission --package standin
+  cargo build --locked --profile image --package controller --package admission --package standin --package stories \
+    --bin controller --bin admission --bin standin --bin tree
   testbed images operator "${CONTROLLER_BIN:-$TARGET/image/controller}=$CONTROLLER_IMAGE" \
     "${ADMISSION_BIN:-$TARGET/image/admission}=$ADMISSION_IMAGE" > "$CACHE/operator-images"
   if [ -n "${MULTIGRES_BIN_DIR:-}" ]; then
