@@ -230,6 +230,7 @@ async fn certificates_of_somebody_else_are_followed_without_a_failure() {
     let next = issue(&new, &bed.namespace, Timestamp::now(), HOUR * 24);
     for (pair, authority, order) in [(&next, &new, [0, 1]), (&pair, &old, [1, 0])] {
         mounts[order[0]].update(pair, &authority.pair().certificate);
+        // No wait for a condition: kubelets refresh mounted files at different times, and this is the difference.
         tokio::time::sleep(Duration::from_secs(3)).await;
         mounts[order[1]].update(pair, &authority.pair().certificate);
         eventually(DEADLINE, async || {

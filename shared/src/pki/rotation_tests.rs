@@ -715,7 +715,7 @@ fn no_interleaving_of_an_installation_serves_what_is_not_accepted() {
 }
 
 #[test]
-#[ignore = "takes minutes: part of the soak"]
+#[ignore = "takes minutes: `make soak` runs it (hack/stories.sh soak)"]
 fn no_interleaving_with_harm_at_any_time_serves_what_is_not_accepted() {
     let states = search(settled(quick(10), [Mode::Own; 2], 1), false, 20_000_000);
     eprintln!("{states} states");
@@ -723,7 +723,7 @@ fn no_interleaving_with_harm_at_any_time_serves_what_is_not_accepted() {
 }
 
 #[test]
-#[ignore = "takes minutes: part of the soak"]
+#[ignore = "takes minutes: `make soak` runs it (hack/stories.sh soak)"]
 fn no_interleaving_of_other_issuers_serves_what_is_not_accepted() {
     for modes in [[Mode::Own; 2], [Mode::Files; 2]] {
         let states = search(settled(quick(10), modes, 1), true, 20_000_000);
