@@ -1,11 +1,38 @@
 //! The controller's own metric families, next to the framework's in `shared::metrics`.
+//!
+//! What is true of objects is read from the watches' tables while somebody scrapes ([`objects`]); what only passes know is kept
+//! in [`memory`] for as long as the object exists; queues and calls of the data plane are watched where they happen.
 
-use prometheus::{IntCounterVec, Opts};
+mod call;
+mod memory;
+mod objects;
+mod queue;
+mod shards;
 
-/// Counters of what the executor does.
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jiff::Timestamp;
+use prometheus::{HistogramVec, IntCounterVec, Opts};
+use shared::{
+    clock::Clock,
+    kubeutil::ObjectKey,
+    metrics::{ControllerMetrics, Source, families},
+};
+
+pub use self::{memory::Drained, queue::Queue};
+use self::{memory::Memory, objects::Objects};
+use crate::{error::Class, stores::Stores, upstream::Upstream};
+
+/// Families of what the controller does. Series of objects live as long as this value: who does not lead shows none.
 pub struct Metrics {
     /// Writes that were sent, by reason of the plan.
     pub writes: IntCounterVec,
+    memory: Arc<Memory>,
+    topology: HistogramVec,
+    poolers: HistogramVec,
+    registry: shared::metrics::Metrics,
+    /// What the registry asks. It holds no source itself.
+    sources: Mutex<Vec<Arc<dyn Source>>>,
 }
 
 impl Metrics {
@@ -18,6 +45,74 @@ impl Metrics {
             ),
             &["reason"],
         )?;
-        Ok(Self { writes: metrics.register(writes)? })
+        let listed = |name: &str| {
+            let family = families::find(name).ok_or_else(|| prometheus::Error::Msg(format!("{name} is not listed")))?;
+            metrics.histogram(family)
+        };
+        Ok(Self {
+            writes: metrics.register(writes)?,
+            memory: Arc::default(),
+            topology: listed("multigres_operator_topology_request_duration_seconds")?,
+            poolers: listed("multigres_operator_pooler_rpc_duration_seconds")?,
+            registry: metrics.clone(),
+            sources: Mutex::default(),
+        })
+    }
+
+    /// Shows what the tables hold.
+    pub fn show(&self, stores: Arc<Stores>, clock: Arc<dyn Clock>) {
+        self.keep(Arc::new(Objects::new(stores, Arc::clone(&self.memory), clock)));
+    }
+
+    /// Watches the queue of one controller.
+    pub fn queue(&self, metrics: ControllerMetrics) -> Arc<Queue> {
+        let queue = Arc::new(Queue::new(metrics));
+        self.keep(Arc::clone(&queue) as Arc<dyn Source>);
+        queue
+    }
+
+    /// The same data plane, with the time of its calls measured.
+    pub fn timed(&self, upstream: Upstream) -> Upstream {
+        call::timed(upstream, self.topology.clone(), self.poolers.clone())
+    }
+
+    /// Remembers that a pass of an object had no error.
+    pub fn succeeded(&self, controller: &'static str, key: &ObjectKey, now: Timestamp) {
+        self.memory.succeeded(controller, key, now);
+    }
+
+    /// Counts a pass that failed, by the worst of its errors.
+    pub fn failed(
+        &self,
+        controller: &'static str,
+        key: &ObjectKey,
+        now: Timestamp,
+        errors: impl IntoIterator<Item = Class>,
+    ) {
+        let bug = errors.into_iter().any(|class| class == Class::Bug);
+        self.memory.failed(controller, key, now, bug);
+    }
+
+    /// Notes who is primary of a shard, and counts when that changes.
+    pub fn primary(&self, key: &ObjectKey, primary: Option<&str>) {
+        self.memory.primary(key, primary);
+    }
+
+    /// Counts a pod of a shard that was taken out of service, or not.
+    pub fn drained(&self, shard: &ObjectKey, how: Drained) {
+        self.memory.drained(shard, how);
+    }
+
+    /// Forgets what is known of objects that are gone.
+    pub fn forget_gone(&self, stores: &Stores) {
+        self.memory.retain(|key| objects::exists(stores, key));
+    }
+
+    fn keep(&self, source: Arc<dyn Source>) {
+        self.registry.attach(&source);
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner).push(source);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use shared::kubeutil::{Object, ObjectKey};
 
-use crate::upstream::{CellRecord, DatabaseRecord, PoolerId, TopoAddress};
+use crate::upstream::{CellRecord, DatabaseRecord, LifecycleMark, MemberChange, PoolerId, TopoAddress};
 
 /// The outcome of `decide` for one object of ours, with `S` the status type of its kind.
 #[derive(Clone, Debug, PartialEq)]
@@ -123,6 +123,10 @@ pub enum TopoWrite {
     DeleteDatabase(String),
     /// Remove the record of a pooler that is gone for good.
     DeletePooler(PoolerId),
+    /// Mark the record of a pooler, which keeps everything else that it says.
+    MarkPooler(PoolerId, LifecycleMark),
+    /// Let a member of an ensemble of ours in, give it a vote, or take it out.
+    ChangeMember(MemberChange),
 }
 
 /// When the next pass is wanted if nothing changes before.

@@ -12,28 +12,32 @@ use shared::{
     api::v1alpha1::{Phase, ShardStatus},
     label::{self, Component},
     name,
-    pgconfig::Rendered,
 };
 
 use super::{
     claim, config,
     facts::Facts,
     multiorch, network,
-    observe::{Observed, RECENT, Reference, applied_text, by_name, is_deleting},
-    pod,
+    observe::{Observed, RECENT, Reference, by_name, is_deleting},
+    origin, pod,
+    rendering::Renderings,
     scope::{Member, Scope},
-    status,
+    status, tombstone,
 };
 use crate::{
     error::Error,
     plan::{Action, Note, Plan, Requeue, Target},
     settings::Settings,
-    workload::{want, want_once},
+    workload::{
+        revision::{self, Adoption},
+        want, want_once,
+    },
 };
 
 /// The plan for one shard.
 pub fn decide(observed: &Observed, settings: &Settings, now: Timestamp) -> Result<Plan<ShardStatus>, Error> {
-    let scope = Scope::of(&observed.shard)?;
+    let shard = origin::settled(observed);
+    let scope = Scope::of(&shard)?;
     let scope = &scope;
     let facts = Facts::of(scope, observed, now);
     let members = scope.members();
@@ -41,18 +45,16 @@ pub fn decide(observed: &Observed, settings: &Settings, now: Timestamp) -> Resul
 
     let config_error =
         observed.config_reference.as_ref().and_then(|reference| reference.as_ref().err()).map(String::as_str);
-    let rendered = rendered(scope, observed);
-    shared_objects(scope, observed, rendered.as_ref().filter(|_| config_error.is_none()), &mut plan)?;
-    let drift = match &rendered {
-        Some(rendered) => pods(scope, observed, settings, &members, rendered, &mut plan)?,
-        None => BTreeMap::new(),
-    };
+    let renderings = Renderings::of(scope, observed, settings)?;
+    shared_objects(scope, observed, Some(&renderings).filter(|_| config_error.is_none()), &mut plan)?;
+    let drift = pods(scope, observed, &members, &renderings, &mut plan)?;
     orchestrators(scope, observed, &mut plan)?;
     volumes(scope, observed, &members, &mut plan);
     obsolete(scope, observed, &mut plan);
     ended_pod(observed, &members, &facts, &mut plan);
+    tombstones(scope, observed, &members, &facts, now, &mut plan);
 
-    let config = status::Config { rendered: rendered.as_ref(), error: config_error };
+    let config = status::Config { rendered: renderings.config.as_ref(), error: config_error };
     let next = status::build(scope, observed, &facts, drift, &config, now);
     notes(scope, &next, &mut plan);
     // A primary that did not answer this time is asked again before its last word is too old to count.
@@ -63,26 +65,17 @@ pub fn decide(observed: &Observed, settings: &Settings, now: Timestamp) -> Resul
     Ok(plan)
 }
 
-/// The settings that pods run with: what the spec says today, else what was applied last.
-fn rendered(scope: &Scope<'_>, observed: &Observed) -> Option<Rendered> {
-    match &observed.config_reference {
-        None => Some(config::render(scope, None)),
-        Some(Ok(text)) => Some(config::render(scope, Some(text))),
-        Some(Err(_)) => applied_text(observed).map(config::reread),
-    }
-}
-
 /// What the shard has once, or once per pool and cell.
 fn shared_objects(
     scope: &Scope<'_>,
     observed: &Observed,
-    rendered: Option<&Rendered>,
+    renderings: Option<&Renderings>,
     plan: &mut Plan<ShardStatus>,
 ) -> Result<(), Error> {
     want(plan, "Desired", &config::hba(scope))?;
     want(plan, "Desired", &config::exporter_queries(scope))?;
-    if let Some(rendered) = rendered {
-        want(plan, "Desired", &config::postgres(scope, rendered))?;
+    if let Some((rendered, packed)) = renderings.and_then(|all| Some((all.config.as_ref()?, &all.packed))) {
+        want(plan, "Desired", &config::postgres(scope, rendered, packed))?;
     }
     for secret in &observed.certificates.create {
         want_once(plan, "Certificates", secret)?;
@@ -102,21 +95,21 @@ fn shared_objects(
     Ok(())
 }
 
-/// Pods and their data volumes. Returns how running pods differ from what would be built today.
+/// Pods and their data volumes. Returns how running pods differ from what a new one would be made from.
 fn pods(
     scope: &Scope<'_>,
     observed: &Observed,
-    settings: &Settings,
     members: &[Member<'_>],
-    rendered: &Rendered,
+    renderings: &Renderings,
     plan: &mut Plan<ShardStatus>,
 ) -> Result<BTreeMap<String, String>, Error> {
+    let Some(config) = &renderings.config else { return Ok(BTreeMap::new()) };
     let live = by_name(&observed.pods);
     let volumes = by_name(&observed.claims);
     let complete = inputs_complete(scope, observed);
     let mut drift = BTreeMap::new();
     for member in members {
-        let desired = pod::build(scope, settings, member, rendered, &observed.inherited);
+        let desired = pod::build(scope, member, renderings.pod(member)?, config);
         if let Some(running) = live.get(&member.pod)
             && !is_deleting(*running)
             && let Some(difference) = pod::drift(running, &desired)
@@ -146,6 +139,9 @@ fn volumes(scope: &Scope<'_>, observed: &Observed, members: &[Member<'_>], plan:
         if let Some(action) = claim::ownership(scope, live) {
             plan.write("VolumePolicy", action);
         }
+        if let Some(action) = origin::remember(scope, live) {
+            plan.write("Origin", action);
+        }
     }
 }
 
@@ -157,8 +153,12 @@ fn inputs_complete(scope: &Scope<'_>, observed: &Observed) -> bool {
 }
 
 fn orchestrators(scope: &Scope<'_>, observed: &Observed, plan: &mut Plan<ShardStatus>) -> Result<(), Error> {
+    let live = by_name(&observed.deployments);
+    let adoption = Adoption::of(&scope.shard.metadata);
     for cell in scope.orchestrator_cells() {
-        want(plan, "Desired", &multiorch::deployment(scope, cell, &observed.inherited))?;
+        let fresh = multiorch::deployment(scope, cell, &observed.inherited);
+        let live = live.get(&fresh.name_any()).copied();
+        want(plan, "Desired", &revision::deployment(fresh, live, &multiorch::intent(scope, cell), adoption)?)?;
         want(plan, "Desired", &multiorch::service(scope, cell))?;
     }
     Ok(())
@@ -210,6 +210,25 @@ fn ended_pod(observed: &Observed, members: &[Member<'_>], facts: &Facts, plan: &
         let message = format!("Pod {} has ended and is created anew on the same volume", target.key.name);
         plan.notes.push(Note::warning("PodReplaced", message));
         plan.write("PodEnded", Action::Delete(target));
+    }
+}
+
+/// Marks records of poolers that nothing stands behind.
+fn tombstones(
+    scope: &Scope<'_>,
+    observed: &Observed,
+    members: &[Member<'_>],
+    facts: &Facts,
+    now: Timestamp,
+    plan: &mut Plan<ShardStatus>,
+) {
+    let marks = tombstone::marks(scope, observed, members, facts, now);
+    if !marks.is_empty() {
+        let message = format!("{} topology records of poolers without a pod are marked as shut down", marks.len());
+        plan.notes.push(Note::normal("DeadPoolersMarked", message));
+    }
+    for write in marks {
+        plan.write("NoPod", Action::Topology { at: observed.topology_at.clone(), write });
     }
 }
 

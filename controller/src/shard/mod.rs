@@ -12,13 +12,16 @@ mod facts;
 mod multiorch;
 mod network;
 mod observe;
+mod origin;
 mod pod;
 mod port;
 pub mod primary;
+mod rendering;
 mod scope;
 mod status;
 #[cfg(test)]
 mod tests;
+mod tombstone;
 mod volume;
 
 use shared::api::v1alpha1::{Shard, ShardStatus};

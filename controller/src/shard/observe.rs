@@ -64,6 +64,8 @@ pub struct Observed {
     pub config_reference: Option<Result<String, String>>,
     /// Generated certificates for pgBackRest.
     pub certificates: Certificates,
+    /// Where the topology is, with what it takes to write to it.
+    pub topology_at: TopoAddress,
     /// Topology records of the shard's poolers.
     pub topology: Snapshot,
     /// Answers of poolers that still count.
@@ -99,7 +101,7 @@ pub async fn observe(shard: &Shard, ctx: &Ctx) -> Result<Observed, Error> {
     let spec = scope.spec();
     let password = &spec.postgres_password_secret_ref;
     let password_keys = [password.key.as_str()];
-    let (password, user_tls, cipher, config_reference, topology) = tokio::join!(
+    let (password, user_tls, cipher, config_reference, (topology_at, topology)) = tokio::join!(
         secret(ctx, &scope, &password.name, &password_keys),
         async {
             match scope.user_tls_secret() {
@@ -135,6 +137,7 @@ pub async fn observe(shard: &Shard, ctx: &Ctx) -> Result<Observed, Error> {
         cipher,
         config_reference,
         certificates,
+        topology_at,
         topology,
         statuses,
         inherited: Inherited::of_process(),
@@ -174,7 +177,7 @@ async fn config_text(ctx: &Ctx, scope: &Scope<'_>) -> Option<Result<String, Stri
     })
 }
 
-async fn topology(ctx: &Ctx, scope: &Scope<'_>, now: Timestamp) -> Snapshot {
+async fn topology(ctx: &Ctx, scope: &Scope<'_>, now: Timestamp) -> (TopoAddress, Snapshot) {
     let server = &scope.spec().global_topo_server;
     let mut at = TopoAddress::new([&server.address], &server.root_path);
     match Secrets::of_reference(server).read(&ctx.references, scope.namespace).await {
@@ -183,13 +186,15 @@ async fn topology(ctx: &Ctx, scope: &Scope<'_>, now: Timestamp) -> Snapshot {
         Err(detail) => {
             let denied = upstream::Error::Denied { target: server.address.clone(), detail };
             let nothing = Snapshot { global: Err(denied), cells: BTreeMap::new(), malformed: Vec::new() };
-            return ctx.primaries.bridge(&scope.owner.uid, nothing, now);
+            let bridged = ctx.primaries.bridge(&scope.owner.uid, nothing, now);
+            return (at, bridged);
         }
     }
     let id = scope.id();
     let wanted = upstream::Scope::shard(ShardKey::new(id.database, id.table_group, id.shard));
     let snapshot = ctx.upstream.topology().snapshot(&at, &wanted).await;
-    ctx.primaries.bridge(&scope.owner.uid, snapshot, now)
+    let bridged = ctx.primaries.bridge(&scope.owner.uid, snapshot, now);
+    (at, bridged)
 }
 
 /// Asks those who claim to be primary whether they are.

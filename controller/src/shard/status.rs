@@ -18,6 +18,7 @@ use shared::{
 use super::{
     facts::{Facts, names},
     observe::{Observed, Reference, is_deleting},
+    origin,
     scope::Scope,
 };
 
@@ -39,6 +40,9 @@ pub const CELL_LOCAL_REPOSITORY: &str = "CellLocalRepository";
 pub const PODS_OUTDATED: &str = "PodsOutdated";
 /// Pods run that nobody wants any more.
 pub const SCALE_DOWN_PENDING: &str = "ScaleDownPending";
+
+/// The spec asks for what counts only when data and volumes are made, and they are made otherwise.
+pub const CHANGE_HAS_NO_EFFECT: &str = "ChangeHasNoEffect";
 
 /// Reason of [`PRIMARY_CONFIRMED`] from the loss of a primary until the next one.
 const LOST: &str = "PrimaryLost";
@@ -231,6 +235,11 @@ fn conditions(
             "PodsDrifted",
             format!("Built from an older description: {}", names(drift.keys())),
         );
+    }
+    let late: Vec<String> =
+        origin::too_late(scope, observed).into_iter().map(|(field, instead)| format!("{field} ({instead})")).collect();
+    if !late.is_empty() {
+        set = set.set(CHANGE_HAS_NO_EFFECT, true, "AlreadyMade", format!("Came too late: {}", late.join(", ")));
     }
     if !facts.extra.is_empty() {
         set = set.set(SCALE_DOWN_PENDING, true, "ExtraPods", format!("No longer wanted: {}", names(&facts.extra)));

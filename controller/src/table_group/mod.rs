@@ -23,6 +23,7 @@ use crate::{
     plan::{Note, Plan, Requeue},
     workload::{
         owner::{Owner, annotations},
+        revision::Adoption,
         want,
     },
 };
@@ -112,8 +113,9 @@ fn desired(observed: &Observed) -> Vec<Shard> {
                 shard: &shard.name,
             };
             let mut metadata = observed.owner.meta(name::shard(id), label::of_shard(id, Component::Shard));
-            metadata.annotations =
-                annotations(project.map(|p| (annotation::PROJECT_REF.to_owned(), p.clone())).into_iter().collect());
+            let project = project.map(|project| (annotation::PROJECT_REF.to_owned(), project.clone()));
+            let told = Adoption::of(&observed.group.metadata).told();
+            metadata.annotations = annotations(project.into_iter().chain(told).collect());
             Shard { metadata, spec: resolve::shard(spec, shard), status: None }
         })
         .collect()

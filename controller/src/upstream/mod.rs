@@ -11,6 +11,7 @@ pub mod fake;
 mod idle;
 mod key;
 mod kv;
+mod membership;
 mod pb;
 mod pooler;
 pub mod primary;
@@ -31,6 +32,7 @@ use futures::future::BoxFuture;
 
 pub use self::{
     error::{Error, Result},
+    membership::{Member, MemberChange, Members},
     record::{
         BackupLocation, CellRecord, Component, DatabaseRecord, DurabilityPolicy, Lifecycle, LifecycleMark, Listing,
         Lsn, PoolerAddress, PoolerId, PoolerRecord, Quorum, Registration, Role, RuleNumber, Scope, Serving, ShardKey,
@@ -39,7 +41,7 @@ pub use self::{
     secured::Credentials,
     status::{ConsensusView, Leadership, PoolerStatus, Postgres, PostgresAction, PrimaryStatus, ReplicationStatus},
 };
-use self::{pooler::GrpcPooler, secured::Secured};
+use self::{membership::EtcdMembers, pooler::GrpcPooler, secured::Secured};
 
 /// The topology records of clusters. `at` is always the **global** store; cell-local ones are found through the cell records.
 ///
@@ -125,6 +127,7 @@ impl Default for Limits {
 pub struct Upstream {
     topology: Arc<dyn Topology>,
     poolers: Arc<dyn Pooler>,
+    members: Arc<dyn Members>,
 }
 
 impl fmt::Debug for Upstream {
@@ -140,12 +143,12 @@ impl Upstream {
         let topology = Arc::new(Secured::new(limits));
         let poolers = Arc::new(GrpcPooler::new(limits));
         tokio::spawn(sweep(Arc::downgrade(&topology), Arc::downgrade(&poolers), limits.idle / 2));
-        Self { topology, poolers }
+        Self { topology, poolers, members: Arc::new(EtcdMembers::new(limits)) }
     }
 
     /// Other implementations, such as the doubles in [`fake`].
-    pub fn of(topology: Arc<dyn Topology>, poolers: Arc<dyn Pooler>) -> Self {
-        Self { topology, poolers }
+    pub fn of(topology: Arc<dyn Topology>, poolers: Arc<dyn Pooler>, members: Arc<dyn Members>) -> Self {
+        Self { topology, poolers, members }
     }
 
     /// The topology records.
@@ -156,6 +159,11 @@ impl Upstream {
     /// The poolers.
     pub fn poolers(&self) -> &dyn Pooler {
         &*self.poolers
+    }
+
+    /// The membership of our own ensembles.
+    pub fn members(&self) -> &dyn Members {
+        &*self.members
     }
 }
 

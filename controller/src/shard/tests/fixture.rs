@@ -22,7 +22,7 @@ use crate::{
     shard::{Certificates, Observed, Reference, decide, scope::Scope},
     upstream::{
         Lifecycle, LifecycleMark, PoolerId, PoolerRecord, PoolerStatus, Postgres, PrimaryStatus, Role, RuleNumber,
-        Serving, ShardKey, Snapshot, primary::Seen,
+        Serving, ShardKey, Snapshot, TopoAddress, primary::Seen,
     },
     workload::telemetry::Inherited,
 };
@@ -32,6 +32,8 @@ pub const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
 pub fn settings() -> Settings {
     Settings {
         images: shared::image::ImageSet::default(),
+        image_update_strategy: shared::api::v1alpha1::ImageUpdateStrategy::Lazy,
+        template_wave: 10,
         zone_id_label: label::NODE_ZONE_ID.into(),
         cluster_domain: "cluster.local".into(),
         native_sidecars: true,
@@ -176,6 +178,10 @@ pub fn observed(shard: Shard) -> Observed {
         cipher: present(scope.cipher_secret().is_some()),
         config_reference: None,
         certificates: Certificates { ready: true, ..Certificates::default() },
+        topology_at: TopoAddress::new(
+            [&shard.spec.global_topo_server.address],
+            shard.spec.global_topo_server.root_path.as_str(),
+        ),
         topology: Snapshot { global: Ok(()), cells: BTreeMap::new(), malformed: Vec::new() },
         statuses: BTreeMap::new(),
         inherited: Inherited::default(),

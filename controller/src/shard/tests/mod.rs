@@ -3,4 +3,6 @@
 pub mod fixture;
 mod objects;
 mod pods;
+mod renderings;
 mod status;
+mod tombstones;
