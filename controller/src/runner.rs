@@ -13,6 +13,7 @@ use kube::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use shared::{
+    api::v1alpha1::Phase,
     kubeutil::ObjectKey,
     metrics::{ControllerMetrics, FrameworkMetrics, Outcome as PassOutcome},
 };
@@ -42,6 +43,9 @@ pub trait Kind:
     fn primary(&self) -> Option<&str> {
         None
     }
+
+    /// The event that tells of a change of the phase, if `next` is one.
+    fn phase_change(&self, next: &Self::Status) -> Option<Note>;
 
     /// References, observe and decide: everything up to the plan.
     fn plan<'a>(&'a self, ctx: &'a Ctx) -> BoxFuture<'a, Result<Plan<Self::Status>, Error>>;
@@ -123,7 +127,8 @@ async fn passed<K: Kind>(object: &K, ctx: &Ctx, key: &ObjectKey) -> (Action, Pas
     let started = Instant::now();
     let (errors, requeue, sent) = match object.plan(ctx).await {
         Ok(plan) => {
-            for note in &plan.notes {
+            let change = plan.status.as_ref().and_then(|next| object.phase_change(next));
+            for note in change.iter().chain(&plan.notes) {
                 ctx.events.publish(object, note).await;
             }
             let outcome = ctx.executor.run(object, plan).await;
@@ -180,6 +185,14 @@ async fn passed<K: Kind>(object: &K, ctx: &Ctx, key: &ObjectKey) -> (Action, Pas
     (Action::requeue(delay), PassOutcome::Error)
 }
 
+fn told(phase: Phase, message: &str) -> Note {
+    let text = format!("{phase}: {message}");
+    match phase {
+        Phase::Degraded => Note::warning("PhaseChange", text),
+        _ => Note::normal("PhaseChange", text),
+    }
+}
+
 macro_rules! kind {
     ($object:ty, $status:ty, $module:ident, $name:literal $(, $primary:expr)?) => {
         impl Kind for $object {
@@ -190,6 +203,12 @@ macro_rules! kind {
                 let primary: fn(&Self) -> Option<&str> = $primary;
                 primary(self)
             })?
+
+            fn phase_change(&self, next: &$status) -> Option<Note> {
+                let before = self.status.as_ref().and_then(|status| status.phase);
+                let (phase, message) = (next.phase?, next.message.as_deref()?);
+                (before != Some(phase)).then(|| told(phase, message))
+            }
 
             fn plan<'a>(&'a self, ctx: &'a Ctx) -> BoxFuture<'a, Result<Plan<Self::Status>, Error>> {
                 Box::pin(crate::$module::plan(self, ctx))

@@ -2,15 +2,22 @@
 
 use std::fmt;
 
-use k8s_openapi::api::{
-    apps::v1::{Deployment, StatefulSet},
-    core::v1::{ContainerStatus, Pod},
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::{
+    api::{
+        apps::v1::{Deployment, StatefulSet},
+        core::v1::{ContainerStatus, Pod},
+    },
+    apimachinery::pkg::apis::meta::v1::Time,
 };
 
 use crate::api::v1alpha1::Phase;
 
 /// Restarts after which a container that has just ended counts as crashing.
 const MANY_RESTARTS: i32 = 3;
+
+/// How long the scheduler may look for a node before somebody is told.
+const PATIENCE: SignedDuration = SignedDuration::from_secs(15);
 
 /// Reasons for which a container waits that do not go away by themselves.
 const STUCK: [&str; 6] = [
@@ -156,6 +163,22 @@ pub fn is_ready(pod: &Pod) -> bool {
         && conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
+/// Returns why the scheduler finds no node for a pod, once it has looked for [`PATIENCE`]: a volume that is being made, or a node that
+/// is about to come, is no news.
+pub fn unscheduled(pod: &Pod, now: Timestamp) -> Option<&str> {
+    if is_terminating(pod) {
+        return None;
+    }
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let condition = conditions.iter().find(|condition| {
+        let waits = |since: &Time| now.duration_since(since.0) >= PATIENCE;
+        condition.type_ == "PodScheduled"
+            && condition.status == "False"
+            && condition.last_transition_time.as_ref().is_none_or(waits)
+    })?;
+    condition.message.as_deref().or(condition.reason.as_deref())
+}
+
 /// Returns whether a pod is being deleted.
 pub fn is_terminating(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some()
@@ -224,6 +247,25 @@ mod tests {
 
     fn waiting(reason: &str) -> Value {
         json!({"waiting": {"reason": reason}})
+    }
+
+    #[rstest]
+    #[case::just_now("2026-01-01T00:00:50Z", "False", None)]
+    #[case::for_a_while("2026-01-01T00:00:45Z", "False", Some("0/3 nodes are available"))]
+    #[case::no_longer("2026-01-01T00:00:00Z", "True", None)]
+    fn pod_without_a_node_is_told_of_after_a_while(
+        #[case] since: &str,
+        #[case] status: &str,
+        #[case] expected: Option<&str>,
+    ) {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "p"},
+            "status": {"conditions": [{
+                "type": "PodScheduled", "status": status, "lastTransitionTime": since, "message": "0/3 nodes are available",
+            }]},
+        }))
+        .unwrap();
+        assert_eq!(unscheduled(&pod, "2026-01-01T00:01:00Z".parse().unwrap()), expected);
     }
 
     #[rstest]

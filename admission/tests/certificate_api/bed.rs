@@ -246,6 +246,15 @@ impl Bed {
         });
     }
 
+    /// Waits until so many clients have been served since the start, on a machine that may be busy.
+    pub async fn serve(&self, at_least: usize) {
+        eventually(DEADLINE, async || match self.successes.load(Ordering::Relaxed) {
+            successes if successes < at_least => Err(format!("only {successes} connections")),
+            _ => Ok(()),
+        })
+        .await;
+    }
+
     /// Asserts that no client was ever disappointed, although many tried.
     pub fn assert_served(&self, at_least: usize) {
         let failures = self.failures.lock().unwrap();

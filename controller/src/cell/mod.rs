@@ -143,7 +143,7 @@ pub fn decide(observed: &Observed, settings: &Settings, now: Timestamp) -> Resul
     if let Some(Hold::ForeignTopology(message)) = &hold {
         plan.notes.push(Note::warning("ForeignTopoServer", message.clone()));
     }
-    let rollout = Rollout::of_deployment(observed.deployment.as_deref(), &observed.pods);
+    let rollout = Rollout::of_deployment(observed.deployment.as_deref(), &observed.pods).placed(&observed.pods, now);
     let status = status::status(observed, &rollout, hold.as_ref(), drain.as_ref(), now);
     if drain.is_some() {
         plan.requeue = Requeue::After(WAIT_FOR_SHARDS);

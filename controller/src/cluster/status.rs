@@ -25,7 +25,10 @@ use super::{
     topology::Sight,
     wave::Turn,
 };
-use crate::{topo_server, workload::rollout::Rollout};
+use crate::{
+    topo_server,
+    workload::rollout::{self, Rollout},
+};
 
 const AVAILABLE: &str = "Available";
 pub(super) const SPEC_ACCEPTED: &str = "SpecAccepted";
@@ -53,7 +56,7 @@ pub(super) fn status(observed: &Observed, settled: &Settled, now: Timestamp) -> 
     let children = children(observed, resolved);
     let registered = observed.wanted_records(resolved, now).is_registered(&observed.topology);
     let leaving = leaving::cells(observed, resolved, now);
-    let (phase, message) = phase(observed, resolved, &children, &leaving, registered);
+    let (phase, message) = phase(observed, resolved, &children, &leaving, registered, now);
     let cells = cells(observed, resolved);
     let mut conditions = conditions(observed, resolved, &leaving, now);
     conditions = available(conditions, observed, resolved, &cells);
@@ -250,6 +253,7 @@ fn phase(
     children: &[Child],
     leaving: &[Leaving<'_>],
     registered: bool,
+    now: Timestamp,
 ) -> (Phase, String) {
     if let Some((_, message)) = password_problem(observed) {
         return (Phase::Degraded, message);
@@ -268,7 +272,8 @@ fn phase(
         return (Phase::Degraded, message);
     }
     if !healthy {
-        return (Phase::Progressing, "Cluster is progressing".to_owned());
+        let message = rollout::unplaced(&observed.pods, now).unwrap_or_else(|| "Cluster is progressing".to_owned());
+        return (Phase::Progressing, message);
     }
     match &observed.topology {
         Sight::Failed { message, .. } => (Phase::Progressing, format!("the topology does not answer: {message}")),

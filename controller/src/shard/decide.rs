@@ -56,7 +56,6 @@ pub fn decide(observed: &Observed, settings: &Settings, now: Timestamp) -> Resul
 
     let config = status::Config { rendered: renderings.config.as_ref(), error: config_error };
     let next = status::build(scope, observed, &facts, drift, &config, now);
-    notes(scope, &next, &mut plan);
     // A primary that did not answer this time is asked again before its last word is too old to count.
     let answered = facts.confirmed.is_some_and(|at| now.duration_since(at) <= RECENT);
     let settled = next.phase == Some(Phase::Healthy) && answered;
@@ -229,18 +228,5 @@ fn tombstones(
     }
     for write in marks {
         plan.write("NoPod", Action::Topology { at: observed.topology_at.clone(), write });
-    }
-}
-
-/// Tells a change of the phase.
-fn notes(scope: &Scope<'_>, next: &ShardStatus, plan: &mut Plan<ShardStatus>) {
-    let before = scope.shard.status.as_ref().and_then(|status| status.phase);
-    let (Some(phase), Some(message)) = (next.phase, &next.message) else { return };
-    if before != Some(phase) {
-        let text = format!("{phase}: {message}");
-        plan.notes.push(match phase {
-            Phase::Degraded => Note::warning("PhaseChange", text),
-            _ => Note::normal("PhaseChange", text),
-        });
     }
 }

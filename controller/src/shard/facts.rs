@@ -16,7 +16,10 @@ use super::{
     observe::{Observed, by_name},
     scope::Scope,
 };
-use crate::upstream::{Lifecycle, PoolerRecord, Role, primary};
+use crate::{
+    upstream::{Lifecycle, PoolerRecord, Role, primary},
+    workload::rollout,
+};
 
 /// A condensed view of a shard.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,6 +36,8 @@ pub struct Facts {
     pub serving: usize,
     /// Pods that cannot run by themselves, with the reason.
     pub broken_pods: BTreeMap<String, String>,
+    /// The first pod, of a pool or an orchestrator, for which there is no node, and why.
+    pub unplaced: Option<String>,
     /// Orchestrator pods that cannot run by themselves, with the reason.
     pub broken_orchestrators: BTreeMap<String, String>,
     /// Cells whose orchestrators are not ready.
@@ -85,6 +90,8 @@ impl Facts {
             extra: pods.keys().filter(|name| !wanted.contains(name.as_str())).cloned().collect(),
             serving: pods.keys().filter(|name| serving(name)).count(),
             broken_pods: troubles(pods.values().copied()),
+            unplaced: rollout::unplaced(&observed.pods, now)
+                .or_else(|| rollout::unplaced(&observed.orchestrator_pods, now)),
             broken_orchestrators: troubles(observed.orchestrator_pods.iter().map(AsRef::as_ref)),
             waiting_orchestrators: scope
                 .orchestrator_cells()

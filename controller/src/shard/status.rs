@@ -101,7 +101,7 @@ fn phase(scope: &Scope<'_>, observed: &Observed, facts: &Facts, config: &Config<
         return (if observed.pods.is_empty() { Phase::Progressing } else { Phase::Degraded }, what);
     }
     match pending(facts) {
-        Some(what) => (Phase::Progressing, what.to_owned()),
+        Some(what) => (Phase::Progressing, facts.unplaced.clone().unwrap_or_else(|| what.to_owned())),
         None => (Phase::Healthy, "Ready".to_owned()),
     }
 }

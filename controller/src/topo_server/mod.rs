@@ -201,7 +201,7 @@ fn observe(server: &TopoServer, ctx: &Ctx) -> Result<Observed, Error> {
 /// What should be, and what is said about it. Pure.
 pub fn decide(observed: &Observed, settings: &Settings, now: Timestamp) -> Result<Plan<TopoServerStatus>, Error> {
     let mut plan = Plan::nothing();
-    let rollout = observed.rollout();
+    let rollout = observed.rollout().placed(&observed.pods, now);
     let in_the_way = observed.next_claim();
     let step = growth::step(&observed.view(&rollout, in_the_way.as_deref()));
     let first = Fixed::default();

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::{
     apps::v1::{Deployment, StatefulSet},
     core::v1::Pod,
@@ -14,6 +15,8 @@ pub struct Rollout {
     state: health::Rollout,
     /// A Deployment that may not create its pods, or gave up waiting for them, in its own words.
     overdue: Option<String>,
+    /// A pod for which there is no node.
+    unplaced: Option<String>,
 }
 
 impl Rollout {
@@ -31,12 +34,19 @@ impl Rollout {
         Self {
             state: health::Rollout::of_deployment(deployment, by_name(pods)),
             overdue: overdue.map(|c| c.message.clone().unwrap_or_else(|| "the rollout makes no progress".to_owned())),
+            unplaced: None,
         }
     }
 
     /// Judges a StatefulSet and its pods.
     pub fn of_stateful_set(set: Option<&StatefulSet>, pods: &[Arc<Pod>]) -> Self {
-        Self { state: health::Rollout::of_stateful_set(set, by_name(pods)), overdue: None }
+        Self { state: health::Rollout::of_stateful_set(set, by_name(pods)), overdue: None, unplaced: None }
+    }
+
+    /// Adds what the scheduler says of the pods by now.
+    #[must_use]
+    pub fn placed(self, pods: &[Arc<Pod>], now: Timestamp) -> Self {
+        Self { unplaced: unplaced(pods, now), ..self }
     }
 
     /// Pods that exist.
@@ -84,18 +94,29 @@ impl Rollout {
         match &self.overdue {
             Some(overdue) => format!("{what}: {overdue}"),
             None if self.complete() => "Ready".to_owned(),
-            None => format!("{what} is progressing"),
+            None => match &self.unplaced {
+                Some(unplaced) => format!("{what}: {unplaced}"),
+                None => format!("{what} is progressing"),
+            },
         }
     }
 
-    /// What the conditions say: the counters once they stand still, a constant before.
+    /// What the conditions say: the counters once they stand still, a constant before that is true of every step.
     pub fn counts(&self) -> String {
         if self.complete() || self.broken() {
             format!("{}/{} ready", self.state.ready(), self.state.desired())
         } else {
-            "progressing".to_owned()
+            "not all replicas are ready yet".to_owned()
         }
     }
+}
+
+/// The first pod that waits for a node, and what the scheduler says about it.
+pub fn unplaced(pods: &[Arc<Pod>], now: Timestamp) -> Option<String> {
+    by_name(pods).into_iter().find_map(|pod| {
+        let why = health::unscheduled(pod, now)?;
+        Some(format!("pod {} finds no node: {why}", pod.metadata.name.as_deref().unwrap_or_default()))
+    })
 }
 
 /// Pods in one order, so that the same pod is named on every pass.
