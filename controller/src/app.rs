@@ -1,11 +1,11 @@
 //! Assembles the controller: client, watches, context, and one controller per kind, all under the lease.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use k8s_openapi::{NamespaceResourceScope, api::core::v1::Node};
 use kube::{
-    Api, Client, Resource,
+    Api, Client, Resource, ResourceExt as _,
     api::ListParams,
     runtime::{
         events::Reporter,
@@ -159,7 +159,11 @@ impl App {
                     if stop.is_cancelled() { break }
                     return unexpected("a controller", ended);
                 }
-                _ = forget.tick() => ctx.executor.forget_settled(),
+                _ = forget.tick() => {
+                    ctx.executor.forget_settled();
+                    let shards: HashSet<String> = stores.shards.all().iter().filter_map(|shard| shard.uid()).collect();
+                    ctx.metrics.forget_shards(|uid| shards.contains(uid));
+                }
             }
         }
         let drained = async { while controllers.join_next().await.is_some() {} };

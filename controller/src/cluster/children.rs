@@ -30,11 +30,13 @@ pub fn cell(owner: &Owner, project: Option<&str>, spec: &CellSpec) -> Cell {
 }
 
 /// A table group.
-pub fn table_group(owner: &Owner, project: Option<&str>, spec: &TableGroupSpec) -> TableGroup {
+pub fn table_group(owner: &Owner, project: Option<&str>, paused: Option<&str>, spec: &TableGroupSpec) -> TableGroup {
     let labels = label::of_table_group(&owner.name, &spec.database_name, &spec.table_group_name);
     let name = name::table_group(&owner.name, &spec.database_name, &spec.table_group_name);
     let mut metadata = owner.meta(name, labels);
-    metadata.annotations = annotations(project_ref(project));
+    let mut handed_down = project_ref(project);
+    handed_down.extend(paused.map(|value| (annotation::PAUSE.to_owned(), value.to_owned())));
+    metadata.annotations = annotations(handed_down);
     TableGroup { metadata, spec: spec.clone(), status: None }
 }
 

@@ -102,6 +102,7 @@ fn desired(observed: &Observed) -> Vec<Shard> {
     let spec = &observed.group.spec;
     let project = observed.group.metadata.annotations.as_ref().and_then(|all| all.get(annotation::PROJECT_REF));
     let project = project.filter(|project| !project.is_empty());
+    let paused = observed.group.metadata.annotations.as_ref().and_then(|all| all.get(annotation::PAUSE));
     spec.shards
         .iter()
         .map(|shard| {
@@ -112,8 +113,9 @@ fn desired(observed: &Observed) -> Vec<Shard> {
                 shard: &shard.name,
             };
             let mut metadata = observed.owner.meta(name::shard(id), label::of_shard(id, Component::Shard));
-            metadata.annotations =
-                annotations(project.map(|p| (annotation::PROJECT_REF.to_owned(), p.clone())).into_iter().collect());
+            let handed_down = project.map(|value| (annotation::PROJECT_REF.to_owned(), value.clone())).into_iter();
+            let paused = paused.map(|value| (annotation::PAUSE.to_owned(), value.clone()));
+            metadata.annotations = annotations(handed_down.chain(paused).collect());
             Shard { metadata, spec: resolve::shard(spec, shard), status: None }
         })
         .collect()

@@ -3,6 +3,9 @@
 //! Of Kubernetes' own controllers only two things are played here: an etcd that serves once its StatefulSet exists, and, where a
 //! test asks for it, the garbage collector.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+pub mod stage;
 pub mod wire;
 
 use std::{
@@ -145,6 +148,13 @@ impl Bed {
         let etcd = tokio::spawn(serve_etcd(self.api("StatefulSet/").0)).abort_handle();
         let abort = task.abort_handle();
         Running { task: Some(task), abort, etcd, stop, metrics, wire, ready: Some(ready) }
+    }
+
+    /// Plays the data plane of the one shard of the cluster that a Cell belongs to.
+    pub fn stage(&self, cell: &Value) -> stage::Stage {
+        let reference = &cell["spec"]["globalTopoServer"];
+        let (address, root) = (reference["address"].as_str().unwrap(), reference["rootPath"].as_str().unwrap());
+        stage::Stage::open(self.api("Pod/").0, &self.plane, TopoAddress::new([address], root))
     }
 
     /// All keys in the topology server that a Cell knows.
