@@ -237,3 +237,26 @@ async fn a_paused_cluster_is_left_as_it_is() {
     running.stop().await;
     bed.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topology_that_is_away_stops_a_roll_and_names_itself() {
+    let Some(bed) = Bed::open().await else { return };
+    let running = bed.start().await;
+    let (stage, objects) = cluster(&bed, &three_cells(), 3).await;
+    let cell = objects.iter().find(|(id, _)| id.starts_with("Cell/")).unwrap().1;
+    stage.forget();
+    bed.topology_answers(cell, false);
+    roll(&bed, "registry.test/pgctld:2").await;
+    eventually(DEADLINE, async || {
+        let objects = bed.objects().await;
+        let blocked = condition(shard(&objects), "DisruptionBlocked");
+        if blocked["reason"] == "TopologyUnavailable" { Ok(()) } else { Err(blocked.to_string()) }
+    })
+    .await;
+    assert!(stage.story().gone.is_empty());
+    bed.topology_answers(cell, true);
+    rolled(&bed, 3, "registry.test/pgctld:2").await;
+    assert!(stage.story().most_down <= 1);
+    running.stop().await;
+    bed.close().await;
+}

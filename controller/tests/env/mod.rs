@@ -20,7 +20,7 @@ use clap::Parser as _;
 use controller::{
     app::App,
     cli::Args,
-    upstream::{TopoAddress, fake::FakeDataPlane},
+    upstream::{self, TopoAddress, fake::FakeDataPlane},
 };
 use kube::{
     Api, Client, Config, ResourceExt as _,
@@ -155,6 +155,17 @@ impl Bed {
         let reference = &cell["spec"]["globalTopoServer"];
         let (address, root) = (reference["address"].as_str().unwrap(), reference["rootPath"].as_str().unwrap());
         stage::Stage::open(self.api("Pod/").0, &self.plane, TopoAddress::new([address], root))
+    }
+
+    /// Takes the topology server that a Cell knows away, or brings it back.
+    pub fn topology_answers(&self, cell: &Value, answers: bool) {
+        let address = cell["spec"]["globalTopoServer"]["address"].as_str().unwrap();
+        if answers {
+            self.plane.topology.heal(address);
+        } else {
+            let error = upstream::Error::Unavailable { target: address.to_owned(), detail: "refused".to_owned() };
+            self.plane.topology.fail(address, error);
+        }
     }
 
     /// All keys in the topology server that a Cell knows.

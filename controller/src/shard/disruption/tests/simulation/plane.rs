@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shared::api::v1alpha1::DurabilityPolicy;
 
+use crate::shard::disruption::LAG_LIMIT;
+
 /// Virtual milliseconds.
 pub type Time = u64;
 
@@ -78,7 +80,7 @@ impl Plane {
     /// Whether a member truly counts now.
     pub fn counts(&self, name: &str, now: Time) -> bool {
         self.cohort.contains(name)
-            && (self.serves(name, now) || (self.streams(name, now) && !self.servers.get(name).is_none_or(|s| s.lags)))
+            && (self.serves(name, now) || (self.streams(name, now) && self.lag(name) <= LAG_LIMIT))
     }
 
     pub fn suffices<'a>(&self, names: impl IntoIterator<Item = &'a String>) -> bool {
