@@ -8,8 +8,8 @@ ensure_nextest
 [ -n "${MULTIGRES_BUILT:-}" ] || cargo nextest run --locked --workspace --no-run
 export MULTIGRES_BUILT=1
 if [ "$FORM" = soak ]; then
-  step "all rotations of certificates, and all generated reviews"
-  cargo nextest run --locked --workspace --profile soak --run-ignored only -E 'test(pki::rotation)'
+  step "all rotations of certificates, all lives of a simulated shard, and all generated reviews"
+  cargo nextest run --locked --workspace --profile soak --run-ignored only -E 'test(pki::rotation) or test(disruption)'
   cargo nextest run --locked --workspace --profile soak -E 'binary(generated)'
 fi
 finish() { local code=$?; [ $code = 0 ] || diagnose "$BED"; [ -n "${KEEP_BED:-}" ] || testbed --name "$BED" down; exit $code; }
