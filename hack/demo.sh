@@ -6,6 +6,7 @@ NAMESPACE=multigres-demo
 # auto takes a real kubelet where the machine allows it; kwok:3 forces simulated nodes.
 NODES=${MULTIGRES_DEMO_NODES:-auto}
 RUN=$CACHE/demo
+TREE=(story tree)
 
 k() { testbed --name "$BED" shell -- kubectl "$@"; }
 
@@ -26,6 +27,7 @@ up() {
     simulated
   else
     load_images "$BED"
+    TREE=("$TARGET/image/tree")
     install_chart "$BED"
   fi
   step "applying $manifest"
@@ -103,7 +105,7 @@ wait_healthy() {
 show() {
   local cluster=$1
   step "what was made"
-  story tree --kubeconfig "$(testbed --name "$BED" kubeconfig)" \
+  "${TREE[@]}" --kubeconfig "$(testbed --name "$BED" kubeconfig)" \
     --namespace "$NAMESPACE" --cluster "$cluster"
   echo
   k -n "$NAMESPACE" get pods -o wide

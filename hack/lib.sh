@@ -33,18 +33,19 @@ ensure_nextest() {
 # `make test` has built everything already; building one package again would compile its dependencies for other features.
 build_testbed() { [ -n "${MULTIGRES_BUILT:-}" ] || cargo build --quiet --locked --package testbed; }
 
-# Runs a program of the crate `stories`.
+# Runs a program of the crate `stories`, in its debug build.
 story() {
   local name=$1; shift
   if [ -n "${MULTIGRES_BUILT:-}" ]; then "$TARGET/debug/$name" "$@"; else cargo run --quiet --locked --package stories --bin "$name" -- "$@"; fi
 }
 
-# Builds the images of the operator and of the data plane and loads them into bed $1. Sets DATA_PLANE.
+# Builds the images of the operator and of the data plane and loads them into bed $1, and the picture of a cluster beside them. Sets DATA_PLANE.
 load_images() {
   local bed=$1
-  # One command for both: apart, each would compile the dependencies for its own features.
+  # One command for all: apart, each would compile the dependencies for its own features.
   step "building the operator and the stand-in data plane"
-  cargo build --locked --profile image --package controller --package admission --package standin
+  cargo build --locked --profile image --package controller --package admission --package standin --package stories \
+    --bin controller --bin admission --bin standin --bin tree
   testbed images operator "${CONTROLLER_BIN:-$TARGET/image/controller}=$CONTROLLER_IMAGE" \
     "${ADMISSION_BIN:-$TARGET/image/admission}=$ADMISSION_IMAGE" > "$CACHE/operator-images"
   if [ -n "${MULTIGRES_BIN_DIR:-}" ]; then
@@ -68,6 +69,16 @@ install_chart() {
   step "installing the chart"
   testbed --name "$bed" shell -- helm upgrade --install multigres-operator charts/multigres-operator \
     --namespace multigres-operator --create-namespace --wait --timeout 3m "${DEV_IMAGES[@]}" "$@" > "$CACHE/helm.log" 2>&1 || { cat "$CACHE/helm.log"; return 1; }
+  await_admission "$bed"
+}
+
+# Waits until bed $1 accepts a cluster: a Service leads to pods that are ready only once every node has heard of them.
+await_admission() {
+  local answer deadline=$((SECONDS + 30))
+  until answer=$(testbed --name "$1" shell -- kubectl apply --dry-run=server -f samples/minimal.yaml 2>&1); do
+    [ $SECONDS -lt $deadline ] || { echo "$answer"; return 1; }
+    sleep 0.3
+  done
 }
 
 # Prints what to look at when something went wrong on bed $1.

@@ -207,6 +207,8 @@ fn status(name: &str) -> Result<ExitCode> {
 fn shell(bed: &Bed, words: &[String]) -> Result<ExitCode> {
     let default = [std::env::var("SHELL").unwrap_or_else(|_| "/bin/sh".to_owned())];
     let words = if words.is_empty() { &default[..] } else { words };
+    // Promised in every shell, and not part of what a bed runs.
+    Tools::locate(&Home::from_env()?)?.helm()?;
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]);
     bed.prepare(&mut command);
