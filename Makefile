@@ -18,7 +18,7 @@ demo-down: ## Stop the demo and leave nothing behind
 	@hack/demo.sh down
 
 ##@ Develop it
-.PHONY: bootstrap build fmt lint generate test unit api chart stories bench soak
+.PHONY: bootstrap build fmt lint generate test unit api test-oldest chart monitoring stories bench soak
 bootstrap: ## Install what a Debian-like machine lacks (packages, nextest, pinned Kubernetes tools), once
 	@hack/bootstrap.sh
 build: ## Build the binaries as they are released
@@ -27,17 +27,21 @@ build: ## Build the binaries as they are released
 fmt: ## Format the code
 	cargo fmt --all
 lint: ## Formatting, lints, and generated files that must be current
-	cargo fmt --all --check && cargo clippy --locked --workspace --all-targets -- -D warnings && cargo xtask crds --check && cargo xtask purity
+	cargo fmt --all --check && cargo clippy --locked --workspace --all-targets -- -D warnings && cargo xtask crds --check && cargo xtask monitoring --check && cargo xtask purity
 generate: ## Write the generated files
-	cargo xtask crds
+	cargo xtask crds && cargo xtask monitoring
 test: bootstrap ## Everything that must pass before a change lands
 	@hack/test.sh
 unit: ## Unit, table, property and snapshot tests
 	cargo nextest run --locked --workspace --profile ci
 api: bootstrap ## Tests against a real API server
 	$(TESTBED) control-plane -- cargo nextest run --locked --profile ci --package shared --test api_server
+test-oldest: bootstrap ## All of them on the oldest Kubernetes that can be built here; part of soak
+	@hack/test-oldest.sh
 chart: bootstrap ## Render, lint and validate the chart
 	@hack/chart-test.sh
+monitoring: bootstrap ## Make every alert fire and resolve, and render what the chart ships of them
+	@hack/monitoring-test.sh
 stories: bootstrap ## End-to-end stories on the testbed, long form
 	@hack/stories.sh long
 bench: bootstrap ## Figures of docs/benchmarks.md

@@ -1,8 +1,15 @@
 #!/usr/bin/env bash
 # Figures for docs/benchmarks.md: reviews, writes, idle writes, memory, time. IDLE sets the idle window in seconds.
+# `bench.sh foreign` measures only what other people's objects cost; it needs no nodes and takes two minutes.
 . "$(dirname "$0")/lib.sh"
 BED=bench
 build_testbed
+bench_foreign() {
+  cargo build --locked --release --package controller >&2
+  cargo build --locked --package stories --bin bench_foreign >&2
+  testbed control-plane -- "$TARGET/debug/bench_foreign" --controller "$TARGET/release/controller"
+}
+if [ "${1:-}" = foreign ]; then bench_foreign; exit; fi
 finish() { local code=$?; [ $code = 0 ] || diagnose "$BED" >&2; [ -n "${KEEP_BED:-}" ] || testbed --name "$BED" down; exit $code; }
 trap finish EXIT
 {
@@ -10,6 +17,8 @@ trap finish EXIT
   step "reviews on one core"
   cargo build --locked --profile speed --package stories --bin bench_admission --package admission --bin admission
   "$TARGET/speed/bench_admission" > "$CACHE/bench-admission"
+  step "objects of others"
+  bench_foreign > "$CACHE/bench-foreign"
   testbed --name "$BED" up --nodes kubelet:3
   # What is measured is what is released.
   cargo build --locked --release --package controller
@@ -21,6 +30,7 @@ MULTIGRES_STORY_AUDIT_LOG=$(dirname "$MULTIGRES_STORY_KUBECONFIG")/audit.log
 export MULTIGRES_STORY_KUBECONFIG MULTIGRES_STORY_AUDIT_LOG
 printf '## %s, %s cores, %s, data plane: %s\n\n' "$(git rev-parse --short HEAD)" "$(nproc)" "$(date -u +%F)" "$DATA_PLANE"
 printf '### admission\n\n'; cat "$CACHE/bench-admission"; echo
+printf '### objects of others\n\n'; cat "$CACHE/bench-foreign"; echo
 story bench --idle "${IDLE:-300}" samples/minimal.yaml samples/demo-multi-az-shared-volume.yaml
 # The command that packs them prints the controller's archive first.
 { read -r controller; read -r admission; } < "$CACHE/operator-images"

@@ -67,7 +67,8 @@ rendering() {
     "--set webhooks.childProtection.mode=both,webhooks.childProtection.failurePolicy=Ignore" "--set webhooks.childProtection.mode=none" \
     "--set webhooks.overrides.validateCluster.skipUnchanged=false,webhooks.overrides.coreTemplate.failurePolicy=Ignore" \
     "--set webhooks.defaults.matchConditions[0].name=mine,webhooks.defaults.matchConditions[0].expression=1==1" \
-    "--set webhooks.defaults.namespaceSelector.matchLabels.multigres=here" "--set admission.topologySpreadConstraints=null" \
+    "--set webhooks.defaults.namespaceSelector.matchLabels.multigres=here" "--set watch.namespaces={watched-a,watched-b}" \
+    "--set watch.namespaces={watched-a},controller.nativeSidecars=off,webhooks.defaults.namespaceSelector.matchLabels.multigres=here" "--set admission.topologySpreadConstraints=null" \
     "--set admission.podDisruptionBudget.minAvailable=1,admission.podDisruptionBudget.maxUnavailable=null" \
     "--set certificates.mode=provided,certificates.provided.secretName=mine" "--set fullnameOverride=pg" \
     "--kube-version 1.25.0" "--kube-version 1.28.0" "--kube-version 1.30.0" "--kube-version v1.30.4-gke.100"; do
@@ -95,24 +96,27 @@ rendering() {
 }
 
 contents() {
-  render --set crds.install=false --kube-version 1.25.0
-  for text in matchConditions unhealthyPodEvictionPolicy ValidatingAdmissionPolicy; do lacks "for 1.25" "$text"; done
-  count "for 1.25 children are ignored, the rest fails" "failurePolicy: Ignore" 4
-  count "for 1.25 children are ignored, the rest fails" "failurePolicy: Fail" 5
-  ok "1.25 gets nothing that it does not know"
-  render --set crds.install=false --kube-version 1.28.0
-  # Two for clusters, three for templates, four for children.
-  count "for 1.28" "matchConditions:" 9
-  count "for 1.28" "failurePolicy: Fail" 9
-  lacks "for 1.28" ValidatingAdmissionPolicy
-  ok "1.28 gets match conditions"
+  # What is rendered is a function of the server's version alone: match conditions for two webhooks of clusters, three of templates,
+  # four of children and the policy; while there are none, children do without their webhooks.
+  local minor
+  for minor in $(seq 25 36); do
+    render --set crds.install=false --kube-version "1.$minor.0"
+    count "for 1.$minor" "matchConditions:" "$((minor < 28 ? 0 : minor < 30 ? 9 : 10))"
+    count "for 1.$minor" "failurePolicy: Ignore" "$((minor < 28 ? 4 : 0))"
+    count "for 1.$minor" "failurePolicy: Fail" "$((minor < 28 ? 5 : minor < 30 ? 9 : 10))"
+    count "for 1.$minor" "kind: ValidatingAdmissionPolicy" "$((minor < 30 ? 0 : 2))"
+    count "for 1.$minor" "unhealthyPodEvictionPolicy" "$((minor < 27 ? 0 : 1))"
+    # Everything else is the same.
+    grep -vE '^# Source' "$RENDER" | awk 'BEGIN { RS = "---\n" } !/kind: (Validating|Mutating)|kind: PodDisruptionBudget/' > "$WORK/rest-$minor"
+    cmp -s "$WORK/rest-$minor" "$WORK/rest-25" || failed "for 1.$minor more is different than webhooks, policies and budgets"
+  done
+  ok "1.25 to 1.36 get what they know, and no more"
   render --set crds.install=false --kube-version 1.30.0
-  count "for 1.30" "kind: ValidatingAdmissionPolicy" 2
   for text in mmultigrescluster vmultigrescluster vcoretemplate vcelltemplate vshardtemplate vcell vshard vtablegroup vtoposerver; do count "webhooks" "name: $text.kb.io" 1; done
   local groups
   groups=$(awk '/^kind: MutatingWebhookConfiguration/ { on = 1 } /templates\/tests/ { on = 0 } on && /apiGroups/' "$RENDER" | sort -u | tr -d ' ')
   [ "$groups" = "-apiGroups:[multigres.com]" ] || failed "a webhook concerns other groups than ours, so an upgrade could need it: $groups"
-  ok "1.30 gets policies, and only our own group is concerned"
+  ok "every webhook is there once, and only our own group is concerned"
   lacks "mode self-signed mounts nothing" "volumeMounts"
   has "mode self-signed" "--webhook-use-internal-certs=true"
   render --set crds.install=false,certificates.mode=provided,certificates.provided.secretName=mine,certificates.provided.caKey=root.pem
@@ -122,6 +126,20 @@ contents() {
   render --set crds.install=false,admission.enabled=false
   for text in WebhookConfiguration ValidatingAdmissionPolicy cert-rotator "component: admission" self-test; do lacks "without admission" "$text"; done
   ok "without admission there is no trace of it"
+  render --set crds.install=false,watch.namespaces='{watched-a,watched-b}'
+  count "both programs watch these namespaces" "--watch-namespaces=watched-a,watched-b" 2
+  # Controller and admission, a Role and its binding, in each; the test in the first.
+  count "roles in the first namespace" "namespace: watched-a" 6
+  count "roles in the second namespace" "namespace: watched-b" 4
+  count "webhooks and the policy ask about these namespaces alone" "key: kubernetes.io/metadata.name" 10
+  awk 'BEGIN { RS = "---\n" } /kind: ClusterRole\n/' "$RENDER" > "$WORK/cluster-roles"
+  if grep -E 'multigres.com\]|secrets|pods|configmaps|deployments|events|create|delete|update' "$WORK/cluster-roles"; then failed "rights in the whole cluster although namespaces are named"; fi
+  has "the test asks where it is answered" "--namespace=watched-a"
+  render --set crds.install=false,controller.nativeSidecars=on,admission.enabled=false,watch.namespaces='{watched-a}'
+  lacks "a controller that need not look at nodes has no rights in the whole cluster" "kind: ClusterRole"
+  render --set crds.install=false
+  for text in "--watch-namespaces" "kubernetes.io/metadata.name" "namespace: watched"; do lacks "all namespaces" "$text"; done
+  ok "named namespaces get Roles, and the rest of the cluster is left alone"
   render --set admission.autoscaling.enabled=true,crds.install=false
   count "the autoscaler owns the replicas" "  replicas:" 1
   ok "the autoscaler owns the replicas"
@@ -137,6 +155,8 @@ contents() {
 }
 
 guards() {
+  refused "a namespace that cannot be" "watch/namespaces" --set 'watch.namespaces={Prod}'
+  refused "a namespace twice" "watch/namespaces" --set 'watch.namespaces={prod,prod}'
   refused "an unknown value" "additional properties" --set nonsense=1
   refused "an unknown value of a webhook" "additional properties" --set webhooks.overrides.nonsense.failurePolicy=Fail
   refused "an unknown failure policy" "failurePolicy" --set webhooks.defaults.failurePolicy=Maybe
@@ -243,14 +263,19 @@ live() {
   helm uninstall multigres-operator --namespace "$NAMESPACE" > /dev/null
 }
 
-# What the two accounts may do, and what they may not.
-rights() {
+# Compares what the two accounts may do with the lines of the input.
+check_rights() {
   local answer account verb object rest
   while read -r answer account verb object rest; do
     # shellcheck disable=SC2086 # the words are arguments
-    [ "$(kubectl auth can-i "$verb" "$object" $rest --namespace "$NAMESPACE" --as "system:serviceaccount:$NAMESPACE:multigres-operator-$account" 2> /dev/null)" = "$answer" ] ||
+    [ "$(kubectl auth can-i "$verb" "$object" --namespace "$NAMESPACE" $rest --as "system:serviceaccount:$NAMESPACE:multigres-operator-$account" 2> /dev/null)" = "$answer" ] ||
       failed "may $account $verb $object $rest? not \"$answer\""
-  done << 'RIGHTS'
+  done
+}
+
+# What the two accounts may do, and what they may not.
+rights() {
+  check_rights << 'RIGHTS'
 yes admission watch multigresclusters.multigres.com --all-namespaces
 yes admission get coretemplates.multigres.com --all-namespaces
 yes admission list storageclasses
@@ -276,8 +301,56 @@ no admission watch shards.multigres.com
 no controller-manager patch mutatingwebhookconfigurations/multigres-operator-mutating-webhook-configuration
 no controller-manager get validatingwebhookconfigurations/multigres-operator-validating-webhook-configuration
 yes controller-manager patch shards.multigres.com --all-namespaces
+yes controller-manager watch storageclasses
+yes controller-manager list nodes
+no controller-manager get nodes
 RIGHTS
   ok "each account may do what it needs, and no more"
+}
+
+# With named namespaces: rights, webhooks and the policy there, and nowhere else.
+namespaced() {
+  local release=(multigres-operator "$CHART" --namespace "$NAMESPACE") namespace
+  echo '{"apiVersion":"multigres.com/v1alpha1","kind":"MultigresCluster","metadata":{"name":"new"},"spec":{"cells":[{"name":"a"}]}}' > "$WORK/cluster.json"
+  echo '{"apiVersion":"multigres.com/v1alpha1","kind":"TopoServer","metadata":{"name":"new"},"spec":{}}' > "$WORK/child.json"
+  helm install "${release[@]}" --set 'watch.namespaces={watched-a,watched-b}' > /dev/null
+  check_rights << 'RIGHTS'
+yes controller-manager watch multigresclusters.multigres.com --namespace watched-a
+yes controller-manager patch shards.multigres.com --subresource=status --namespace watched-b
+yes controller-manager create secrets --namespace watched-b
+yes controller-manager delete pods --namespace watched-a
+yes controller-manager create events.events.k8s.io --namespace watched-a
+yes controller-manager list nodes
+yes controller-manager update leases
+no controller-manager list storageclasses
+no controller-manager watch multigresclusters.multigres.com --all-namespaces
+no controller-manager get multigresclusters.multigres.com --namespace live
+no controller-manager get secrets --namespace live
+no controller-manager get secrets
+no controller-manager create pods --all-namespaces
+yes admission watch multigresclusters.multigres.com --namespace watched-a
+yes admission list shardtemplates.multigres.com --namespace watched-b
+yes admission watch storageclasses
+yes admission watch nodes
+yes admission patch mutatingwebhookconfigurations/multigres-operator-mutating-webhook-configuration
+no admission list coretemplates.multigres.com --namespace live
+no admission list multigresclusters.multigres.com --all-namespaces
+RIGHTS
+  ok "each account may do what it needs in the watched namespaces, and nothing in others"
+  for namespace in watched-a watched-b; do
+    await "the webhooks are in force in $namespace" kubectl_says "failed calling webhook" create --namespace "$namespace" --dry-run=server -f "$WORK/cluster.json"
+    await "the policy is in force in $namespace" kubectl_says "by the Multigres operator alone" create --namespace "$namespace" --dry-run=server -f "$WORK/child.json"
+  done
+  ok "watched namespaces are judged"
+  passes "other namespaces are not asked about" kubectl create --namespace live --dry-run=server -f "$WORK/cluster.json"
+  passes "their children are not protected" kubectl create --namespace live --dry-run=server -f "$WORK/child.json"
+  passes "namespaces can be changed on a live release" helm upgrade "${release[@]}" --reset-values --set 'watch.namespaces={watched-b,live}'
+  kubectl get role multigres-operator-manager-role --namespace live > /dev/null
+  if kubectl get role multigres-operator-manager-role --namespace watched-a > /dev/null 2>&1; then failed "a Role stays in a namespace that is not watched any more"; fi
+  passes "all namespaces can be watched again" helm upgrade "${release[@]}" --reset-values
+  [ -z "$(kubectl get roles,rolebindings --all-namespaces -o name | grep -E 'manager-role|admission-role' || true)" ] || failed "Roles stay although all namespaces are watched"
+  ok "Roles go with their namespaces"
+  helm uninstall multigres-operator --namespace "$NAMESPACE" > /dev/null
 }
 
 CONFIGURATIONS="mutatingwebhookconfiguration/multigres-operator-mutating-webhook-configuration validatingwebhookconfiguration/multigres-operator-validating-webhook-configuration"
@@ -328,12 +401,13 @@ manifests() {
 # A copy, whose namespace can be changed.
 cp "$MULTIGRES_TEST_KUBECONFIG" "$WORK/kubeconfig"
 export KUBECONFIG=$WORK/kubeconfig
-kubectl create namespace "$NAMESPACE" > /dev/null
+for namespace in "$NAMESPACE" watched-a watched-b; do kubectl create namespace "$namespace" > /dev/null; done
 # Pods are refused where their account is missing, also in a dry run.
 for account in multigres-operator-test-admission pg-test-admission; do kubectl create serviceaccount "$account" --namespace "$NAMESPACE" > /dev/null; done
 rendering
 contents
 guards
 live
+namespaced
 manifests
 printf '%s passed, 0 failed\n' "$passed"

@@ -11,6 +11,7 @@ if [ "$FORM" = soak ]; then
   step "all rotations of certificates, all lives of a simulated shard, and all generated reviews"
   cargo nextest run --locked --workspace --profile soak --run-ignored only -E 'test(pki::rotation) or test(disruption)'
   cargo nextest run --locked --workspace --profile soak -E 'binary(generated)'
+  hack/test-oldest.sh
 fi
 finish() { local code=$?; [ $code = 0 ] || diagnose "$BED"; [ -n "${KEEP_BED:-}" ] || testbed --name "$BED" down; exit $code; }
 trap finish EXIT
@@ -28,6 +29,8 @@ step "stories ($FORM) with data plane: $DATA_PLANE"
 export MULTIGRES_STORY_KUBECONFIG MULTIGRES_STORY_TOOLS MULTIGRES_STORY_AUDIT_LOG MULTIGRES_STORIES_REQUIRED=1 MULTIGRES_STORY_FORM=$FORM
 MULTIGRES_STORY_KUBECONFIG=$(testbed --name "$BED" kubeconfig)
 MULTIGRES_STORY_TOOLS=$(testbed tools helm kubectl | tail -1)
+# Faults of the bed itself are asked of the testbed.
+export MULTIGRES_STORY_TESTBED="$TARGET/debug/testbed" MULTIGRES_STORY_BED="$BED"
 MULTIGRES_STORY_AUDIT_LOG=$(dirname "$MULTIGRES_STORY_KUBECONFIG")/audit.log
 # One at a time: a story may crash the controller under the others.
 wanted='package(stories) and kind(test)'

@@ -21,5 +21,8 @@ MULTIGRES_SPECS=${MULTIGRES_SPECS:-2000} MULTIGRES_TEST_REQUIRE=1 testbed contro
 step "chart"
 hack/chart-test.sh
 
+step "alerts and dashboards"
+hack/monitoring-test.sh
+
 hack/stories.sh short
 step "all tests passed"

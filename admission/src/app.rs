@@ -80,13 +80,9 @@ impl App {
         readiness.expect(certificate::READY);
         readiness.expect(server::CONDITION);
         readiness.set(RUNNING, true);
-        let leave = async {
-            stop.cancelled().await;
-            readiness.set(RUNNING, false);
-        };
-        let serve = async { tokio::join!(server.run(stop.clone()), leave).0 };
+        let leave = || readiness.set(RUNNING, false);
         let ended = tokio::select! {
-            ended = serve => ended.context("the webhook's server broke"),
+            ended = served_until(server.run(stop.clone()), &stop, leave) => ended.context("the webhook's server broke"),
             _ = &mut watches => Err(anyhow::anyhow!("the stores ended by themselves")),
         };
         helpers.cancel();
@@ -99,6 +95,20 @@ impl App {
             }
         }
         ended
+    }
+}
+
+/// Waits for the end of a server, and calls `leave` as soon as it is asked to stop or ends by itself.
+async fn served_until<T>(server: impl Future<Output = T>, stop: &CancellationToken, leave: impl FnOnce()) -> T {
+    let mut server = std::pin::pin!(server);
+    let ended = tokio::select! {
+        ended = &mut server => Some(ended),
+        () = stop.cancelled() => None,
+    };
+    leave();
+    match ended {
+        Some(ended) => ended,
+        None => server.await,
     }
 }
 
@@ -158,4 +168,30 @@ pub async fn idle(stop: CancellationToken) -> Result<()> {
     tracing::info!("the webhook is off: serving probes and metrics only");
     stop.cancelled().await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_ends_by_itself_ends_the_process() {
+        let left = Cell::new(false);
+        let ended = served_until(async { "broken" }, &CancellationToken::new(), || left.set(true)).await;
+        assert_eq!((ended, left.get()), ("broken", true));
+    }
+
+    #[tokio::test]
+    async fn readiness_goes_as_soon_as_a_stop_is_asked_for() {
+        let (stop, left) = (CancellationToken::new(), Cell::new(false));
+        let server = async {
+            stop.cancel();
+            while !left.get() {
+                tokio::task::yield_now().await;
+            }
+        };
+        served_until(server, &stop, || left.set(true)).await;
+    }
 }

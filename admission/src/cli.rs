@@ -221,12 +221,11 @@ impl Args {
         }
     }
 
-    /// Settings of the certificates. They are kept under a Lease even where no election was asked for: two writers, if
-    /// only for the time of a rolling update, could leave a leaf that nobody accepts.
+    /// Settings of the certificates. Without an election this replica writes them as if it were the only one.
     pub fn certificate(&self, clock: Arc<dyn Clock>) -> Result<certificate::Settings, LeaseTimesError> {
         let flags = &self.certificate;
-        let election = LeaseArgs { leader_elect: true, ..self.lease.clone() };
-        let lease = election.settings(LEASE, &self.process.own_namespace, &self.identity())?.ok_or(LeaseTimesError)?;
+        let identity = self.identity();
+        let lease = self.lease.settings(LEASE, &self.process.own_namespace, &identity)?;
         let usual = Policy::default();
         let policy = Policy {
             authority_validity: signed(flags.ca_validity),
@@ -251,6 +250,7 @@ impl Args {
             mutating: flags.mutating_webhook_configuration.clone(),
             validating: flags.validating_webhook_configuration.clone(),
             deployment: Some(flags.webhook_deployment.clone()).filter(|name| !name.is_empty()),
+            identity,
             lease,
             policy,
             patience: PATIENCE,
@@ -350,7 +350,8 @@ mod tests {
         ]);
         let certificate = args.certificate(Arc::new(System)).unwrap();
         assert_eq!(certificate.server_name(), "hook.ops.svc");
-        assert_eq!((certificate.lease.name.as_str(), certificate.lease.namespace.as_str()), ("lease", "own"));
+        let lease = certificate.lease.as_ref().unwrap();
+        assert_eq!((lease.name.as_str(), lease.namespace.as_str()), ("lease", "own"));
         assert_eq!(certificate.mode, certificate::Mode::Files);
         let server = args.server();
         assert_eq!((server.limits.in_flight, server.drain.as_secs()), (50, 5));
@@ -388,9 +389,15 @@ mod tests {
 
     #[test]
     fn the_service_belongs_to_the_own_namespace_unless_told_otherwise() {
-        let certificate = parse(&["--own-namespace=own"]).certificate(Arc::new(System)).unwrap();
+        let certificate = parse(&["--own-namespace=own", "--leader-elect"]).certificate(Arc::new(System)).unwrap();
         assert_eq!(certificate.server_name(), "multigres-operator-webhook-service.own.svc");
-        assert_eq!(certificate.lease.name, LEASE);
+        assert_eq!(certificate.lease.unwrap().name, LEASE);
+    }
+
+    #[test]
+    fn there_is_no_lease_without_an_election() {
+        let certificate = parse(&["--leader-elect=false", "--identity=me"]).certificate(Arc::new(System)).unwrap();
+        assert_eq!((certificate.lease, certificate.identity.as_str()), (None, "me"));
     }
 
     #[test]

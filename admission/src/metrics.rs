@@ -9,15 +9,13 @@ use jiff::Timestamp;
 use prometheus::{
     GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
 };
-use shared::metrics::{Error, Metrics};
+use shared::metrics::{
+    Error, Metrics,
+    families::{LATENCY_SECONDS, REQUEST_SECONDS},
+};
 use strum::{EnumCount as _, IntoEnumIterator as _};
 
 use crate::review::Endpoint;
-
-/// Buckets of a request as the Go operator has them, in seconds.
-const REQUEST_SECONDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-/// Buckets of a request where it is fast, in seconds.
-const LATENCY_SECONDS: [f64; 13] = [0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
 
 /// HTTP status of a request that got a review.
 const OK: u16 = 200;
@@ -319,7 +317,10 @@ impl Certificates {
 
 #[cfg(test)]
 mod tests {
-    use shared::metrics::Build;
+    use shared::metrics::{
+        Build, FrameworkMetrics,
+        families::{self, Program},
+    };
 
     use super::*;
 
@@ -341,6 +342,22 @@ mod tests {
             r#"controller_runtime_webhook_requests_in_flight{webhook="/validate-multigres-com-v1alpha1-cell"} 0"#,
         ] {
             assert!(text.contains(series), "{series}\n{text}");
+        }
+    }
+
+    #[test]
+    fn every_family_of_admission_is_listed_and_every_listed_one_exists() {
+        let (metrics, _reviews) = metrics();
+        let _certificates = Certificates::new(&metrics).unwrap();
+        let _framework = FrameworkMetrics::new(&metrics).unwrap();
+        let registered = metrics.registered();
+        for family in &registered {
+            assert!(family.is_listed(), "{family:?}");
+        }
+        let text = metrics.text().unwrap();
+        for family in families::ALL.iter().filter(|family| family.program != Program::Controller) {
+            let there = registered.iter().any(|known| known.name() == family.name);
+            assert!(there || text.contains(&format!("# TYPE {} ", family.name)), "nothing shows {}", family.name);
         }
     }
 

@@ -136,7 +136,8 @@ async fn written(written: Written<'_>, lookup: &dyn Lookup) -> Result<Verdict, L
     let clusters = lookup.clusters(written.namespace)?;
     let templates = lookup.templates(written.namespace)?;
     let verdict = written.judge(&clusters, &templates, &around);
-    if verdict.is_accepted() {
+    // What the template says wrongly on its own stays wrong, whatever the API server has besides.
+    if verdict.is_accepted() || !template::content(written.new.content()).is_accepted() {
         return Ok(verdict);
     }
     // A user may have changed or gone since the stores last heard of it.

@@ -88,6 +88,24 @@ async fn delete(bed: &Bed, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sole_replica_keeps_the_certificates_without_a_lease() {
+    let Some(mut bed) = Bed::open(policy()).await else { return };
+    let one = bed.sole_replica(Mode::SelfSigned).await;
+    one.ready().await;
+    bed.connect_all_the_time();
+    let (_, leaf) = settled(&bed).await;
+    delete(&bed, CERTS).await;
+    eventually(REPAIR, async || sound(&bed, CERTS, &[&leaf]).await).await;
+    settled(&bed).await;
+    let leases = bed.api::<k8s_openapi::api::coordination::v1::Lease>().list(&ListParams::default()).await.unwrap();
+    assert!(leases.items.is_empty(), "{leases:?}");
+    bed.assert_served(3);
+    // It ends when it is told to.
+    bed.remove(one).await;
+    bed.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_is_broken_is_repaired_in_time_and_no_client_notices() {
     let Some(mut bed) = Bed::open(policy()).await else { return };
     let (one, two) =
@@ -230,6 +248,7 @@ async fn certificates_of_somebody_else_are_followed_without_a_failure() {
     let next = issue(&new, &bed.namespace, Timestamp::now(), HOUR * 24);
     for (pair, authority, order) in [(&next, &new, [0, 1]), (&pair, &old, [1, 0])] {
         mounts[order[0]].update(pair, &authority.pair().certificate);
+        // No wait for a condition: kubelets refresh mounted files at different times, and this is the difference.
         tokio::time::sleep(Duration::from_secs(3)).await;
         mounts[order[1]].update(pair, &authority.pair().certificate);
         eventually(DEADLINE, async || {

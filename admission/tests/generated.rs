@@ -7,7 +7,7 @@
 
 mod support;
 
-use std::{env, fs, ops::Range, path::Path};
+use std::{collections::BTreeSet, env, fs, ops::Range, path::Path};
 
 use admission::review::Endpoint;
 use serde_json::{Value, json};
@@ -21,6 +21,19 @@ use support::{
 
 const SPECS: u64 = 10_000;
 const SEED: u64 = 20_250_101;
+/// What is among the hostile ones, however few there are.
+const HOSTILE: [&str; 10] = [
+    "a huge string",
+    "very many cells",
+    "far too many pools",
+    "deep nesting",
+    "nothing but depth",
+    "a field of another type",
+    "a spec of another type",
+    "odd characters",
+    "the uid is missing",
+    "the uid is no string",
+];
 /// Requests are spread over this many tests, which run side by side.
 const PARTS: u64 = 2;
 
@@ -63,13 +76,14 @@ async fn part(part: u64) {
     println!("seed {seed}, requests {range:?}");
     let http = service::http(world::reviewer(world::generated())).await;
     let mut accepted = [0_u64; 2];
+    let mut hostile = BTreeSet::new();
     for number in range.clone() {
         let mut random = Random::new(seed, number);
         // Every fifth is hostile, and of the others every second is spoilt.
         let what = ["valid", "nearly valid", "valid", "nearly valid", "hostile"][usize::try_from(number % 5).unwrap()];
         let _named = Named { seed, number, what };
         match what {
-            "hostile" => check_hostile(&http, &mut random).await,
+            "hostile" => _ = hostile.insert(check_hostile(&http, &mut random).await),
             "valid" => {
                 let aliases = random.chance(25);
                 let cluster = specs::valid(&mut random, aliases);
@@ -88,6 +102,12 @@ async fn part(part: u64) {
         }
     }
     println!("accepted {} valid and {} nearly valid clusters", accepted[0], accepted[1]);
+    // What has to be tried is tried.
+    if range.end - range.start >= 1000 {
+        for what in HOSTILE {
+            assert!(hostile.contains(what), "there is no {what:?} in {range:?}");
+        }
+    }
     // A generator that spoils everything, or nothing, would not try the rules.
     if range.end - range.start >= 100 {
         let nearly = (range.end - range.start) * 2 / 5;
@@ -145,7 +165,8 @@ async fn check_no_change(http: &impl InProcess, cluster: &Value) {
     assert!(judged.allowed, "no change is refused: {stored}\n{judged:?}");
 }
 
-async fn check_hostile(http: &impl InProcess, random: &mut Random) {
+/// Asks what nobody should; tells what is wrong with it.
+async fn check_hostile(http: &impl InProcess, random: &mut Random) -> &'static str {
     let hostile = hostile::request(random);
     let (status, body) = http.post(hostile.endpoint.path(), hostile.content_type, hostile.body.clone()).await;
     let shown = String::from_utf8_lossy(&hostile.body[..hostile.body.len().min(600)]).into_owned();
@@ -161,6 +182,7 @@ async fn check_hostile(http: &impl InProcess, random: &mut Random) {
         Due::Refusal => assert!((400..500).contains(&status), "{} is answered {status}: {shown}", hostile.what),
         Due::Any => {}
     }
+    hostile.what
 }
 
 /// The object as it would be stored.

@@ -314,6 +314,28 @@ async fn draining_server_takes_connections_and_asks_their_callers_to_go() {
     server.abort();
 }
 
+/// Who asks for nothing while the server drains cannot be told to go. The end of the connection has to tell, at once.
+#[tokio::test]
+async fn unused_connection_is_served_while_the_server_drains_and_closed_when_that_is_over() {
+    let server = Running::start_with(Limits::default(), Duration::from_millis(300));
+    let (mut used, mut unused, fresh) = (server.connect().await, server.connect().await, server.connect().await);
+    for connection in [&mut used, &mut unused] {
+        let answer = connection.ask(SHARD, &question(SHARD, "a", "fine")).await.unwrap();
+        assert_eq!((answer.status, answer.header("connection")), (200, None));
+    }
+    let held = tokio::spawn(async move { used.ask(SHARD, &question(SHARD, "held", "gate")).await.unwrap() });
+    eventually(|| server.judge.waiting() == 1).await;
+    server.token.cancel();
+    // Neither the keep-alive time of minutes nor the request that is held keeps them open.
+    unused.closed().await;
+    fresh.closed().await;
+    assert!(!held.is_finished());
+    server.judge.open();
+    let answer = held.await.unwrap();
+    assert_eq!((&answer.json()["response"]["allowed"], answer.header("connection")), (&json!(true), Some("close")));
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn stopped_server_finishes_what_it_has_begun() {
     let server = Running::start(Limits::default());

@@ -1,41 +1,33 @@
 //! Assembles the controller: client, watches, context, and one controller per kind, all under the lease.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
-use k8s_openapi::{NamespaceResourceScope, api::core::v1::Node};
+use futures::{FutureExt as _, future::BoxFuture};
+use k8s_openapi::NamespaceResourceScope;
 use kube::{
-    Api, Client, Resource, ResourceExt as _,
-    api::ListParams,
-    runtime::{
-        events::Reporter,
-        reflector::{self, store::Writer},
-        watcher,
-    },
+    Api, Client, Resource,
+    runtime::{events::Reporter, reflector, watcher},
 };
 use serde::de::DeserializeOwned;
 use shared::{clock::System, kubeutil::event::Recorder, label, metrics::FrameworkMetrics};
-use tokio::{
-    sync::oneshot,
-    task::{JoinError, JoinSet},
-};
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cli::Sidecars,
+    classes,
     context::{Ctx, Events, References},
     execute::Executor,
+    gate::{Gate, Scope},
     metrics::Metrics,
     requeue::Backoff,
     runner,
     settings::Settings,
     stores::{Stores, Table},
     upstream::Upstream,
-    watch::{self, Router},
+    watch::{self, Router, Shelf},
 };
 
-/// The first minor version whose kubelets run native sidecars without a feature gate.
-const NATIVE_SIDECARS_SINCE: u32 = 29;
 /// How often memory of settled writes is dropped.
 const FORGET_EVERY: Duration = Duration::from_mins(1);
 /// How long running passes may take after a stop was asked for.
@@ -47,6 +39,8 @@ pub struct App {
     pub client: Client,
     /// Validated settings.
     pub settings: Settings,
+    /// Namespaces to watch; none means all.
+    pub namespaces: Vec<String>,
     /// Parallel passes per kind.
     pub concurrency: u16,
     /// Where metrics are registered.
@@ -60,34 +54,33 @@ pub struct App {
 }
 
 impl App {
-    /// Watches and reconciles until `stop`. `ready` is told once every watch has delivered its first list.
+    /// Watches and reconciles until `stop`. `ready` is told once every watch has delivered its first list; namespaces that may
+    /// not be read are not waited for.
     pub async fn run(self, stop: CancellationToken, ready: impl FnOnce() + Send) -> Result<()> {
         let stores = Arc::new(Stores::default());
         let metrics = Arc::new(Metrics::new(&self.metrics).context("registering metrics")?);
-        let upstream = self.upstream;
+        let upstream = metrics.timed(self.upstream);
         let clock = Arc::new(System);
+        metrics.show(Arc::clone(&stores), clock.clone());
         let reporter = Reporter { controller: "multigres-operator".into(), instance: Some(self.instance) };
         let ctx = Arc::new(Ctx {
             stores: Arc::clone(&stores),
             settings: self.settings,
             upstream: upstream.clone(),
             clock: clock.clone(),
-            executor: Executor::new(
-                self.client.clone(),
-                Arc::clone(&stores),
-                upstream,
-                Arc::clone(&metrics),
-                self.framework.clone(),
-            ),
+            executor: Executor::new(self.client.clone(), Arc::clone(&stores), upstream, Arc::clone(&metrics)),
             references: References::new(self.client.clone()),
             backoff: Backoff::default(),
             metrics,
             events: Events::new(Recorder::new(self.client.clone(), reporter), clock),
             primaries: crate::shard::primary::Seen::default(),
         });
-        let (router, queues) = Router::new(Arc::clone(&stores));
+        let gate = Arc::new(Gate::default());
+        let (router, queues) = Router::new(Arc::clone(&stores), Arc::clone(&gate));
 
-        let mut watches = Watches { client: self.client, router, tasks: JoinSet::new(), ready: Vec::new() };
+        // Whoever is told to stay in some namespaces reads nothing outside of them.
+        let classes = self.namespaces.is_empty().then(|| classes::watch(self.client.clone(), router.clone()));
+        let mut watches = Watches::new(self.client, router, Arc::clone(&gate), self.namespaces);
         let clusters = watches.ours(|s| &s.clusters);
         let cells = watches.ours(|s| &s.cells);
         let table_groups = watches.ours(|s| &s.table_groups);
@@ -105,13 +98,21 @@ impl App {
         watches.labelled(|s| &s.config_maps);
         watches.labelled(|s| &s.budgets);
 
-        let Watches { mut tasks, ready: lists, .. } = watches;
-        tokio::select! {
-            () = complete(lists) => {}
+        let mut tasks = watches.start();
+        if let Some(classes) = classes {
+            tasks.spawn(classes);
+        }
+        let refused = tokio::select! {
+            refused = gate.settled() => refused,
             () = stop.cancelled() => return Ok(()),
             ended = tasks.join_next() => return unexpected("a watch", ended),
+        };
+        if refused.is_empty() {
+            tracing::info!("all watches are complete; reconciling");
+        } else {
+            let namespaces = refused.join(",");
+            tracing::warn!(namespaces, "reconciling, but not in these namespaces, which may not be read yet");
         }
-        tracing::info!("all watches are complete; reconciling");
         ready();
 
         let mut controllers = JoinSet::new();
@@ -161,8 +162,7 @@ impl App {
                 }
                 _ = forget.tick() => {
                     ctx.executor.forget_settled();
-                    let shards: HashSet<String> = stores.shards.all().iter().filter_map(|shard| shard.uid()).collect();
-                    ctx.metrics.forget_shards(|uid| shards.contains(uid));
+                    ctx.metrics.forget_gone(&ctx.stores);
                 }
             }
         }
@@ -178,109 +178,88 @@ impl App {
 struct Watches {
     client: Client,
     router: Router,
-    tasks: JoinSet<()>,
-    ready: Vec<oneshot::Receiver<()>>,
+    gate: Arc<Gate>,
+    scopes: Vec<Scope>,
+    /// What to start once all watches are announced.
+    prepared: Vec<BoxFuture<'static, ()>>,
 }
 
 impl Watches {
+    fn new(client: Client, router: Router, gate: Arc<Gate>, namespaces: Vec<String>) -> Self {
+        let scopes = if namespaces.is_empty() { vec![None] } else { namespaces.into_iter().map(Some).collect() };
+        Self { client, router, gate, scopes, prepared: Vec::new() }
+    }
+
     /// A kind of ours that has a controller: its objects also feed a reflector store.
-    fn ours<K>(&mut self, table: impl Fn(&Stores) -> &Table<K> + Send + 'static) -> reflector::Store<K>
+    fn ours<K>(&mut self, table: fn(&Stores) -> &Table<K>) -> reflector::Store<K>
     where
-        K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static,
+        K: Watched,
     {
         let (store, writer) = reflector::store();
-        self.start(watcher::Config::default(), table, Some(writer));
+        self.prepare(&watcher::Config::default(), table, Some(&Shelf::new(writer)));
         store
     }
 
     /// A kind of ours without a controller.
-    fn plain<K>(&mut self, table: impl Fn(&Stores) -> &Table<K> + Send + 'static)
-    where
-        K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static,
-    {
-        self.start(watcher::Config::default(), table, None);
+    fn plain<K: Watched>(&mut self, table: fn(&Stores) -> &Table<K>) {
+        self.prepare(&watcher::Config::default(), table, None);
     }
 
     /// A kind of Kubernetes: only objects that carry our label ever leave the server.
-    fn labelled<K>(&mut self, table: impl Fn(&Stores) -> &Table<K> + Send + 'static)
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + std::fmt::Debug
-            + DeserializeOwned
-            + Send
-            + Sync
-            + 'static,
-    {
-        self.start(watcher::Config::default().labels(label::OURS), table, None);
+    fn labelled<K: Watched>(&mut self, table: fn(&Stores) -> &Table<K>) {
+        self.prepare(&watcher::Config::default().labels(label::OURS), table, None);
     }
 
-    fn start<K>(
+    /// One watch per scope, into the same stores.
+    fn prepare<K: Watched>(
         &mut self,
-        config: watcher::Config,
-        table: impl Fn(&Stores) -> &Table<K> + Send + 'static,
-        writer: Option<Writer<K>>,
-    ) where
-        K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static,
-    {
-        let (ready, wait) = oneshot::channel();
-        self.ready.push(wait);
-        let api = Api::all(self.client.clone());
-        self.tasks.spawn(watch::run(api, config, self.router.clone(), table, writer, ready));
+        config: &watcher::Config,
+        table: fn(&Stores) -> &Table<K>,
+        kept: Option<&Arc<Shelf<K>>>,
+    ) {
+        for scope in &self.scopes {
+            self.gate.expect(scope);
+            let api = match scope {
+                Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+                None => Api::all(self.client.clone()),
+            };
+            let watch =
+                watch::run(api, config.clone(), scope.clone(), self.router.clone(), table, kept.map(Arc::clone));
+            self.prepared.push(watch.boxed());
+        }
+    }
+
+    fn start(self) -> JoinSet<()> {
+        self.prepared.into_iter().collect()
     }
 }
 
-async fn complete(lists: Vec<oneshot::Receiver<()>>) {
-    for list in lists {
-        // An error means that the watch ended, which the caller sees on its own.
-        if list.await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
+/// A kind that can be watched.
+trait Watched:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + std::fmt::Debug
+    + DeserializeOwned
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<K> Watched for K where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static
+{
 }
 
 fn unexpected(what: &str, ended: Option<Result<(), JoinError>>) -> Result<()> {
     match ended {
         Some(Err(error)) => Err(error).with_context(|| format!("{what} broke")),
         Some(Ok(())) | None => anyhow::bail!("{what} ended by itself"),
-    }
-}
-
-/// Whether pool pods use native sidecars: as told, or as the server and all its kubelets can.
-pub async fn native_sidecars(client: &Client, wish: Sidecars) -> Result<bool> {
-    match wish {
-        Sidecars::On => return Ok(true),
-        Sidecars::Off => return Ok(false),
-        Sidecars::Auto => {}
-    }
-    let server = client.apiserver_version().await.context("asking the API server for its version")?;
-    if !minor_is_enough(&server.minor) {
-        return Ok(false);
-    }
-    let nodes: Api<Node> = Api::all(client.clone());
-    let nodes = nodes.list(&ListParams::default()).await.context("listing nodes to see their kubelets' versions")?;
-    Ok(nodes.items.iter().all(|node| {
-        let version =
-            node.status.as_ref().and_then(|status| status.node_info.as_ref()).map(|info| &info.kubelet_version);
-        // A node that has not reported yet is as new as the server.
-        version.is_none_or(|version| version.split('.').nth(1).is_none_or(minor_is_enough))
-    }))
-}
-
-fn minor_is_enough(minor: &str) -> bool {
-    let digits: String = minor.chars().take_while(char::is_ascii_digit).collect();
-    digits.parse::<u32>().is_ok_and(|minor| minor >= NATIVE_SIDECARS_SINCE)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn minor_versions_of_cloud_providers_are_understood() {
-        assert!(minor_is_enough("29"));
-        assert!(minor_is_enough("31+"));
-        assert!(!minor_is_enough("28"));
-        assert!(!minor_is_enough(""));
     }
 }

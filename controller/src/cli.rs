@@ -1,9 +1,10 @@
 //! Flags of the controller. Each can be set by an environment variable, too.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use shared::{
+    api::v1alpha1::ImageUpdateStrategy,
     cli::{AdminArgs, ClientArgs, LeaseArgs, LogArgs},
     image::ImageSet,
     label,
@@ -60,6 +61,15 @@ pub struct WorkArgs {
     /// Parallel passes per kind.
     #[arg(long, env = "CONCURRENCY", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub concurrency: u16,
+    /// Namespaces to watch; none means all.
+    #[arg(long, env = "WATCH_NAMESPACES", value_delimiter = ',', value_parser = namespace)]
+    pub watch_namespaces: Vec<String>,
+    /// When clusters that say nothing about it take over new default images and new renderings of their workloads.
+    #[arg(long, env = "IMAGE_UPDATE_STRATEGY", value_enum, default_value_t = UpdateStrategy::Lazy)]
+    pub image_update_strategy: UpdateStrategy,
+    /// Clusters that may be on the way to an edited template at once; 0 means all.
+    #[arg(long, env = "TEMPLATE_WAVE", default_value_t = 10)]
+    pub template_wave: usize,
     /// Node label that `zoneId` of a cell selects.
     #[arg(long, env = "ZONE_ID_LABEL", default_value = label::NODE_ZONE_ID)]
     pub zone_id_label: String,
@@ -88,11 +98,37 @@ pub enum Sidecars {
     Off,
 }
 
+/// When clusters take over what a new operator brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum UpdateStrategy {
+    /// When their users acknowledge it, or want something else of a workload.
+    Lazy,
+    /// At once.
+    Immediate,
+}
+
+impl From<UpdateStrategy> for ImageUpdateStrategy {
+    fn from(given: UpdateStrategy) -> Self {
+        match given {
+            UpdateStrategy::Lazy => Self::Lazy,
+            UpdateStrategy::Immediate => Self::Immediate,
+        }
+    }
+}
+
 impl WorkArgs {
+    /// The namespaces to watch, each once; none means all.
+    pub fn namespaces(&self) -> Vec<String> {
+        let given: BTreeSet<&String> = self.watch_namespaces.iter().filter(|name| !name.is_empty()).collect();
+        given.into_iter().cloned().collect()
+    }
+
     /// Settings out of the flags; `lookup` reads the environment for image overrides.
     pub fn settings(&self, native_sidecars: bool, lookup: impl Fn(&str) -> Option<String>) -> Settings {
         Settings {
             images: ImageSet::default().overridden(lookup),
+            image_update_strategy: self.image_update_strategy.into(),
+            template_wave: self.template_wave,
             zone_id_label: self.zone_id_label.clone(),
             cluster_domain: self.cluster_domain.clone(),
             native_sidecars,
@@ -100,6 +136,17 @@ impl WorkArgs {
             poll_settled: Duration::from_secs(20),
         }
     }
+}
+
+/// Checks the name of a namespace. Nothing at all is allowed: an empty variable of the environment means no namespaces.
+fn namespace(name: &str) -> Result<String, String> {
+    let name = name.trim();
+    let known = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+    let bare = name.trim_matches('-');
+    if name.len() > 63 || bare != name || !name.bytes().all(known) {
+        return Err("a namespace has at most 63 lower-case letters, digits and dashes between them".to_owned());
+    }
+    Ok(name.to_owned())
 }
 
 #[cfg(test)]
@@ -120,6 +167,8 @@ mod tests {
             "--leader-elect=true",
             "--concurrency=20",
             "--native-sidecars=auto",
+            "--image-update-strategy=lazy",
+            "--template-wave=10",
             "--zone-id-label=topology.k8s.aws/zone-id",
             "--cluster-domain=cluster.local",
             "--health-probe-bind-address=0.0.0.0:8081",
@@ -131,6 +180,17 @@ mod tests {
         .unwrap();
         assert!(args.lease.leader_elect);
         assert!(!args.wants_version());
+    }
+
+    #[test]
+    fn watched_namespaces_are_named_once_and_none_means_all() {
+        let parse = |words: &[&str]| Args::try_parse_from([&["controller"], words].concat());
+        let of = |words: &[&str]| parse(words).unwrap().work.namespaces();
+        assert_eq!(of(&["--watch-namespaces=b,a,b"]), ["a", "b"]);
+        assert!(of(&[]).is_empty() && of(&["--watch-namespaces="]).is_empty());
+        for wrong in ["A", "a/b", "-a", "a b", &"a".repeat(64)] {
+            assert!(parse(&["--watch-namespaces", wrong]).is_err(), "{wrong}");
+        }
     }
 
     #[test]

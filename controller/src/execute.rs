@@ -3,6 +3,8 @@
 //! A write whose effect is already there is not sent. "Already there" is judged on the freshest object known: the answer to our
 //! own last write where the watch has not caught up yet, the watched object otherwise.
 
+mod trouble;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
@@ -21,17 +23,18 @@ use shared::{
     annotation,
     kubeutil::{FieldManager, Object, ObjectKey, compare},
     label,
-    metrics::FrameworkMetrics,
 };
 
 use crate::{
     error::Error,
-    metrics::Metrics,
+    metrics::{Drained, Metrics},
     plan::{Action, Plan, Requeue, Target, TopoWrite, Write},
     stores::Stores,
     takeover,
     upstream::{self, PoolerAddress, Reloaded, TopoAddress, Upstream, Written},
 };
+
+pub use trouble::Trouble;
 
 /// No single call to the API server may take longer.
 const CALL_DEADLINE: Duration = Duration::from_secs(15);
@@ -50,7 +53,6 @@ pub struct Executor {
     stores: Arc<Stores>,
     upstream: Upstream,
     metrics: Arc<Metrics>,
-    framework: FrameworkMetrics,
     memory: Mutex<Memory>,
 }
 
@@ -80,14 +82,8 @@ pub struct Outcome {
 
 impl Executor {
     /// Writes through `client` and `upstream`, comparing with `stores`.
-    pub fn new(
-        client: Client,
-        stores: Arc<Stores>,
-        upstream: Upstream,
-        metrics: Arc<Metrics>,
-        framework: FrameworkMetrics,
-    ) -> Self {
-        Self { client, stores, upstream, metrics, framework, memory: Mutex::default() }
+    pub fn new(client: Client, stores: Arc<Stores>, upstream: Upstream, metrics: Arc<Metrics>) -> Self {
+        Self { client, stores, upstream, metrics, memory: Mutex::default() }
     }
 
     /// Carries out `plan` for `object`: its writes in order, then its status. One failure does not stop the rest.
@@ -102,8 +98,10 @@ impl Executor {
             let reason = write.reason;
             match self.write(write).await {
                 Ok(effect) => {
-                    if effect == Effect::Sent {
-                        self.metrics.drained(object, reason);
+                    if effect == Effect::Sent
+                        && let Some(how) = Drained::by(reason)
+                    {
+                        self.metrics.drained(&ObjectKey::of(object), how);
                     }
                     outcome.sent += usize::from(effect == Effect::Sent);
                     settled &= effect == Effect::Held;
@@ -272,7 +270,7 @@ impl Executor {
         match self.call("create", &key, api.create(&params, &body)).await {
             Ok(answer) => {
                 let answer = serialise(&key, &answer)?;
-                self.memory().answers.insert(key, (Instant::now(), answer));
+                self.remember(key, answer);
                 Ok(Effect::Sent)
             }
             Err(Error::Write { source, .. }) if is_code(&source, 409) => {
@@ -281,7 +279,7 @@ impl Executor {
                     return Err(Error::Foreign { object: key.to_string() });
                 }
                 let answer = serialise(&key, &found)?;
-                self.memory().answers.insert(key, (Instant::now(), answer));
+                self.remember(key, answer);
                 Ok(Effect::Unseen)
             }
             Err(error) => Err(error),
@@ -302,7 +300,7 @@ impl Executor {
         match self.call("patch", &target.key, api.patch(&target.key.name, &params, &Patch::Merge(&patch))).await {
             Ok(answer) => {
                 let answer = serialise(&target.key, &answer)?;
-                self.memory().answers.insert(target.key, (Instant::now(), answer));
+                self.remember(target.key, answer);
                 Ok(Effect::Sent)
             }
             Err(Error::Write { source, .. }) if is_code(&source, 404) => Ok(Effect::Unseen),
@@ -348,10 +346,10 @@ impl Executor {
         let key = ObjectKey::of(object);
         let status =
             serde_json::to_value(status).map_err(|source| Error::Serialise { object: key.to_string(), source })?;
-        let stored = match self.freshest(&key) {
+        let stored = trouble::without(match self.freshest(&key) {
             Some(live) => live["status"].clone(),
             None => serialise(&key, object)?["status"].clone(),
-        };
+        });
         if same_status(&stored, &status) {
             return Ok(Wrote::No);
         }
@@ -406,6 +404,11 @@ impl Executor {
         Some(answer.clone())
     }
 
+    /// Keeps an answer until the watch has caught up with it.
+    fn remember(&self, key: ObjectKey, answer: Value) {
+        self.memory().answers.insert(key, (Instant::now(), answer));
+    }
+
     /// The effect of a write that need not be sent: seen by the watch, or known from our own last answer alone.
     fn held(&self, key: &ObjectKey) -> Effect {
         // `freshest` has dropped the answer if the watch has caught up.
@@ -441,12 +444,6 @@ impl Executor {
         call: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, Error> {
         let answer = tokio::time::timeout(CALL_DEADLINE, call).await;
-        let code = match &answer {
-            Ok(Ok(_)) => Some(200),
-            Ok(Err(kube::Error::Api(status))) => Some(status.code),
-            Ok(Err(_)) | Err(_) => None,
-        };
-        self.framework.request(code, verb, "");
         match answer {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(source)) => Err(Error::Write { verb, object: key.to_string(), source: Box::new(source) }),
@@ -465,10 +462,11 @@ async fn topology(upstream: &Upstream, at: &TopoAddress, write: &TopoWrite) -> R
         TopoWrite::DeleteDatabase(name) => topology.delete_database(at, name).await,
         TopoWrite::DeletePooler(id) => topology.delete_pooler(at, id).await,
         TopoWrite::MarkPooler(id, mark) => match topology.mark_pooler(at, id, mark).await {
-            // A record that is gone needs no mark.
+            // Whoever removed it was quicker: there is nobody left to mark.
             Err(upstream::Error::NotFound { .. }) => Ok(false),
-            other => other.map(Written::changed),
+            answer => answer.map(Written::changed),
         },
+        TopoWrite::ChangeMember(change) => upstream.members().change(at, change).await,
     }
 }
 

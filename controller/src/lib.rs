@@ -6,15 +6,18 @@
 
 pub mod app;
 pub mod cell;
+pub mod classes;
 pub mod cli;
 pub mod cluster;
 pub mod context;
 pub mod error;
 pub mod execute;
+pub mod gate;
 pub mod metrics;
 pub mod plan;
 pub mod requeue;
 pub mod runner;
+pub mod server;
 pub mod settings;
 pub mod shard;
 pub mod stores;

@@ -3,17 +3,15 @@
 use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
 use controller::{
-    app::{self, App},
+    app::App,
     cli::{Args, LEASE},
+    server,
     upstream::{Limits, Upstream},
 };
-use kube::{
-    Client, Config,
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use kube::Client;
 use shared::{
     admin::{Readiness, Server, State},
-    cli::ClientArgs,
+    kubeutil::client,
     lease::{self, Lease},
     metrics::{Build, FrameworkMetrics, Metrics},
     signal, telemetry,
@@ -49,33 +47,39 @@ fn print_version() {
 
 async fn run(args: Args, log: telemetry::LogHandle) -> Result<()> {
     let stop = signal::shutdown().context("listening for signals")?;
-    let client = client(&args.client).await?;
     let metrics = Metrics::new(Build {
         version: env!("CARGO_PKG_VERSION"),
         revision: option_env!("GIT_REVISION").unwrap_or("unknown"),
     })?;
     let framework = FrameworkMetrics::new(&metrics)?;
+    let config = client::config(args.client.kubeconfig.as_deref()).await;
+    let config = config.context("finding the API server: set --kubeconfig, or run in a cluster")?;
+    let client = client::client(config, &framework)?;
     let readiness = Readiness::default();
     readiness.expect(WATCHES);
     let state = State { metrics: metrics.clone(), readiness: readiness.clone(), log: Some(log) };
-    let server = Server::bind(&args.admin.metrics_bind_address, &args.admin.health_probe_bind_address, state)?;
+    let probes = Server::bind(&args.admin.metrics_bind_address, &args.admin.health_probe_bind_address, state)?;
     // The servers outlive the work, so that a stopping replica still answers its probes.
     let servers_stop = CancellationToken::new();
-    let servers = tokio::spawn(server.run(servers_stop.clone()));
+    let servers = tokio::spawn(probes.run(servers_stop.clone()));
 
     let identity = args.work.identity.clone().unwrap_or_else(|| format!("controller-{}", std::process::id()));
     let lease = args.lease.settings(LEASE, &args.work.own_namespace, &identity)?;
-    let native = app::native_sidecars(&client, args.work.native_sidecars).await?;
-    let settings = args.work.settings(native, |name| std::env::var(name).ok());
+    let (kubernetes, features) = server::discover(&client, args.work.native_sidecars).await?;
+    let settings = args.work.settings(features.native_sidecars, |name| std::env::var(name).ok());
+    let namespaces = args.work.namespaces();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
-        native_sidecars = native,
+        %kubernetes,
+        native_sidecars = features.native_sidecars,
+        namespaces = if namespaces.is_empty() { "all".to_owned() } else { namespaces.join(",") },
         leader_election = lease.is_some(),
         "starting"
     );
     let work = App {
         client: client.clone(),
         settings,
+        namespaces,
         concurrency: args.work.concurrency,
         metrics,
         framework: framework.clone(),
@@ -127,17 +131,4 @@ async fn led(
         bail!("the lease {name} was lost");
     }
     result
-}
-
-async fn client(args: &ClientArgs) -> Result<Client> {
-    let config = match &args.kubeconfig {
-        Some(path) => {
-            let kubeconfig = Kubeconfig::read_from(path).with_context(|| format!("reading {}", path.display()))?;
-            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-                .await
-                .context("reading the kubeconfig")?
-        }
-        None => Config::infer().await.context("finding the API server: set --kubeconfig, or run in a cluster")?,
-    };
-    Client::try_from(config).context("building the client")
 }

@@ -1,22 +1,38 @@
 //! The controller's own metric families, next to the framework's in `shared::metrics`.
+//!
+//! What is true of objects is read from the watches' tables while somebody scrapes ([`objects`]); what only passes know is kept
+//! in [`memory`] for as long as the object exists; queues and calls of the data plane are watched where they happen.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
+mod call;
+mod memory;
+mod objects;
+mod queue;
+mod shards;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jiff::Timestamp;
+use prometheus::{HistogramVec, IntCounterVec, Opts};
+use shared::{
+    clock::Clock,
+    kubeutil::ObjectKey,
+    metrics::{ControllerMetrics, Source, families},
 };
 
-use kube::{Resource, ResourceExt as _};
-use prometheus::{IntCounterVec, IntGaugeVec, Opts};
-use shared::{api::v1alpha1::Shard, label};
+pub use self::{memory::Drained, queue::Queue};
+use self::{memory::Memory, objects::Objects};
+use crate::{error::Class, stores::Stores, upstream::Upstream};
 
-/// Counters of what the executor does, and what is in its way.
+/// Families of what the controller does. Series of objects live as long as this value: who does not lead shows none.
 pub struct Metrics {
     /// Writes that were sent, by reason of the plan.
     pub writes: IntCounterVec,
-    drains: IntCounterVec,
-    blocked: IntGaugeVec,
-    /// The series that is set for a shard, by its UID.
-    shown: Mutex<HashMap<String, [String; 4]>>,
+    memory: Arc<Memory>,
+    topology: HistogramVec,
+    poolers: HistogramVec,
+    registry: shared::metrics::Metrics,
+    /// What the registry asks. It holds no source itself.
+    sources: Mutex<Vec<Arc<dyn Source>>>,
 }
 
 impl Metrics {
@@ -29,107 +45,74 @@ impl Metrics {
             ),
             &["reason"],
         )?;
-        let drains = IntCounterVec::new(
-            Opts::new("multigres_operator_drain_operations_total", "Drains of pool pods that ended, by result."),
-            &["cluster", "shard", "namespace", "result"],
-        )?;
-        let blocked = IntGaugeVec::new(
-            Opts::new(
-                "multigres_operator_disruption_blocked",
-                "1 while a change to a shard waits, by the reason for which it does.",
-            ),
-            &["cluster", "shard", "namespace", "reason"],
-        )?;
+        let listed = |name: &str| {
+            let family = families::find(name).ok_or_else(|| prometheus::Error::Msg(format!("{name} is not listed")))?;
+            metrics.histogram(family)
+        };
         Ok(Self {
             writes: metrics.register(writes)?,
-            drains: metrics.register(drains)?,
-            blocked: metrics.register(blocked)?,
-            shown: Mutex::default(),
+            memory: Arc::default(),
+            topology: listed("multigres_operator_topology_request_duration_seconds")?,
+            poolers: listed("multigres_operator_pooler_rpc_duration_seconds")?,
+            registry: metrics.clone(),
+            sources: Mutex::default(),
         })
     }
 
-    /// Counts a write that ended a drain; others are none of its business.
-    pub fn drained<K: Resource>(&self, object: &K, reason: &str) {
-        let result = match reason {
-            "DrainCompleted" => "success",
-            "DrainForced" => "timeout",
-            "DrainAborted" | "SwitchoverFailed" => "aborted",
-            "DrainCancelled" => "cancelled",
-            _ => return,
-        };
-        let [cluster, shard, namespace] = of(object);
-        self.drains.with_label_values(&[cluster.as_str(), &shard, &namespace, result]).inc();
+    /// Shows what the tables hold.
+    pub fn show(&self, stores: Arc<Stores>, clock: Arc<dyn Clock>) {
+        self.keep(Arc::new(Objects::new(stores, Arc::clone(&self.memory), clock)));
     }
 
-    /// Shows what is in the way of changes to a shard, or that nothing is.
-    pub fn blocked(&self, shard: &Shard, reason: Option<&str>) {
-        let Some(uid) = shard.uid() else { return };
-        let next = reason.map(|reason| {
-            let [cluster, name, namespace] = of(shard);
-            [cluster, name, namespace, reason.to_owned()]
-        });
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = match &next {
-            Some(next) => shown.insert(uid, next.clone()),
-            None => shown.remove(&uid),
-        };
-        if before == next {
-            return;
-        }
-        if let Some(labels) = before {
-            // It is there: nobody else removes series.
-            let _gone = self.blocked.remove_label_values(&labels.each_ref().map(String::as_str));
-        }
-        if let Some(labels) = next {
-            self.blocked.with_label_values(&labels.each_ref().map(String::as_str)).set(1);
-        }
+    /// Watches the queue of one controller.
+    pub fn queue(&self, metrics: ControllerMetrics) -> Arc<Queue> {
+        let queue = Arc::new(Queue::new(metrics));
+        self.keep(Arc::clone(&queue) as Arc<dyn Source>);
+        queue
     }
 
-    /// Forgets shards that are gone: their series go with them.
-    pub fn forget_shards(&self, exists: impl Fn(&str) -> bool) {
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        shown.retain(|uid, labels| {
-            let stays = exists(uid);
-            if !stays {
-                let _gone = self.blocked.remove_label_values(&labels.each_ref().map(String::as_str));
-            }
-            stays
-        });
+    /// The same data plane, with the time of its calls measured.
+    pub fn timed(&self, upstream: Upstream) -> Upstream {
+        call::timed(upstream, self.topology.clone(), self.poolers.clone())
     }
-}
 
-fn of<K: Resource>(object: &K) -> [String; 3] {
-    let cluster = object.labels().get(label::CLUSTER).cloned().unwrap_or_default();
-    [cluster, object.name_any(), object.namespace().unwrap_or_default()]
+    /// Remembers that a pass of an object had no error.
+    pub fn succeeded(&self, controller: &'static str, key: &ObjectKey, now: Timestamp) {
+        self.memory.succeeded(controller, key, now);
+    }
+
+    /// Counts a pass that failed, by the worst of its errors.
+    pub fn failed(
+        &self,
+        controller: &'static str,
+        key: &ObjectKey,
+        now: Timestamp,
+        errors: impl IntoIterator<Item = Class>,
+    ) {
+        let bug = errors.into_iter().any(|class| class == Class::Bug);
+        self.memory.failed(controller, key, now, bug);
+    }
+
+    /// Notes who is primary of a shard, and counts when that changes.
+    pub fn primary(&self, key: &ObjectKey, primary: Option<&str>) {
+        self.memory.primary(key, primary);
+    }
+
+    /// Counts a pod of a shard that was taken out of service, or not.
+    pub fn drained(&self, shard: &ObjectKey, how: Drained) {
+        self.memory.drained(shard, how);
+    }
+
+    /// Forgets what is known of objects that are gone.
+    pub fn forget_gone(&self, stores: &Stores) {
+        self.memory.retain(|key| objects::exists(stores, key));
+    }
+
+    fn keep(&self, source: Arc<dyn Source>) {
+        self.registry.attach(&source);
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner).push(source);
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use shared::{api::v1alpha1::ShardSpec, metrics::Build};
-
-    use super::*;
-
-    #[test]
-    fn one_series_names_what_blocks_a_shard() {
-        let registry = shared::metrics::Metrics::new(Build { version: "0", revision: "0" }).unwrap();
-        let metrics = Metrics::new(&registry).unwrap();
-        let mut shard = Shard::new("s", ShardSpec::default());
-        shard.metadata.uid = Some("u".to_owned());
-        let series = || {
-            let text = registry.text().unwrap();
-            let lines = text.lines().filter(|line| line.starts_with("multigres_operator_disruption_blocked{"));
-            lines.map(ToOwned::to_owned).collect::<Vec<_>>()
-        };
-        metrics.blocked(&shard, Some("Paused"));
-        metrics.blocked(&shard, Some("NoStandby"));
-        assert_eq!(series().len(), 1);
-        assert!(series()[0].contains("NoStandby") && series()[0].ends_with(" 1"), "{:?}", series());
-        metrics.blocked(&shard, None);
-        assert!(series().is_empty());
-        metrics.blocked(&shard, Some("Paused"));
-        metrics.forget_shards(|uid| uid == "u");
-        assert_eq!(series().len(), 1);
-        metrics.forget_shards(|_| false);
-        assert!(series().is_empty());
-    }
-}
+mod tests;

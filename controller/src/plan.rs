@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde_json::Value;
 use shared::kubeutil::{Object, ObjectKey};
 
-use crate::upstream::{CellRecord, DatabaseRecord, LifecycleMark, PoolerAddress, PoolerId, TopoAddress};
+use crate::upstream::{CellRecord, DatabaseRecord, LifecycleMark, MemberChange, PoolerAddress, PoolerId, TopoAddress};
 
 /// The outcome of `decide` for one object of ours, with `S` the status type of its kind.
 #[derive(Clone, Debug, PartialEq)]
@@ -177,8 +177,10 @@ pub enum TopoWrite {
     DeleteDatabase(String),
     /// Remove the record of a pooler that is gone for good.
     DeletePooler(PoolerId),
-    /// Mark the record of a pooler that nothing stands behind.
+    /// Mark the record of a pooler, which keeps everything else that it says.
     MarkPooler(PoolerId, LifecycleMark),
+    /// Let a member of an ensemble of ours in, give it a vote, or take it out.
+    ChangeMember(MemberChange),
 }
 
 /// When the next pass is wanted if nothing changes before.

@@ -39,12 +39,12 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Counts one more failure and returns the delay.
-    pub fn failed(&self, key: &ObjectKey) -> Duration {
+    /// Counts one more failure; returns how many they are in a row, and the delay.
+    pub fn failed(&self, key: &ObjectKey) -> (u32, Duration) {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let count = failures.entry(key.clone()).or_insert(0);
         *count = count.saturating_add(1);
-        after_failure(*count, rand::random())
+        (*count, after_failure(*count, rand::random()))
     }
 
     /// Forgets the failures of an object that succeeded or is gone.
@@ -76,9 +76,11 @@ mod tests {
             ObjectKey { group: String::new(), kind: "Shard".into(), namespace: Some("n".into()), name: "s".into() };
         let backoff = Backoff::default();
         backoff.failed(&key);
-        backoff.failed(&key);
+        assert_eq!(backoff.failed(&key).0, 2);
         backoff.succeeded(&key);
-        assert!(backoff.failed(&key) < Duration::from_secs(2));
+        let (failures, delay) = backoff.failed(&key);
+        assert_eq!(failures, 1);
+        assert!(delay < Duration::from_secs(2));
     }
 
     #[test]

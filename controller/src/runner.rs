@@ -7,7 +7,7 @@ use kube::{
     Resource, ResourceExt as _,
     runtime::{
         Controller,
-        controller::{Action, Config},
+        controller::{self, Action, Config},
         reflector::{ObjectRef, Store},
     },
 };
@@ -24,6 +24,7 @@ use tracing::Instrument as _;
 use crate::{
     context::Ctx,
     error::{Class, Error},
+    execute::Trouble,
     plan::{Note, Plan},
     requeue,
 };
@@ -37,12 +38,19 @@ pub trait Kind:
     /// Label of its metrics.
     const CONTROLLER: &'static str;
 
+    /// Who is primary, of a kind that has one.
+    fn primary(&self) -> Option<&str> {
+        None
+    }
+
     /// References, observe and decide: everything up to the plan.
     fn plan<'a>(&'a self, ctx: &'a Ctx) -> BoxFuture<'a, Result<Plan<Self::Status>, Error>>;
 }
 
 /// Events come in bursts while children are made; this much waiting merges them.
 const DEBOUNCE: std::time::Duration = std::time::Duration::from_millis(50);
+/// Failures in a row after which the status tells of them: what passes by itself within a second or two is not worth a write.
+const TOLD_AFTER: u32 = 3;
 
 /// Runs the controller of one kind until `stop`, then lets running passes end.
 pub async fn run<K: Kind>(
@@ -54,24 +62,38 @@ pub async fn run<K: Kind>(
     stop: CancellationToken,
 ) {
     let metrics = framework.controller(K::CONTROLLER, concurrency.into());
+    let watched = ctx.metrics.queue(metrics.clone());
+    let (arrivals, passes, departures) = (Arc::clone(&watched), Arc::clone(&watched), watched);
+    let queue = UnboundedReceiverStream::new(queue).inspect(move |object| {
+        arrivals.added(object.namespace.as_deref().unwrap_or_default(), &object.name);
+    });
     let controller = Controller::for_stream(stream::pending(), store)
-        .reconcile_on(UnboundedReceiverStream::new(queue))
+        .reconcile_on(queue)
         .with_config(Config::default().concurrency(concurrency).debounce(DEBOUNCE))
         .graceful_shutdown_on(async move { stop.cancelled().await });
     controller
         .run(
             move |object, ctx| {
                 let metrics = metrics.clone();
-                async move { Ok::<_, Infallible>(pass(&*object, &ctx, &metrics).await) }
+                let running = passes.started(&object.namespace().unwrap_or_default(), &object.name_any());
+                async move {
+                    let action = pass(&*object, &ctx, &metrics).await;
+                    drop(running);
+                    Ok::<_, Infallible>(action)
+                }
             },
             |_, error, _| match *error {},
             ctx,
         )
-        .for_each(|outcome| async move {
+        .for_each(|outcome| {
             // The object was deleted between the event and its pass: nothing to do, and nothing to report.
             if let Err(error) = outcome {
+                if let controller::Error::ObjectNotFound(object) = &error {
+                    departures.gone(object.namespace.as_deref().unwrap_or_default(), &object.name);
+                }
                 tracing::trace!(controller = K::CONTROLLER, %error, "not reconciled");
             }
+            std::future::ready(())
         })
         .await;
 }
@@ -90,6 +112,9 @@ pub async fn pass<K: Kind>(object: &K, ctx: &Ctx, metrics: &ControllerMetrics) -
     metrics.active_workers.inc();
     let (action, outcome) = passed(object, ctx, &key).instrument(span).await;
     metrics.active_workers.dec();
+    if outcome == PassOutcome::Error {
+        metrics.retries.inc();
+    }
     metrics.finished(outcome, started.elapsed().as_secs_f64());
     action
 }
@@ -109,8 +134,14 @@ async fn passed<K: Kind>(object: &K, ctx: &Ctx, key: &ObjectKey) -> (Action, Pas
     let seconds = started.elapsed().as_secs_f64();
     let (leaving, errors): (Vec<Error>, Vec<Error>) = errors.into_iter().partition(|e| e.class() == Class::Leaving);
     let (conflicts, errors): (Vec<Error>, Vec<Error>) = errors.into_iter().partition(|e| e.class() == Class::Conflict);
+    let now = ctx.clock.now();
+    ctx.metrics.primary(key, object.primary());
     if errors.is_empty() {
         ctx.backoff.succeeded(key);
+        ctx.metrics.succeeded(K::CONTROLLER, key, now);
+        if let Err(error) = ctx.executor.tell(object, None).await {
+            tracing::warn!(error = error.chain(), "condition Reconciled stays behind; the next pass removes it");
+        }
         if sent > 0 {
             tracing::info!(writes = sent, seconds, "reconciled");
         } else {
@@ -128,7 +159,8 @@ async fn passed<K: Kind>(object: &K, ctx: &Ctx, key: &ObjectKey) -> (Action, Pas
             None => (Action::await_change(), PassOutcome::Success),
         };
     }
-    let delay = ctx.backoff.failed(key);
+    let (failures, delay) = ctx.backoff.failed(key);
+    ctx.metrics.failed(K::CONTROLLER, key, now, errors.iter().map(Error::class));
     for error in &errors {
         tracing::error!(
             reason = error.category(),
@@ -138,14 +170,26 @@ async fn passed<K: Kind>(object: &K, ctx: &Ctx, key: &ObjectKey) -> (Action, Pas
         );
         ctx.events.publish(object, &Note::warning(error.category(), error.chain())).await;
     }
+    if failures >= TOLD_AFTER || errors.iter().any(|error| error.class() == Class::Bug) {
+        // What keeps the status from being written is in the log and, if that gets through, in the event.
+        let told = ctx.executor.tell(object, Trouble::of(&errors).as_ref()).await;
+        if let Err(error) = told {
+            tracing::debug!(error = error.chain(), "condition Reconciled not written");
+        }
+    }
     (Action::requeue(delay), PassOutcome::Error)
 }
 
 macro_rules! kind {
-    ($object:ty, $status:ty, $module:ident, $name:literal) => {
+    ($object:ty, $status:ty, $module:ident, $name:literal $(, $primary:expr)?) => {
         impl Kind for $object {
             type Status = $status;
             const CONTROLLER: &'static str = $name;
+
+            $(fn primary(&self) -> Option<&str> {
+                let primary: fn(&Self) -> Option<&str> = $primary;
+                primary(self)
+            })?
 
             fn plan<'a>(&'a self, ctx: &'a Ctx) -> BoxFuture<'a, Result<Plan<Self::Status>, Error>> {
                 Box::pin(crate::$module::plan(self, ctx))
@@ -162,5 +206,7 @@ kind!(
 );
 kind!(shared::api::v1alpha1::Cell, shared::api::v1alpha1::CellStatus, cell, "cell");
 kind!(shared::api::v1alpha1::TableGroup, shared::api::v1alpha1::TableGroupStatus, table_group, "tablegroup");
-kind!(shared::api::v1alpha1::Shard, shared::api::v1alpha1::ShardStatus, shard, "shard");
+kind!(shared::api::v1alpha1::Shard, shared::api::v1alpha1::ShardStatus, shard, "shard", |shard| {
+    shard.status.as_ref()?.primary.as_deref()
+});
 kind!(shared::api::v1alpha1::TopoServer, shared::api::v1alpha1::TopoServerStatus, topo_server, "toposerver");

@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
-use shared::image::ImageSet;
+use shared::{api::v1alpha1::ImageUpdateStrategy, image::ImageSet};
 
 /// Everything a pure `decide` may know about the operator's own configuration.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Images used where a cluster names none.
     pub images: ImageSet,
+    /// When clusters that say nothing about it take over new default images and new renderings.
+    pub image_update_strategy: ImageUpdateStrategy,
+    /// Clusters that may be on the way to an edited template at once; zero means all.
+    pub template_wave: usize,
     /// Node label that `zoneId` of a cell selects.
     pub zone_id_label: String,
     /// DNS domain of the Kubernetes cluster, `cluster.local` nearly everywhere.

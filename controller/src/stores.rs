@@ -7,6 +7,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
+use crate::classes::Classes;
 use k8s_openapi::api::{
     apps::v1::{Deployment, StatefulSet},
     core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service},
@@ -69,12 +70,9 @@ impl<K: Resource> Table<K> {
         }
     }
 
-    /// Forgets everything that a fresh list did not contain, and returns it.
-    pub fn retain(&self, keep: impl Fn(&K) -> bool) -> Vec<Arc<K>> {
-        let gone: Vec<Arc<K>> = {
-            let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
-            inner.objects.values().flat_map(BTreeMap::values).filter(|object| !keep(object)).cloned().collect()
-        };
+    /// Forgets what a fresh list of one namespace, or of all, did not contain, and returns it.
+    pub fn retain(&self, namespace: Option<&str>, keep: impl Fn(&K) -> bool) -> Vec<Arc<K>> {
+        let gone: Vec<Arc<K>> = self.within(namespace).into_iter().filter(|object| !keep(object)).collect();
         for object in &gone {
             self.remove(object);
         }
@@ -129,6 +127,11 @@ impl<K: Resource> Table<K> {
             .collect()
     }
 
+    /// All objects of one namespace, or of all.
+    pub fn within(&self, namespace: Option<&str>) -> Vec<Arc<K>> {
+        namespace.map_or_else(|| self.all(), |namespace| self.in_namespace(namespace))
+    }
+
     /// Every object, in no particular order.
     pub fn all(&self) -> Vec<Arc<K>> {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
@@ -159,6 +162,8 @@ fn cluster_of<K: Resource>(object: &K) -> Option<String> {
 /// One table per watched kind.
 #[derive(Debug, Default)]
 pub struct Stores {
+    /// What is known of the StorageClasses.
+    pub storage_classes: Classes,
     /// Root objects.
     pub clusters: Table<MultigresCluster>,
     /// Templates of users.
@@ -252,8 +257,23 @@ mod tests {
         let table = Table::default();
         table.insert(pod("a", "one"));
         table.insert(pod("b", "one"));
-        let gone = table.retain(|pod| pod.metadata.name.as_deref() == Some("b"));
+        let gone = table.retain(None, |pod| pod.metadata.name.as_deref() == Some("b"));
         assert_eq!(gone.len(), 1);
         assert_eq!(table.all().len(), 1);
+    }
+
+    #[test]
+    fn a_fresh_list_of_one_namespace_leaves_the_others_alone() {
+        let table = Table::default();
+        table.insert(pod("a", "one"));
+        let mut elsewhere = (*pod("a", "one")).clone();
+        elsewhere.metadata.namespace = Some("test".into());
+        table.insert(Arc::new(elsewhere));
+        let gone = table.retain(Some("test"), |_| false);
+        assert_eq!(gone.len(), 1);
+        assert_eq!(gone[0].namespace().as_deref(), Some("test"));
+        assert!(table.get("prod", "a").is_some());
+        assert_eq!(table.within(Some("prod")).len(), 1);
+        assert!(table.within(Some("test")).is_empty());
     }
 }

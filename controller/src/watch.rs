@@ -1,6 +1,12 @@
-//! Watches: one per kind, filtered by label at the server, pruned before storing, and routed to the objects they concern.
+//! Watches: one per kind and watched namespace, filtered by label at the server, pruned before storing, and routed to the
+//! objects they concern.
 
-use std::{collections::HashSet, fmt::Debug, hash::Hash, sync::Arc};
+use std::{
+    collections::HashSet,
+    fmt::Debug,
+    hash::Hash,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use futures::StreamExt as _;
 use kube::{
@@ -19,9 +25,12 @@ use shared::{
     name::{self, ShardId},
     telemetry,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
-use crate::stores::{Stores, Table};
+use crate::{
+    gate::{Gate, Scope},
+    stores::{Stores, Table},
+};
 
 /// Annotations that are large, of no use to us, and dropped before storing.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -30,6 +39,7 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 #[derive(Clone)]
 pub struct Router {
     stores: Arc<Stores>,
+    gate: Arc<Gate>,
     /// Queue of the MultigresCluster controller.
     pub clusters: mpsc::UnboundedSender<ObjectRef<MultigresCluster>>,
     /// Queue of the Cell controller.
@@ -66,14 +76,14 @@ pub struct Concern {
 }
 
 impl Router {
-    /// A router and the queues that it feeds.
-    pub fn new(stores: Arc<Stores>) -> (Self, Queues) {
+    /// A router and the queues that it feeds. What `gate` has not opened yet is not reported.
+    pub fn new(stores: Arc<Stores>, gate: Arc<Gate>) -> (Self, Queues) {
         let (clusters, clusters_queue) = mpsc::unbounded_channel();
         let (cells, cells_queue) = mpsc::unbounded_channel();
         let (table_groups, table_groups_queue) = mpsc::unbounded_channel();
         let (shards, shards_queue) = mpsc::unbounded_channel();
         let (topo_servers, topo_servers_queue) = mpsc::unbounded_channel();
-        let router = Self { stores, clusters, cells, table_groups, shards, topo_servers };
+        let router = Self { stores, gate, clusters, cells, table_groups, shards, topo_servers };
         let queues = Queues {
             clusters: clusters_queue,
             cells: cells_queue,
@@ -86,6 +96,9 @@ impl Router {
 
     fn route<K: Resource<DynamicType = ()>>(&self, object: &K) {
         let Some(namespace) = object.namespace() else { return };
+        if !self.gate.is_open(&namespace) {
+            return;
+        }
         let kind = K::kind(&());
         if matches!(&*kind, "CoreTemplate" | "CellTemplate" | "ShardTemplate") {
             // Any cluster of the namespace may use it, also implicitly; a pass that finds nothing changed writes nothing.
@@ -96,6 +109,42 @@ impl Router {
         }
         for concern in concerns(object) {
             self.send(concern.kind, &namespace, &concern.name);
+        }
+    }
+
+    /// What the watches have seen.
+    pub fn stores(&self) -> &Stores {
+        &self.stores
+    }
+
+    /// Has every cluster looked at, because something changed that any of them may need.
+    pub fn every_cluster(&self) {
+        for cluster in self.stores.clusters.all() {
+            let namespace = cluster.namespace().unwrap_or_default();
+            if self.gate.is_open(&namespace) {
+                self.send("MultigresCluster", &namespace, &cluster.name_any());
+            }
+        }
+    }
+
+    /// Counts the first list of a watch. With the last one of a scope everything of ours in it is looked at.
+    fn listed(&self, scope: &Scope) {
+        if !self.gate.listed(scope) {
+            return;
+        }
+        let namespace = scope.as_deref();
+        tracing::info!(namespace, "everything is listed");
+        self.all_of(&self.stores.clusters, namespace);
+        self.all_of(&self.stores.cells, namespace);
+        self.all_of(&self.stores.table_groups, namespace);
+        self.all_of(&self.stores.shards, namespace);
+        self.all_of(&self.stores.topo_servers, namespace);
+    }
+
+    fn all_of<K: Resource<DynamicType = ()>>(&self, table: &Table<K>, namespace: Option<&str>) {
+        for object in table.within(namespace) {
+            let namespace = object.namespace().unwrap_or_default();
+            self.send(&K::kind(&()), &namespace, &object.name_any());
         }
     }
 
@@ -152,16 +201,50 @@ pub fn concerns<K: Resource<DynamicType = ()>>(object: &K) -> Vec<Concern> {
     found
 }
 
+/// The reflector store of a kind. The watches of several namespaces feed it, so it only ever hears of single objects: the end
+/// of a list of one of them would drop what the others have seen.
+pub struct Shelf<K>(Mutex<Writer<K>>)
+where
+    K: Resource<DynamicType = ()> + Clone + 'static;
+
+impl<K> Shelf<K>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    /// An empty store that does not wait for anything; whoever reads it waits for the gate.
+    pub fn new(mut writer: Writer<K>) -> Arc<Self> {
+        writer.apply_watcher_event(&watcher::Event::Init);
+        writer.apply_watcher_event(&watcher::Event::InitDone);
+        Arc::new(Self(Mutex::new(writer)))
+    }
+
+    fn tell(&self, event: &watcher::Event<K>) -> Store<K> {
+        let mut writer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        writer.apply_watcher_event(event);
+        writer.as_reader()
+    }
+
+    /// Stores an object and returns the store's own allocation of it, so that nobody keeps a second copy.
+    fn put(&self, object: K) -> Option<Arc<K>> {
+        let key = ObjectRef::from_obj(&object);
+        self.tell(&watcher::Event::Apply(object)).get(&key)
+    }
+
+    fn remove(&self, object: &K) {
+        self.tell(&watcher::Event::Delete(object.clone()));
+    }
+}
+
 /// Runs one watch until its stream ends, which it does only when the task is dropped.
 ///
-/// `ready` fires once the first list is complete. With a `writer` the objects also feed a reflector store, and both share them.
+/// With a `shelf` the objects also feed a reflector store, and both share them.
 pub async fn run<K>(
     api: Api<DeserializeGuard<K>>,
     config: watcher::Config,
+    scope: Scope,
     router: Router,
     table: impl Fn(&Stores) -> &Table<K> + Send,
-    mut writer: Option<Writer<K>>,
-    ready: oneshot::Sender<()>,
+    shelf: Option<Arc<Shelf<K>>>,
 ) where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
     K::DynamicType: Eq + Hash + Clone,
@@ -169,68 +252,69 @@ pub async fn run<K>(
     let kind = K::kind(&()).into_owned();
     let stores = Arc::clone(&router.stores);
     let table = table(&stores);
-    let reader: Option<Store<K>> = writer.as_ref().map(Writer::as_reader);
-    let mut ready = Some(ready);
+    let put = |object: K| {
+        let object = match &shelf {
+            Some(shelf) => shelf.put(object),
+            None => Some(Arc::new(object)),
+        };
+        // It was stored just now, and nobody else touches objects of this scope.
+        let Some(object) = object else { return };
+        table.insert(Arc::clone(&object));
+        router.route(&*object);
+    };
+    let remove = |object: &K| {
+        if let Some(shelf) = &shelf {
+            shelf.remove(object);
+        }
+        table.remove(object);
+        router.route(object);
+    };
+    let mut first = true;
     let mut listed: HashSet<(Option<String>, String)> = HashSet::new();
     let mut events = std::pin::pin!(watcher(api, config).default_backoff());
     while let Some(event) = events.next().await {
         let event = match event {
             Ok(event) => event,
             Err(error) => {
-                tracing::warn!(%kind, error = telemetry::chain(&error), "watch interrupted; it goes on by itself");
+                tracing::warn!(%kind, namespace = scope, error = telemetry::chain(&error), "watch interrupted; it goes on by itself");
+                if first && is_forbidden(&error) {
+                    router.gate.refused(&scope);
+                }
                 continue;
             }
         };
         let Some(event) = unguarded(event, &kind, &mut listed) else { continue };
-        match &event {
+        match event {
             watcher::Event::Init => listed.clear(),
             watcher::Event::InitApply(object) => {
                 listed.insert((object.namespace(), object.name_any()));
+                put(object);
             }
-            watcher::Event::Apply(_) | watcher::Event::Delete(_) | watcher::Event::InitDone => {}
-        }
-        if let Some(writer) = writer.as_mut() {
-            writer.apply_watcher_event(&event);
-        }
-        // With a reflector store, its allocation is shared instead of keeping a second copy.
-        let shared = |object: K| {
-            let kept = reader.as_ref().and_then(|reader| reader.get(&ObjectRef::from_obj(&object)));
-            kept.unwrap_or_else(|| Arc::new(object))
-        };
-        match event {
-            watcher::Event::Init => {}
-            watcher::Event::InitApply(object) => {
-                if reader.is_none() {
-                    let object = Arc::new(object);
-                    table.insert(Arc::clone(&object));
-                    router.route(&*object);
-                }
-            }
-            watcher::Event::Apply(object) => {
-                let object = shared(object);
-                table.insert(Arc::clone(&object));
-                router.route(&*object);
-            }
-            watcher::Event::Delete(object) => {
-                table.remove(&object);
-                router.route(&object);
-            }
+            watcher::Event::Apply(object) => put(object),
+            watcher::Event::Delete(object) => remove(&object),
             watcher::Event::InitDone => {
-                for object in reader.iter().flat_map(Store::state) {
-                    table.insert(Arc::clone(&object));
-                    router.route(&*object);
-                }
-                for gone in table.retain(|object| listed.contains(&(object.namespace(), object.name_any()))) {
-                    router.route(&*gone);
+                let gone =
+                    table.retain(scope.as_deref(), |object| listed.contains(&(object.namespace(), object.name_any())));
+                for object in gone {
+                    remove(&object);
                 }
                 listed = HashSet::new();
-                if let Some(ready) = ready.take() {
-                    // Nobody waits any more when the process is already stopping.
-                    let _stopping = ready.send(());
+                if std::mem::take(&mut first) {
+                    router.listed(&scope);
                 }
             }
         }
     }
+}
+
+fn is_forbidden(error: &watcher::Error) -> bool {
+    let (watcher::Error::InitialListFailed(kube::Error::Api(status))
+    | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+    | watcher::Error::WatchError(status)) = error
+    else {
+        return false;
+    };
+    status.code == 403
 }
 
 /// Unwraps a guarded event. An object that does not parse is logged and kept as it was last seen: one bad object must not
@@ -275,17 +359,106 @@ fn prune<K: Resource>(object: &mut K) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::{
+        collections::BTreeMap,
+        convert::Infallible,
+        sync::atomic::{AtomicUsize, Ordering},
+        time::Duration,
+    };
 
+    use http::{Request, Response};
     use k8s_openapi::{
         api::core::v1::{PersistentVolumeClaim, Pod, Secret},
         apimachinery::pkg::apis::meta::v1::OwnerReference,
     };
+    use kube::{Client, client::Body};
+    use serde_json::json;
 
     use super::*;
 
     fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    /// Lists and watches of two namespaces, played: the first watch of `fickle` expires, and a list with one pod less follows.
+    fn two_namespaces() -> Client {
+        let lists = Arc::new(AtomicUsize::new(0));
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let lists = Arc::clone(&lists);
+            async move {
+                let uri = request.uri().to_string();
+                let fickle = uri.contains("/namespaces/fickle/");
+                if uri.contains("watch=true") {
+                    if !fickle || lists.load(Ordering::Relaxed) > 1 {
+                        return std::future::pending().await;
+                    }
+                    let status = json!({"kind": "Status", "status": "Failure", "reason": "Expired", "code": 410});
+                    let event = json!({"type": "ERROR", "object": status}).to_string() + "\n";
+                    return Ok::<_, Infallible>(Response::new(Body::from(event.into_bytes())));
+                }
+                let round = if fickle { lists.fetch_add(1, Ordering::Relaxed) } else { 0 };
+                let namespace = if fickle { "fickle" } else { "steady" };
+                let names = if round == 0 { vec!["a", "b"] } else { vec!["b"] };
+                let pod = |name| json!({"metadata": {"name": name, "namespace": namespace, "resourceVersion": "1"}});
+                let list = json!({
+                    "apiVersion": "v1", "kind": "PodList", "metadata": {"resourceVersion": "1"},
+                    "items": names.into_iter().map(pod).collect::<Vec<_>>(),
+                });
+                Ok(Response::new(Body::from(list.to_string().into_bytes())))
+            }
+        });
+        Client::new(service, "default")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_list_of_one_namespace_drops_nothing_of_another() {
+        let (client, gate, stores) = (two_namespaces(), Arc::new(Gate::default()), Arc::new(Stores::default()));
+        let (router, _queues) = Router::new(Arc::clone(&stores), Arc::clone(&gate));
+        let (store, writer) = kube::runtime::reflector::store::<Pod>();
+        let shelf = Shelf::new(writer);
+        let scopes = ["fickle", "steady"].map(|namespace| Some(namespace.to_owned()));
+        for scope in &scopes {
+            gate.expect(scope);
+        }
+        let mut tasks = tokio::task::JoinSet::new();
+        for scope in scopes {
+            let api = Api::namespaced(client.clone(), scope.as_deref().unwrap());
+            let shelf = Some(Arc::clone(&shelf));
+            tasks.spawn(run(api, watcher::Config::default(), scope, router.clone(), |s| &s.pods, shelf));
+        }
+        assert!(gate.settled().await.is_empty());
+        let gone = async {
+            while stores.pods.get("fickle", "a").is_some() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_mins(5), gone).await.expect("the second list was not heard of");
+        let names = |namespace: &str| -> Vec<String> {
+            stores.pods.in_namespace(namespace).iter().map(|pod| pod.name_any()).collect()
+        };
+        assert_eq!((names("fickle"), names("steady")), (vec!["b".to_owned()], vec!["a".to_owned(), "b".to_owned()]));
+        assert_eq!(store.len(), 3);
+        let shared = stores.pods.get("steady", "a").unwrap();
+        assert!(Arc::ptr_eq(&shared, &store.get(&ObjectRef::new("a").within("steady")).unwrap()));
+    }
+
+    #[test]
+    fn nothing_is_reported_before_everything_is_listed() {
+        let (gate, stores) = (Arc::new(Gate::default()), Arc::new(Stores::default()));
+        let (router, mut queues) = Router::new(Arc::clone(&stores), Arc::clone(&gate));
+        let scope = Some("prod".to_owned());
+        gate.expect(&scope);
+        gate.expect(&scope);
+        let mut cell = Cell::new("c", shared::api::v1alpha1::CellSpec::default());
+        cell.metadata.namespace = scope.clone();
+        stores.cells.insert(Arc::new(cell.clone()));
+        router.route(&cell);
+        router.listed(&scope);
+        assert!(queues.cells.try_recv().is_err());
+        router.listed(&scope);
+        assert_eq!(queues.cells.try_recv().unwrap().name, "c");
+        router.route(&cell);
+        assert_eq!(queues.cells.try_recv().unwrap().name, "c");
     }
 
     #[test]

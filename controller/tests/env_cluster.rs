@@ -21,7 +21,7 @@ use std::{
 use env::{Bed, DEADLINE, Objects, condition, eventually, minimal, within};
 use futures::{StreamExt as _, stream};
 use serde_json::{Value, json};
-use shared::annotation::{APPLIED_DIGEST, SPEC_HASH};
+use shared::annotation::{APPLIED_DIGEST, INTENT, RENDERING, SPEC_HASH};
 
 /// The pass counters, and the kind that each counts.
 const CONTROLLERS: [(&str, &str); 5] = [
@@ -52,6 +52,7 @@ const MINIMAL: &[&str] = &[
     "Deployment/minimal-multiadmin-web",
     "Service/minimal-multiadmin-web",
     "Secret/minimal-postgres-password",
+    "ConfigMap/minimal-global-topo-members",
     "ConfigMap/minimal-postgres-default-0-inf-1e3c045c-pg-hba",
     "ConfigMap/minimal-postgres-default-0-inf-1e3c045c-exporter-queries",
     "ConfigMap/minimal-postgres-default-0-inf-1e3c045c-postgres-config",
@@ -122,10 +123,16 @@ fn essence(object: &Value, namespace: &str) -> Value {
     // It covers the owner's UID.
     if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
         annotations.remove(APPLIED_DIGEST);
+        // They cover addresses; what is pinned is compared in the object that holds it.
+        annotations.remove(INTENT);
+        annotations.remove(RENDERING);
         // It covers the namespace, which is part of host names; the pod's spec itself is compared.
         if let Some(hash) = annotations.get_mut(SPEC_HASH) {
             *hash = json!("…");
         }
+    }
+    if object["kind"] == "ConfigMap" {
+        object.as_object_mut().unwrap().remove("binaryData");
     }
     if object["kind"] == "Secret" {
         for value in object["data"].as_object_mut().into_iter().flat_map(|data| data.values_mut()) {

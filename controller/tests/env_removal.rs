@@ -14,6 +14,9 @@
 
 mod env;
 
+use std::time::Duration;
+
+use controller::upstream::Error;
 use env::{Bed, DEADLINE, condition, eventually};
 use serde_json::{Value, json};
 use shared::{annotation::PENDING_DELETION, name};
@@ -170,6 +173,80 @@ async fn a_cluster_deleted_while_nobody_watched_leaves_volumes_and_password_and_
     })
     .await;
     assert_eq!(left, before);
+    controller.stop().await;
+    bed.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_is_deleted_across_crashes_of_the_controller_at_every_write() {
+    let Some(bed) = Bed::open().await else { return };
+    let controller = bed.start().await;
+    let at = two_cells(&bed).await;
+    controller.stop().await;
+    bed.delete(CLUSTER).await;
+    for writes in 0..8 {
+        let crashing = bed.start_crashing(writes);
+        crashing.quiet(Duration::from_secs(1)).await;
+        crashing.kill().await;
+        bed.collect_garbage().await;
+    }
+    let controller = bed.start().await;
+    eventually(DEADLINE, async || {
+        bed.collect_garbage().await;
+        match bed.object(CLUSTER).await {
+            Value::Null => Ok(()),
+            cluster => Err(cluster["metadata"].to_string()),
+        }
+    })
+    .await;
+    assert_eq!(bed.topology(&at), Vec::<String>::new());
+    controller.stop().await;
+    bed.close().await;
+}
+
+/// Waits until nothing is left of a namespace that is deleted at once.
+async fn empties(bed: &Bed) {
+    eventually(2 * DEADLINE, async || {
+        let left = bed.empty_namespace().await;
+        if left.is_empty() { Ok(()) } else { Err(format!("{:?}", left.keys())) }
+    })
+    .await;
+}
+
+/// The etcd of a namespace goes like everything else in it.
+fn etcd_is_gone(bed: &Bed, cell: &Value) {
+    let address = cell["spec"]["globalTopoServer"]["address"].as_str().unwrap();
+    let gone = Error::Unavailable { target: address.to_owned(), detail: "no endpoints".to_owned() };
+    bed.plane().topology.fail(address, gone);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_that_is_deleted_at_once_is_let_go_with_everything_in_it() {
+    let Some(bed) = Bed::open().await else { return };
+    let controller = bed.start().await;
+    let at = two_cells(&bed).await;
+    etcd_is_gone(&bed, &at);
+    bed.delete_namespace().await;
+    empties(&bed).await;
+    // Nobody tries for ever to bring back what the namespace no longer takes.
+    controller.quiet(Duration::from_secs(2)).await;
+    controller.stop().await;
+    bed.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_that_is_deleted_while_nobody_watches_is_let_go_afterwards() {
+    let Some(bed) = Bed::open().await else { return };
+    let controller = bed.start().await;
+    let at = two_cells(&bed).await;
+    controller.stop().await;
+    etcd_is_gone(&bed, &at);
+    bed.delete_namespace().await;
+    let held = bed.empty_namespace().await;
+    assert!(held.contains_key(CLUSTER), "it is held until its controller has cleaned up");
+    let controller = bed.start().await;
+    empties(&bed).await;
+    controller.quiet(Duration::from_secs(2)).await;
     controller.stop().await;
     bed.close().await;
 }

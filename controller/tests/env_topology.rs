@@ -11,6 +11,8 @@
     reason = "test helpers outside of test functions"
 )]
 
+mod real_etcd;
+
 use std::{
     collections::BTreeSet,
     net::TcpListener,
@@ -25,6 +27,7 @@ use controller::upstream::{
 };
 use etcd_client::{Client, GetOptions};
 use futures::future::join_all;
+use real_etcd::{binary, free_ports};
 use shared::pki::{Authority, Pair, Request};
 
 /// How long an etcd may take to start or to come back.
@@ -59,11 +62,7 @@ impl Etcd {
     }
 
     async fn start_with(certificates: Option<&Certificates>) -> Option<Self> {
-        let Some(binary) = binary() else {
-            assert!(std::env::var_os("CI").is_none(), "no etcd binary: set MULTIGRES_TEST_ETCD");
-            eprintln!("SKIPPED: no etcd binary; set MULTIGRES_TEST_ETCD to run the topology tests");
-            return None;
-        };
+        let binary = binary()?;
         // Somebody else may take a port between its choice and its use.
         for _ in 0..3 {
             let data = tempfile::tempdir().unwrap();
@@ -189,37 +188,6 @@ fn spawn(binary: &Path, folder: &Path, port: u16, peer: u16, tls: bool) -> Child
         .stderr(Stdio::null())
         .spawn()
         .unwrap()
-}
-
-fn free_ports() -> (u16, u16) {
-    let [one, other] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    (one.local_addr().unwrap().port(), other.local_addr().unwrap().port())
-}
-
-fn binary() -> Option<PathBuf> {
-    if let Some(path) = std::env::var_os("MULTIGRES_TEST_ETCD") {
-        let path = PathBuf::from(path);
-        assert!(path.is_file(), "MULTIGRES_TEST_ETCD names no file: {}", path.display());
-        return Some(path);
-    }
-    let search = std::env::var_os("PATH").unwrap_or_default();
-    let in_path = std::env::split_paths(&search).map(|folder| folder.join("etcd")).collect::<Vec<_>>();
-    let tools = std::env::home_dir().map(|home| home.join(".cache/multigres-testbed/tools"));
-    let of_testbed = tools
-        .and_then(|folder| std::fs::read_dir(folder).ok())
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path().join("bin/etcd")));
-    // `go install` names the binary after its module's last path segment.
-    let built = ["etcd", "v3", "server"].map(|name| Path::new("/tmp/toolbin").join(name));
-    in_path.into_iter().chain(of_testbed).chain(built).find(|path| path.is_file() && is_etcd(path))
-}
-
-fn is_etcd(path: &Path) -> bool {
-    Command::new(path)
-        .arg("--version")
-        .output()
-        .is_ok_and(|output| String::from_utf8_lossy(&output.stdout).starts_with("etcd Version"))
 }
 
 const ROOT: &str = "/multigres/global";

@@ -1,9 +1,11 @@
 //! Compiles the protocol subset that the controller and the stand-in share.
 
-use std::path::Path;
+use std::env;
+use std::path::PathBuf;
 
 fn main() -> std::io::Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../controller/proto");
+    // Asked when it runs: a target folder that several checkouts share may hold a build of this script by another one.
+    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default()).join("../../controller/proto");
     let files = [
         "clustermetadata.proto",
         "consensusservice.proto",

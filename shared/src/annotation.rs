@@ -14,6 +14,18 @@ pub const CERT_STRATEGY_SELF_SIGNED: &str = "self-signed";
 /// sees fields that the operator stopped setting, the comparison alone sees what others changed.
 pub const APPLIED_DIGEST: &str = "multigres.com/applied-digest";
 
+/// On every object whose rendering is pinned: what its user wanted when it was rendered.
+pub const INTENT: &str = "multigres.com/intent";
+/// On every object whose rendering is pinned: the rendering, packed. It stays in force until the intent changes.
+pub const RENDERING: &str = "multigres.com/rendering";
+/// On children of a cluster that takes over new renderings at once: [`UPDATE_IMMEDIATELY`].
+pub const UPDATE_STRATEGY: &str = "multigres.com/update-strategy";
+/// Value of [`UPDATE_STRATEGY`].
+pub const UPDATE_IMMEDIATELY: &str = "immediate";
+
+/// On data volumes: what the data directory was made with, and cannot be changed to afterwards.
+pub const MADE_WITH: &str = "multigres.com/made-with";
+
 /// On pool pods: asks Prometheus to scrape the pod.
 pub const PROMETHEUS_SCRAPE: &str = "prometheus.io/scrape";
 /// On pool pods: the port to scrape.
@@ -58,7 +70,16 @@ mod tests {
 
     #[test]
     fn finalizers_and_our_annotations_are_reserved_keys() {
-        for key in [PROJECT_REF, APPLIED_DIGEST, SPEC_HASH, CLUSTER_FINALIZER, SHARD_FINALIZER] {
+        for key in [
+            PROJECT_REF,
+            APPLIED_DIGEST,
+            INTENT,
+            RENDERING,
+            UPDATE_STRATEGY,
+            SPEC_HASH,
+            CLUSTER_FINALIZER,
+            SHARD_FINALIZER,
+        ] {
             assert!(key.starts_with(RESERVED_PREFIX), "{key}");
         }
     }

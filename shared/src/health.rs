@@ -182,6 +182,8 @@ pub fn crash(pod: &Pod) -> Option<Crash> {
 fn crash_reason(container: &ContainerStatus) -> Option<String> {
     let state = container.state.as_ref()?;
     if let Some(reason) = state.waiting.as_ref().and_then(|waiting| waiting.reason.as_deref()) {
+        // The kubelet says the one while it tries and the other until it tries again: one word, or every try would be news.
+        let reason = if reason == "ErrImagePull" { "ImagePullBackOff" } else { reason };
         return STUCK.contains(&reason).then(|| reason.to_owned());
     }
     let ended = state.terminated.as_ref()?;
@@ -301,6 +303,7 @@ mod tests {
     #[rstest]
     #[case(waiting("CrashLoopBackOff"), 1, Some("CrashLoopBackOff"))]
     #[case(waiting("ImagePullBackOff"), 0, Some("ImagePullBackOff"))]
+    #[case(waiting("ErrImagePull"), 0, Some("ImagePullBackOff"))]
     #[case(waiting("CreateContainerConfigError"), 0, Some("CreateContainerConfigError"))]
     #[case(waiting("InvalidImageName"), 0, Some("InvalidImageName"))]
     #[case(waiting("ContainerCreating"), 0, None)]

@@ -3,10 +3,22 @@
 //! The registry is passed around and never global. Names, labels and buckets follow controller-runtime, because
 //! dashboards and alerts rely on them.
 
+pub mod families;
+mod text;
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    sync::{Arc, Mutex, PoisonError, RwLock, Weak},
+};
+
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder, core::Collector, process_collector::ProcessCollector,
 };
+
+use self::families::{Family, Kind, QUEUE_SECONDS, RECONCILE_SECONDS};
+pub use self::text::{Samples, Source, Text};
 
 /// Registration or encoding failed.
 pub use prometheus::Error;
@@ -21,15 +33,48 @@ pub struct Build<'a> {
 }
 
 /// The registry of a process.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Metrics {
     registry: Registry,
+    /// What was registered here, by name.
+    registered: Arc<Mutex<Vec<Registered>>>,
+    /// Who writes samples while they are read. A source that nobody holds any more writes none.
+    sources: Arc<RwLock<Vec<Weak<dyn Source>>>>,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").field("registry", &self.registry).finish_non_exhaustive()
+    }
+}
+
+/// A family as it was registered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Registered {
+    name: String,
+    kind: Option<Kind>,
+    labels: BTreeSet<String>,
+}
+
+impl Registered {
+    /// Whether the list says the same about it.
+    pub fn is_listed(&self) -> bool {
+        families::find(&self.name).is_some_and(|family| {
+            Some(family.kind) == self.kind
+                && family.labels.iter().map(ToString::to_string).collect::<BTreeSet<_>>() == self.labels
+        })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
 }
 
 impl Metrics {
     /// Returns a registry with the process metrics and the build information.
     pub fn new(build: Build<'_>) -> Result<Self, Error> {
-        let metrics = Self { registry: Registry::new() };
+        let metrics = Self { registry: Registry::new(), registered: Arc::default(), sources: Arc::default() };
         metrics.registry.register(Box::new(ProcessCollector::for_self()))?;
         let info = IntGaugeVec::new(
             Opts::new("multigres_operator_build_info", "Version and commit of the running program, always 1."),
@@ -43,7 +88,29 @@ impl Metrics {
     /// Adds a family.
     pub fn register<C: Collector + Clone + 'static>(&self, family: C) -> Result<C, Error> {
         self.registry.register(Box::new(family.clone()))?;
+        let labels = |name: &str| {
+            let of_name = family.desc().into_iter().find(|desc| desc.fq_name == name);
+            of_name.into_iter().flat_map(|desc| desc.variable_labels.iter().cloned()).collect()
+        };
+        let described = family.collect().into_iter().map(|of| Registered {
+            labels: labels(of.name()),
+            kind: Kind::of(of.get_field_type()),
+            name: of.name().to_owned(),
+        });
+        self.registered.lock().unwrap_or_else(PoisonError::into_inner).extend(described);
         Ok(family)
+    }
+
+    /// What was registered through [`register`](Self::register).
+    pub fn registered(&self) -> Vec<Registered> {
+        self.registered.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Adds a source of samples, for as long as somebody else holds it.
+    pub fn attach(&self, source: &Arc<dyn Source>) {
+        let mut sources = self.sources.write().unwrap_or_else(PoisonError::into_inner);
+        sources.retain(|source| source.strong_count() > 0);
+        sources.push(Arc::downgrade(source));
     }
 
     /// Returns the registry for families of other modules.
@@ -53,18 +120,26 @@ impl Metrics {
 
     /// Writes all families in the Prometheus text format.
     pub fn text(&self) -> Result<String, Error> {
-        TextEncoder::new().encode_to_string(&self.registry.gather())
+        let sources: Vec<Arc<dyn Source>> = {
+            let sources = self.sources.read().unwrap_or_else(PoisonError::into_inner);
+            sources.iter().filter_map(Weak::upgrade).collect()
+        };
+        for source in &sources {
+            source.refresh();
+        }
+        let mut text = Text::after(TextEncoder::new().encode_to_string(&self.registry.gather())?);
+        for source in &sources {
+            source.write(&mut text);
+        }
+        Ok(text.finish())
+    }
+
+    /// Registers a histogram of the list.
+    pub fn histogram(&self, family: &Family) -> Result<HistogramVec, Error> {
+        let options = HistogramOpts::new(family.name, family.help).buckets(family.buckets.to_vec());
+        self.register(HistogramVec::new(options, family.labels)?)
     }
 }
-
-/// Buckets of a pass, in seconds.
-const RECONCILE_SECONDS: [f64; 40] = [
-    0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5,
-    1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 60.0,
-];
-
-/// Buckets of waiting and working in a queue, in seconds.
-const QUEUE_SECONDS: [f64; 12] = [1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1000.0];
 
 /// How a pass ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::EnumIter, strum::IntoStaticStr)]
@@ -320,10 +395,44 @@ mod tests {
     }
 
     #[test]
-    fn reconcile_buckets_ascend_to_a_minute() {
-        let buckets = RECONCILE_SECONDS;
-        assert!(buckets.windows(2).all(|pair| pair[0] < pair[1]));
-        assert_eq!(buckets.last(), Some(&60.0));
+    fn what_is_registered_is_in_the_list() {
+        let (metrics, _framework) = metrics();
+        let registered = metrics.registered();
+        assert!(registered.len() > 15);
+        for family in registered {
+            assert!(family.is_listed(), "{family:?}");
+        }
+        for family in metrics.registry().gather() {
+            assert!(families::find(family.name()).is_some(), "{}", family.name());
+        }
+    }
+
+    #[test]
+    fn buckets_are_those_of_the_list() {
+        let (metrics, framework) = metrics();
+        let _controller = framework.controller("shard", 1);
+        let text = metrics.text().unwrap();
+        for family in families::ALL.iter().filter(|family| text.contains(&format!("{}_bucket", family.name))) {
+            let bounds = text.lines().filter(|line| line.starts_with(&format!("{}_bucket", family.name))).count();
+            assert_eq!(bounds, family.buckets.len() + 1, "{}", family.name);
+        }
+    }
+
+    #[test]
+    fn a_source_is_asked_while_somebody_holds_it() {
+        #[derive(Debug)]
+        struct Cells;
+        impl Source for Cells {
+            fn write(&self, text: &mut Text) {
+                text.family("multigres_operator_cluster_cells").add(&["minimal", "prod"], 1.0);
+            }
+        }
+        let (metrics, _framework) = metrics();
+        let source: Arc<dyn Source> = Arc::new(Cells);
+        metrics.attach(&source);
+        assert!(metrics.text().unwrap().contains("multigres_operator_cluster_cells{"));
+        drop(source);
+        assert!(!metrics.text().unwrap().contains("multigres_operator_cluster_cells{"));
     }
 
     #[test]

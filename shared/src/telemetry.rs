@@ -13,7 +13,9 @@ use tracing_subscriber::{
 };
 
 /// Libraries whose debug lines drown everything else.
-const NOISY: [&str; 8] = ["h2", "hyper", "hyper_util", "rustls", "tower", "mio", "actix_server", "actix_http"];
+const NOISY: [&str; 7] = ["h2", "hyper", "hyper_util", "rustls", "tower", "mio", "actix_http"];
+/// Libraries that tell of each worker thread that starts and stops, which nobody needs unless they look for something.
+const CHATTY: [&str; 1] = ["actix_server"];
 
 /// How lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::EnumString)]
@@ -48,9 +50,12 @@ impl Settings {
 
     /// Returns the filter directives: the level for our own code, and quiet libraries.
     pub fn filter(&self) -> String {
-        let libraries = self.level.min(Level::INFO);
-        NOISY.iter().fold(self.level.to_string().to_lowercase(), |mut filter, library| {
-            let _ = write!(filter, ",{library}={}", libraries.to_string().to_lowercase());
+        let noisy = self.level.min(Level::INFO);
+        let chatty = if self.level > Level::INFO { Level::INFO } else { self.level.min(Level::WARN) };
+        let libraries =
+            NOISY.iter().map(|library| (library, noisy)).chain(CHATTY.iter().map(|library| (library, chatty)));
+        libraries.fold(self.level.to_string().to_lowercase(), |mut filter, (library, level)| {
+            let _ = write!(filter, ",{library}={}", level.to_string().to_lowercase());
             filter
         })
     }
@@ -237,7 +242,13 @@ mod tests {
         assert!(filter.starts_with("debug,") && filter.contains(",h2=info"), "{filter}");
         assert!(parse_filter(&filter).is_ok());
         let errors = Settings { level: Level::ERROR, ..Settings::preset(false) };
-        assert!(errors.filter().contains(",h2=error"));
+        assert!(errors.filter().contains(",h2=error") && errors.filter().contains(",actix_server=error"));
+    }
+
+    #[test]
+    fn worker_threads_that_start_and_stop_are_told_of_only_at_debug() {
+        assert!(Settings::preset(false).filter().contains(",actix_server=warn"));
+        assert!(Settings::preset(true).filter().contains(",actix_server=info"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod api_data;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use api_data::{Manifest, manifests};
@@ -56,8 +56,8 @@ impl Example {
 }
 
 fn samples() -> Vec<Manifest> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../samples");
-    let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut paths = Vec::new();
+    below(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../samples"), &mut paths);
     paths.retain(|path| path.extension().is_some_and(|ending| ending == "yaml"));
     paths.sort();
     let read = |path: &Path| Manifest {
@@ -66,6 +66,18 @@ fn samples() -> Vec<Manifest> {
         documents: serde_saphyr::from_multiple(&fs::read_to_string(path).unwrap()).unwrap(),
     };
     paths.iter().map(|path| read(path)).collect()
+}
+
+/// All files of a folder and its folders.
+fn below(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            below(&path, found);
+        } else {
+            found.push(path);
+        }
+    }
 }
 
 /// All clusters of a folder. Templates are found by name across its files, those of the same file first.

@@ -1,7 +1,7 @@
 //! The certificates of the webhook: what this replica serves, and what the API servers are told to trust.
 //!
 //! Every replica follows: it takes up a leaf from the Secret (or from a mounted directory, where somebody else issues) as soon
-//! as both webhook configurations accept it. The replica that holds the Lease also writes: Secrets where the certificates are
+//! as both webhook configurations accept it. The replica that holds the Lease (or that is told to be the only one) also writes: Secrets where the certificates are
 //! our own, and in every mode the `caBundle` of the configurations. What is written when is decided by [`shared::pki::rotation`];
 //! here is only what observes and what carries out.
 //!
@@ -65,8 +65,10 @@ pub struct Settings {
     pub validating: String,
     /// Deployment that owns the Secrets; without it they have no owner.
     pub deployment: Option<String>,
-    /// The Lease that allows to write.
-    pub lease: lease::Settings,
+    /// Name of this process among its replicas.
+    pub identity: String,
+    /// The Lease that allows to write; none where this replica is the only one.
+    pub lease: Option<lease::Settings>,
     /// When to renew, and how patiently.
     pub policy: Policy,
     /// How long a leaf may go unaccepted before the Lease is asked for.

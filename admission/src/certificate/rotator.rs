@@ -85,8 +85,7 @@ impl Rotator {
         serving: Arc<Serving>,
         metrics: Certificates,
     ) -> Self {
-        let reporter =
-            Reporter { controller: "cert-rotator".to_owned(), instance: Some(settings.lease.identity.clone()) };
+        let reporter = Reporter { controller: "cert-rotator".to_owned(), instance: Some(settings.identity.clone()) };
         Self {
             recorder: Recorder::new(client.clone(), reporter),
             client,

@@ -61,7 +61,7 @@ impl Fixed {
     fn read<T>(&self, what: &str, value: T) -> Result<T, LookupError> {
         self.reads.fetch_add(1, Ordering::Relaxed);
         if self.unreachable.load(Ordering::Relaxed) {
-            let source = Box::new(kube::Error::Service(Box::new(io::Error::from(io::ErrorKind::ConnectionRefused))));
+            let source = Arc::new(kube::Error::Service(Box::new(io::Error::from(io::ErrorKind::ConnectionRefused))));
             return Err(LookupError::Read { what: what.to_owned(), source });
         }
         Ok(value)

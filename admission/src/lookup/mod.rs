@@ -4,6 +4,7 @@
 //! otherwise, the judges read it once from the API server.
 
 mod fixed;
+mod flight;
 mod sink;
 mod stores;
 mod watch;
@@ -31,7 +32,7 @@ pub struct Cluster {
 }
 
 /// Why something could not be looked up; the same request may succeed a moment later.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum LookupError {
     /// The first lists have not arrived yet.
     #[error("the admission webhook has not read all objects yet; try again")]
@@ -42,7 +43,7 @@ pub enum LookupError {
         /// What was read.
         what: String,
         /// Why it failed.
-        source: Box<kube::Error>,
+        source: Arc<kube::Error>,
     },
 }
 

@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Cluster, Lookup, LookupError,
+    flight::Flights,
     sink::{ClassSink, ClusterSink, NodeSink, TemplateSink, is_default, kept, named},
     watch::{Seen as _, Sink, follow},
 };
@@ -61,10 +62,21 @@ pub struct Stores {
     pub(super) classes: Mutex<Option<BTreeMap<String, bool>>>,
     pub(super) nodes: Mutex<Option<BTreeMap<String, Places>>>,
     surroundings: ArcSwap<Surroundings>,
+    live: Live,
     pending: AtomicUsize,
     complete: AtomicBool,
     readiness: Readiness,
 }
+
+/// What is being read from the API server, by namespace where it has one.
+#[derive(Default)]
+struct Live {
+    templates: Flights<String, Found<Arc<Templates>>>,
+    clusters: Flights<String, Found<Vec<Arc<Cluster>>>>,
+    classes: Flights<(), Found<Option<StorageClasses>>>,
+}
+
+type Found<T> = Result<T, LookupError>;
 
 /// Values of the location labels of a node, in the order of [`Stores::labels`].
 pub(super) type Places = Vec<Option<String>>;
@@ -99,6 +111,7 @@ impl Stores {
             classes: Mutex::default(),
             nodes: Mutex::default(),
             surroundings: ArcSwap::default(),
+            live: Live::default(),
             pending: AtomicUsize::new(0),
             complete: AtomicBool::new(false),
             readiness,
@@ -137,9 +150,12 @@ impl Stores {
         let api: Api<DeserializeGuard<K>> = self.api(scope.as_deref());
         let kind = K::kind(&()).into_owned();
         let events = watcher(api, watcher::Config::default().page_size(PAGE)).default_backoff();
+        // One of several namespaces may be gone, and the Role in it: that must not hold up the others. There, what the stores
+        // lack is read live, so requests are refused until it may be read.
+        let optional = scope.is_some();
         let sink = sink(Arc::clone(&self), scope);
         let mut first = Some(self);
-        async move { follow(events, &kind, false, sink, || Self::arrived(&mut first)).await }.boxed()
+        async move { follow(events, &kind, optional, sink, || Self::arrived(&mut first)).await }.boxed()
     }
 
     fn watch_metadata<K, S>(self: Arc<Self>, sink: S) -> BoxFuture<'static, ()>
@@ -197,26 +213,53 @@ impl Stores {
         });
         self.surroundings.store(Arc::new(Surroundings { storage_classes, nodes }));
     }
+}
 
-    async fn list<K>(&self, namespace: &str) -> Result<Vec<K>, LookupError>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send,
-    {
-        let api: Api<DeserializeGuard<K>> = self.api(Some(namespace));
-        let kind = K::kind(&());
-        let mut objects = Vec::new();
-        let mut page = ListParams::default().limit(PAGE);
-        loop {
-            let list = api.list(&page).await.map_err(|source| LookupError::Read {
-                what: format!("{} of namespace {namespace:?}", K::plural(&())),
-                source: Box::new(source),
-            })?;
-            objects.extend(list.items.into_iter().filter_map(|object| object.open(&kind)));
-            match list.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => page = page.continue_token(&token),
-                None => return Ok(objects),
-            }
+/// Everything of a kind in a namespace.
+async fn list<K>(client: Client, namespace: &str) -> Found<Vec<K>>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send,
+{
+    let api: Api<DeserializeGuard<K>> = Api::namespaced(client, namespace);
+    let kind = K::kind(&());
+    let mut objects = Vec::new();
+    let mut page = ListParams::default().limit(PAGE);
+    loop {
+        let list = api.list(&page).await.map_err(|source| LookupError::Read {
+            what: format!("{} of namespace {namespace:?}", K::plural(&())),
+            source: Arc::new(source),
+        })?;
+        objects.extend(list.items.into_iter().filter_map(|object| object.open(&kind)));
+        match list.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => page = page.continue_token(&token),
+            None => return Ok(objects),
         }
+    }
+}
+
+async fn list_templates(client: Client, namespace: String) -> Found<Arc<Templates>> {
+    let (core, cell, shard) = tokio::try_join!(
+        list::<CoreTemplate>(client.clone(), &namespace),
+        list::<CellTemplate>(client.clone(), &namespace),
+        list::<ShardTemplate>(client.clone(), &namespace)
+    )?;
+    Ok(Arc::new(Templates { core: named(core), cell: named(cell), shard: named(shard) }))
+}
+
+async fn list_clusters(client: Client, namespace: String) -> Found<Vec<Arc<Cluster>>> {
+    let clusters = list::<MultigresCluster>(client, &namespace).await?;
+    Ok(clusters.into_iter().filter_map(kept).map(Arc::new).collect())
+}
+
+async fn list_classes(client: Client) -> Found<Option<StorageClasses>> {
+    let api: Api<StorageClass> = Api::all(client);
+    match api.list_metadata(&ListParams::default()).await {
+        Ok(list) => Ok(Some(StorageClasses {
+            has_default: list.items.iter().any(is_default),
+            names: list.items.iter().map(ResourceExt::name_any).collect(),
+        })),
+        Err(kube::Error::Api(status)) if status.code == 403 => Ok(None),
+        Err(source) => Err(LookupError::Read { what: "the storage classes".to_owned(), source: Arc::new(source) }),
     }
 }
 
@@ -251,41 +294,18 @@ impl Lookup for Stores {
         self.surroundings.load_full()
     }
 
-    fn templates_live<'a>(&'a self, namespace: &'a str) -> BoxFuture<'a, Result<Arc<Templates>, LookupError>> {
-        async move {
-            let (core, cell, shard) = tokio::try_join!(
-                self.list::<CoreTemplate>(namespace),
-                self.list::<CellTemplate>(namespace),
-                self.list::<ShardTemplate>(namespace)
-            )?;
-            Ok(Arc::new(Templates { core: named(core), cell: named(cell), shard: named(shard) }))
-        }
-        .boxed()
+    fn templates_live<'a>(&'a self, namespace: &'a str) -> BoxFuture<'a, Found<Arc<Templates>>> {
+        let read = || list_templates(self.client.clone(), namespace.to_owned()).boxed();
+        self.live.templates.join(namespace.to_owned(), read).boxed()
     }
 
-    fn clusters_live<'a>(&'a self, namespace: &'a str) -> BoxFuture<'a, Result<Vec<Arc<Cluster>>, LookupError>> {
-        async move {
-            let clusters = self.list::<MultigresCluster>(namespace).await?;
-            Ok(clusters.into_iter().filter_map(kept).map(Arc::new).collect())
-        }
-        .boxed()
+    fn clusters_live<'a>(&'a self, namespace: &'a str) -> BoxFuture<'a, Found<Vec<Arc<Cluster>>>> {
+        let read = || list_clusters(self.client.clone(), namespace.to_owned()).boxed();
+        self.live.clusters.join(namespace.to_owned(), read).boxed()
     }
 
-    fn storage_classes_live(&self) -> BoxFuture<'_, Result<Option<StorageClasses>, LookupError>> {
-        async move {
-            let api: Api<StorageClass> = Api::all(self.client.clone());
-            match api.list_metadata(&ListParams::default()).await {
-                Ok(list) => Ok(Some(StorageClasses {
-                    has_default: list.items.iter().any(is_default),
-                    names: list.items.iter().map(ResourceExt::name_any).collect(),
-                })),
-                Err(kube::Error::Api(status)) if status.code == 403 => Ok(None),
-                Err(source) => {
-                    Err(LookupError::Read { what: "the storage classes".to_owned(), source: Box::new(source) })
-                }
-            }
-        }
-        .boxed()
+    fn storage_classes_live(&self) -> BoxFuture<'_, Found<Option<StorageClasses>>> {
+        self.live.classes.join((), || list_classes(self.client.clone()).boxed()).boxed()
     }
 }
 

@@ -17,6 +17,7 @@ use std::{
 };
 
 use actix_web::{App, HttpServer, web::ServiceConfig};
+use futures::future::BoxFuture;
 use shared::{
     admin::Bind,
     metrics::{Error as MetricsError, Metrics},
@@ -117,7 +118,7 @@ impl Server {
         Loopback::new(SocketAddr::new(ip, self.address.port()), server_name, self.service.own_uid().to_owned())
     }
 
-    /// Serves until the token is cancelled, and on while callers drain away.
+    /// Serves until the token is cancelled, and on while callers drain away. It is an error when serving ends by itself.
     pub async fn run(self, token: CancellationToken) -> io::Result<()> {
         let Self { listener, service, tls, settings, .. } = self;
         let workers =
@@ -138,19 +139,84 @@ impl Server {
             .listen_rustls_0_23(listener, rustls::ServerConfig::clone(&tls))?
             .run();
         let handle = server.handle();
-        let mut server = std::pin::pin!(server);
-        tokio::select! {
-            ended = &mut server => return ended,
-            () = token.cancelled() => {}
-        }
-        service.drain();
-        tracing::info!(seconds = settings.drain.as_secs(), "draining: callers are asked to connect anew");
-        tokio::select! {
-            ended = &mut server => return ended,
-            () = tokio::time::sleep(settings.drain) => {}
-        }
-        // The server has to be polled for the stop to happen.
-        let ((), ended) = tokio::join!(handle.stop(true), server);
-        ended
+        let stop = Box::pin(async move { handle.stop(true).await });
+        until_stopped(server, stop, token, || service.drain(), settings.drain).await
+    }
+}
+
+/// Drives a server until the token is cancelled, calls `drain`, goes on for as long as that takes, and then carries out `stop`.
+async fn until_stopped(
+    server: impl Future<Output = io::Result<()>>,
+    stop: BoxFuture<'_, ()>,
+    token: CancellationToken,
+    drain: impl FnOnce(),
+    draining: Duration,
+) -> io::Result<()> {
+    let by_itself = |ended: io::Result<()>| ended.and(Err(io::Error::other("the server ended by itself")));
+    let mut server = std::pin::pin!(server);
+    tokio::select! {
+        ended = &mut server => return by_itself(ended),
+        () = token.cancelled() => {}
+    }
+    drain();
+    tracing::info!(seconds = draining.as_secs(), "draining: callers are asked to connect anew");
+    tokio::select! {
+        ended = &mut server => return by_itself(ended),
+        () = tokio::time::sleep(draining) => {}
+    }
+    // The server has to be polled for the stop to happen.
+    let ((), ended) = tokio::join!(stop, server);
+    ended
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::{pending, ready},
+        sync::atomic::{AtomicBool, Ordering},
+    };
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_hours(1);
+
+    #[tokio::test]
+    async fn a_server_that_ends_by_itself_is_an_error() {
+        let never = || Box::pin(pending());
+        let ended = until_stopped(ready(Ok(())), never(), CancellationToken::new(), || {}, LONG).await;
+        assert_eq!(ended.unwrap_err().to_string(), "the server ended by itself");
+        let broken = ready(Err(io::Error::other("no more files")));
+        let ended = until_stopped(broken, never(), CancellationToken::new(), || {}, LONG).await;
+        assert_eq!(ended.unwrap_err().to_string(), "no more files");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_ends_while_it_drains_is_an_error() {
+        let token = CancellationToken::new();
+        token.cancel();
+        let server = async {
+            tokio::time::sleep(LONG / 2).await;
+            Ok(())
+        };
+        assert!(until_stopped(server, Box::pin(pending()), token, || {}, LONG).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_is_stopped_drains_first() {
+        let (token, stopped, drained) = (CancellationToken::new(), AtomicBool::new(false), AtomicBool::new(false));
+        token.cancel();
+        let started = tokio::time::Instant::now();
+        let server = async {
+            while !stopped.load(Ordering::SeqCst) {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            Ok(())
+        };
+        let stop = Box::pin(async {
+            assert!(started.elapsed() >= LONG);
+            stopped.store(true, Ordering::SeqCst);
+        });
+        until_stopped(server, stop, token, || drained.store(true, Ordering::SeqCst), LONG).await.unwrap();
+        assert!(drained.load(Ordering::SeqCst));
     }
 }

@@ -83,10 +83,23 @@ async fn an_edit_that_breaks_its_users_is_refused() {
     let lookup = Fixed::new(world(&["one"]));
     assert_eq!(review(&lookup, "UPDATE", &core(3), &core(5)).await.denial, None);
     assert_eq!(lookup.reads(), 0);
-    let denial = review(&lookup, "UPDATE", &core(3), &core(2)).await.denial.unwrap();
+    // Of five members three have to stay.
+    let denial = review(&lookup, "UPDATE", &core(5), &core(1)).await.denial.unwrap();
     assert_eq!(denial.code, 403);
     assert!(!denial.causes.is_empty());
     assert_eq!(lookup.reads(), 2);
+}
+
+#[tokio::test]
+async fn what_is_wrong_without_any_user_is_refused_without_asking() {
+    let lookup = Fixed::new(world(&["one"]));
+    lookup.cut_off();
+    for old in [Value::Null, core(3)] {
+        let operation = if old.is_null() { "CREATE" } else { "UPDATE" };
+        let denial = review(&lookup, operation, &old, &core(2)).await.denial.unwrap();
+        assert_eq!((denial.code, denial.causes[0].field.as_str()), (403, "spec.globalTopoServer.etcd.replicas"));
+    }
+    assert_eq!(lookup.reads(), 0);
 }
 
 #[tokio::test]

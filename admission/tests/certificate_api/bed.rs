@@ -130,6 +130,15 @@ impl Bed {
 
     /// Starts a replica and makes it an endpoint of the Service.
     pub async fn replica(&self, mode: Mode, directory: &Path) -> Replica {
+        self.start(mode, directory, true).await
+    }
+
+    /// Starts a replica that is told to be the only one.
+    pub async fn sole_replica(&self, mode: Mode) -> Replica {
+        self.start(mode, Path::new(""), false).await
+    }
+
+    async fn start(&self, mode: Mode, directory: &Path, election: bool) -> Replica {
         let number = self.count.fetch_add(1, Ordering::Relaxed);
         let identity = format!("hook-{number}");
         let listener = TcpListener::bind((own_address(), 0)).await.unwrap();
@@ -153,7 +162,8 @@ impl Bed {
             mutating: self.namespace.clone(),
             validating: self.namespace.clone(),
             deployment: Some(DEPLOYMENT.to_owned()),
-            lease,
+            identity: identity.clone(),
+            lease: election.then_some(lease),
             policy: self.policy,
             patience: Duration::from_secs(5),
             clock: Arc::new(clock::System),

@@ -10,9 +10,10 @@ use k8s_openapi::{
     },
     apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
+use serde_json::json;
 use shared::{
     annotation,
-    api::v1alpha1::{BufferConfig, Cell},
+    api::v1alpha1::{BufferConfig, Cell, MultigatewaySpec},
     label,
     label::{Component, Labels},
     name,
@@ -24,7 +25,7 @@ use crate::workload::{
     owner::{Owner, annotations},
     placement::{matching, non_empty, one_at_a_time, pull_secrets, spread_over_hosts},
     port::{self, GATEWAY_GRPC, GATEWAY_HTTP, GATEWAY_POSTGRES, GATEWAY_REPLICA},
-    probe, security, telemetry,
+    probe, revision, security, telemetry,
     telemetry::{Attributes, Inherited},
     tls::{self, Certificates},
 };
@@ -93,6 +94,24 @@ impl Gateway<'_> {
             }),
             ..Deployment::default()
         }
+    }
+
+    /// What the user wants of the gateways. How many there are is not part of it, except that several are spread.
+    pub fn intent(&self) -> String {
+        let spec = &self.cell.spec;
+        revision::intent(&json!({
+            "images": spec.images,
+            "gateway": MultigatewaySpec { replicas: None, ..spec.multigateway.clone() },
+            "spread": spec.multigateway.replicas.unwrap_or(1) > 1,
+            "placement": spec.multigateway_placement,
+            "location": [&spec.zone, &spec.zone_id, &spec.region],
+            "topology": spec.global_topo_server,
+            "internalTLS": spec.internal_tls,
+            "publicTLS": spec.cert_common_name.as_ref().is_some_and(|name| !name.is_empty()),
+            "observability": spec.observability,
+            "logLevel": spec.log_levels.as_ref().and_then(|levels| levels.multigateway),
+            "project": self.project(),
+        }))
     }
 
     /// The Service of this cell's gateways.

@@ -24,11 +24,17 @@ use crate::{
     plan::{Action, Note, Plan, Requeue, Target},
     settings::Settings,
     topo_server,
-    workload::{owner::Owner, rollout::Rollout, telemetry::Inherited, want},
+    workload::{
+        owner::{Owner, annotations},
+        revision::{self, Adoption},
+        rollout::Rollout,
+        telemetry::Inherited,
+        want,
+    },
 };
 
 /// Crash loops show in pods, which wake nobody: gateways that are not healthy are looked at this often.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// How often a topology server is looked at whose events concern somebody else.
 const WAIT_FOR_TOPOLOGY: Duration = Duration::from_secs(1);
 /// How often a cell on its way out is looked at: shards and their pods wake somebody else.
@@ -128,7 +134,9 @@ pub fn decide(observed: &Observed, settings: &Settings, now: Timestamp) -> Resul
     let hold = if drain.is_some() { None } else { hold(observed) };
     // Gateways that run keep running and keep following the spec; only the first ones wait.
     if observed.deployment.is_some() || (hold.is_none() && drain.is_none()) {
-        want(&mut plan, "Desired", &gateway.deployment())?;
+        let adoption = Adoption::of(&observed.cell.metadata);
+        let live = observed.deployment.as_deref();
+        want(&mut plan, "Desired", &revision::deployment(gateway.deployment(), live, &gateway.intent(), adoption)?)?;
     } else if drain.is_none() {
         plan.requeue = Requeue::After(WAIT_FOR_TOPOLOGY);
     }
@@ -165,13 +173,17 @@ fn local_topology(observed: &Observed, plan: &mut Plan<CellStatus>) -> Result<()
 /// The TopoServer of a cell.
 fn local_server(observed: &Observed, spec: &LocalTopoServerSpec) -> TopoServer {
     let labels = label::of_cell(&observed.cluster, &observed.cell.spec.name, Component::LocalTopo);
+    let mut metadata = observed.owner.meta(name::local_topo(&observed.owner.name), labels);
+    metadata.annotations = annotations(Adoption::of(&observed.cell.metadata).told().into_iter().collect());
     TopoServer {
-        metadata: observed.owner.meta(name::local_topo(&observed.owner.name), labels),
+        metadata,
         spec: TopoServerSpec {
             etcd: spec.etcd.clone(),
             pvc_deletion_policy: spec.etcd.as_ref().and_then(|etcd| etcd.pvc_deletion_policy),
             // The ensemble shares the fate of its cell, and so the places where the cell's pods may run.
             placement: observed.cell.spec.multigateway_placement.clone(),
+            image_pull_policy: observed.cell.spec.images.image_pull_policy,
+            image_pull_secrets: observed.cell.spec.images.image_pull_secrets.clone(),
         },
         status: None,
     }

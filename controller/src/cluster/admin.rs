@@ -231,11 +231,13 @@ pub fn web_service(owner: &Owner, external: Option<&ExternalServiceConfig>) -> S
     exposed(service, external)
 }
 
-/// Adds external addresses and annotations where they are enabled; otherwise leaves both fields unset, which removes them.
+/// Adds the type, external addresses and annotations where they are enabled; otherwise leaves the Service as it was, with neither
+/// addresses nor annotations, which removes them.
 pub fn exposed(mut service: Service, external: Option<&ExternalServiceConfig>) -> Service {
     if let Some(external) = external.filter(|external| external.enabled) {
         service.metadata.annotations = annotations(external.annotations.clone());
         if let Some(spec) = service.spec.as_mut() {
+            spec.type_ = Some(external.r#type.unwrap_or_default().to_string());
             spec.external_ips = non_empty(&external.external_ips);
         }
     }

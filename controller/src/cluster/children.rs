@@ -1,7 +1,5 @@
 //! The objects of our own kinds that a cluster is made of: TopoServer, Cells, TableGroups.
 
-use std::collections::BTreeMap;
-
 use shared::{
     annotation,
     api::v1alpha1::{Cell, CellSpec, TableGroup, TableGroupSpec, TopoServer, TopoServerSpec},
@@ -10,37 +8,44 @@ use shared::{
     name,
 };
 
+use super::intent::Annotations;
 use crate::workload::owner::{Owner, annotations};
 
 /// The cluster's own topology server.
-pub fn topo_server(owner: &Owner, spec: &TopoServerSpec) -> TopoServer {
-    TopoServer {
-        metadata: owner.meta(name::global_topo(&owner.name), label::of_cluster(&owner.name, Component::GlobalTopo)),
-        spec: spec.clone(),
-        status: None,
-    }
+pub fn topo_server(owner: &Owner, spec: &TopoServerSpec, pinned: &Annotations) -> TopoServer {
+    let labels = label::of_cluster(&owner.name, Component::GlobalTopo);
+    let mut metadata = owner.meta(name::global_topo(&owner.name), labels);
+    metadata.annotations = annotations(pinned.clone());
+    TopoServer { metadata, spec: spec.clone(), status: None }
 }
 
 /// A cell.
-pub fn cell(owner: &Owner, project: Option<&str>, spec: &CellSpec) -> Cell {
+pub fn cell(owner: &Owner, project: Option<&str>, spec: &CellSpec, pinned: &Annotations) -> Cell {
     let labels = label::of_cell(&owner.name, &spec.name, Component::Cell);
     let mut metadata = owner.meta(name::cell(&owner.name, &spec.name), labels);
-    metadata.annotations = annotations(project_ref(project));
+    metadata.annotations = annotations(marked(project, pinned));
     Cell { metadata, spec: spec.clone(), status: None }
 }
 
 /// A table group.
-pub fn table_group(owner: &Owner, project: Option<&str>, paused: Option<&str>, spec: &TableGroupSpec) -> TableGroup {
+pub fn table_group(
+    owner: &Owner,
+    project: Option<&str>,
+    paused: Option<&str>,
+    spec: &TableGroupSpec,
+    pinned: &Annotations,
+) -> TableGroup {
     let labels = label::of_table_group(&owner.name, &spec.database_name, &spec.table_group_name);
     let name = name::table_group(&owner.name, &spec.database_name, &spec.table_group_name);
     let mut metadata = owner.meta(name, labels);
-    let mut handed_down = project_ref(project);
+    let mut handed_down = marked(project, pinned);
     handed_down.extend(paused.map(|value| (annotation::PAUSE.to_owned(), value.to_owned())));
     metadata.annotations = annotations(handed_down);
     TableGroup { metadata, spec: spec.clone(), status: None }
 }
 
-fn project_ref(project: Option<&str>) -> BTreeMap<String, String> {
+fn marked(project: Option<&str>, pinned: &Annotations) -> Annotations {
     let project = project.filter(|project| !project.is_empty());
-    project.map(|project| (annotation::PROJECT_REF.to_owned(), project.to_owned())).into_iter().collect()
+    let project = project.map(|project| (annotation::PROJECT_REF.to_owned(), project.to_owned()));
+    project.into_iter().chain(pinned.clone()).collect()
 }

@@ -6,14 +6,21 @@
 mod admin;
 mod children;
 mod gateway;
+mod images;
+mod intent;
 mod leaving;
 mod observe;
 mod password;
 mod removal;
 mod status;
 mod topology;
+mod wave;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use k8s_openapi::api::{
@@ -28,12 +35,16 @@ use shared::{
     api::v1alpha1::{Cell, CellSpec, MultigresCluster, MultigresClusterStatus, Phase, Shard, TableGroup, TopoServer},
     name,
     resolve::ResolvedCluster,
+    validate::MissingClass,
 };
 
 use self::{
     admin::{Admin, Part, Web},
+    images::Adopted,
+    intent::{Annotations, Settled},
     password::Password,
     topology::{Sight, Wanted},
+    wave::Peer,
 };
 use crate::{
     context::Ctx,
@@ -41,6 +52,7 @@ use crate::{
     plan::{Action, Note, Plan, Requeue, Target},
     settings::Settings,
     topo_server,
+    topo_server::client::Secrets,
     upstream::{CellRecord, PoolerId, TopoAddress},
     workload::{owner::Owner, port::ETCD_CLIENT, telemetry::Inherited, want, want_once},
 };
@@ -49,8 +61,10 @@ use crate::{
 const CONFIRM: Duration = Duration::from_secs(1);
 /// How often a topology that does not answer is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
+/// Other clusters wake nobody: one that waits for its turn to take over a template looks at them this often.
+const WAIT_FOR_TURN: Duration = Duration::from_secs(5);
 /// Crash loops of the management plane and users' Secrets wake nobody: a cluster that is not healthy is looked at this often.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// One reason why a spec is not carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +84,14 @@ pub struct Observed {
     pub owner: Owner,
     /// What its spec asks for, or why it is not carried out.
     pub resolved: Result<Box<ResolvedCluster>, Vec<Refusal>>,
+    /// What the spec asks for by itself, as if its templates were empty; none while that cannot be resolved.
+    pub own: Option<Box<ResolvedCluster>>,
+    /// Which default images it runs.
+    pub adopted: Adopted,
+    /// Digests of the templates that it uses, by `Kind/name`.
+    pub templates: BTreeMap<String, String>,
+    /// Other clusters that use the same templates, read only while some template has a version that this one has not.
+    pub peers: Vec<Peer>,
     /// The superuser's password.
     pub password: Password,
     /// The generated Secret, if it is there.
@@ -102,6 +124,8 @@ pub struct Observed {
     pub pods: Vec<Arc<Pod>>,
     /// All volume claims of the cluster.
     pub claims: Vec<Arc<PersistentVolumeClaim>>,
+    /// StorageClasses that its volumes need and that are not there, as far as is known.
+    pub missing_classes: Vec<MissingClass>,
     /// Telemetry variables of the operator's own process.
     pub inherited: Inherited,
 }
@@ -199,7 +223,7 @@ impl Observed {
             .filter_map(|database| {
                 let policy = database.durability_policy.to_string();
                 let cells = self.topology.listed(&database.name, &cells, &inhabited);
-                topology::database(&database.name, cells, &policy, Some(&database.backup))
+                topology::database(&database.name, cells, &policy, Some(&database.repository))
             })
             .collect();
         wanted
@@ -215,7 +239,10 @@ impl Observed {
         }
         if let Some(etcd) = local.and_then(|local| local.etcd.as_ref()) {
             let server = name::local_topo(&name::cell(&self.owner.name, &name));
-            let address = format!("{server}.{}.svc:{ETCD_CLIENT}", self.owner.namespace);
+            // Whoever has certificates for the global topology takes an address without a scheme for one that needs them.
+            let plain = Secrets::of_reference(&resolved.global_topo_ref) == Secrets::default();
+            let scheme = if plain { "" } else { "http://" };
+            let address = format!("{scheme}{server}.{}.svc:{ETCD_CLIENT}", self.owner.namespace);
             let root = etcd.root_path.clone().unwrap_or_default();
             let record = CellRecord { server_addresses: vec![address], root, name };
             return self.local_topo_serves(&cell.name).then_some(record);
@@ -239,9 +266,10 @@ pub fn decide(observed: &Observed, settings: &Settings, now: Timestamp) -> Resul
     let mut plan = Plan::nothing();
     match &observed.resolved {
         Ok(resolved) => {
-            finalizer(observed, &mut plan);
-            carry_out(observed, resolved, now, &mut plan)?;
-            plan.status = Some(status::status(observed, resolved, settings, now));
+            let settled = Settled::of(observed, resolved, settings)?;
+            records(observed, &mut plan);
+            carry_out(observed, &settled, now, &mut plan)?;
+            plan.status = Some(status::status(observed, &settled, now));
         }
         Err(refusals) => {
             for refusal in refusals {
@@ -256,33 +284,41 @@ pub fn decide(observed: &Observed, settings: &Settings, now: Timestamp) -> Resul
     Ok(plan)
 }
 
-fn finalizer(observed: &Observed, plan: &mut Plan<MultigresClusterStatus>) {
+/// What has to be written on the cluster itself before anything is made: the finalizer, and the images that it takes over.
+fn records(observed: &Observed, plan: &mut Plan<MultigresClusterStatus>) {
+    plan.notes.extend(observed.adopted.notes.iter().cloned());
     let present = observed.cluster.finalizers();
-    if present.iter().any(|finalizer| finalizer == CLUSTER_FINALIZER) {
-        return;
-    }
-    if let Some(target) = Target::of(&*observed.cluster) {
+    let finalized = present.iter().any(|finalizer| finalizer == CLUSTER_FINALIZER);
+    let mut metadata = serde_json::Map::new();
+    if !finalized {
         let all: Vec<&str> = present.iter().map(String::as_str).chain([CLUSTER_FINALIZER]).collect();
+        metadata.insert("finalizers".to_owned(), json!(all));
         // A list is replaced as a whole: the version keeps a finalizer that somebody else adds in between.
-        let version = observed.cluster.metadata.resource_version.as_deref();
-        let patch = json!({ "metadata": { "finalizers": all, "resourceVersion": version } });
-        plan.write("Finalizer", Action::Merge { target, patch });
+        metadata.insert("resourceVersion".to_owned(), json!(observed.cluster.metadata.resource_version));
+    }
+    if let Some(record) = &observed.adopted.record {
+        metadata.insert("annotations".to_owned(), json!({ annotation::APPLIED_IMAGES: record }));
+    }
+    if let Some(target) = Target::of(&*observed.cluster).filter(|_| !metadata.is_empty()) {
+        let reason = if finalized { "ImagesAdopted" } else { "Finalizer" };
+        plan.write(reason, Action::Merge { target, patch: json!({ "metadata": metadata }) });
     }
 }
 
 /// The writes of a spec that is carried out, in the order in which their effects are needed.
 fn carry_out(
     observed: &Observed,
-    resolved: &ResolvedCluster,
+    settled: &Settled,
     now: Timestamp,
     plan: &mut Plan<MultigresClusterStatus>,
 ) -> Result<(), Error> {
-    let owner = &observed.owner;
+    let (owner, resolved) = (&observed.owner, &settled.resolved);
+    let unpinned = Annotations::new();
     if let Password::Fresh(value) = &observed.password {
         want_once(plan, "PasswordAbsent", &password::secret(owner, value))?;
     }
     if let Some(spec) = resolved.managed_topo() {
-        want(plan, "Desired", &children::topo_server(owner, spec))?;
+        want(plan, "Desired", &children::topo_server(owner, spec, &settled.topo))?;
     } else {
         let unused = observed.global_topo().filter(|server| server.metadata.deletion_timestamp.is_none());
         if let Some(target) = unused.and_then(Target::of) {
@@ -291,27 +327,30 @@ fn carry_out(
     }
     for cell in &resolved.cells {
         if leaving::keep(observed.cell(&cell.name), plan) {
-            want(plan, "Desired", &children::cell(owner, observed.project(), cell))?;
+            let pinned = settled.cells.get(&cell.name).unwrap_or(&unpinned);
+            want(plan, "Desired", &children::cell(owner, observed.project(), cell, pinned))?;
         }
     }
     for group in resolved.table_groups() {
-        want(plan, "Desired", &children::table_group(owner, observed.project(), observed.paused(), group))?;
+        let key = (group.database_name.clone(), group.table_group_name.clone());
+        let pinned = settled.table_groups.get(&key).unwrap_or(&unpinned);
+        let group = children::table_group(owner, observed.project(), observed.paused(), group, pinned);
+        want(plan, "Desired", &group)?;
     }
     let spec = &observed.cluster.spec;
     want(plan, "Desired", &gateway::primary_service(owner, spec.external_gateway.as_ref()))?;
     want(plan, "Desired", &gateway::replica_service(owner))?;
-    management(observed, resolved, plan)?;
+    management(observed, settled, plan)?;
     register(observed, resolved, now, plan);
     warn(observed, resolved, plan);
+    if settled.pending.is_some() {
+        plan.requeue = plan.requeue.sooner(Requeue::After(WAIT_FOR_TURN));
+    }
     Ok(())
 }
 
-fn management(
-    observed: &Observed,
-    resolved: &ResolvedCluster,
-    plan: &mut Plan<MultigresClusterStatus>,
-) -> Result<(), Error> {
-    let (owner, spec) = (&observed.owner, &observed.cluster.spec);
+fn management(observed: &Observed, settled: &Settled, plan: &mut Plan<MultigresClusterStatus>) -> Result<(), Error> {
+    let (owner, spec, resolved) = (&observed.owner, &observed.cluster.spec, &settled.resolved);
     let admin = Admin {
         part: Part {
             owner,
@@ -327,14 +366,14 @@ fn management(
         log_level: resolved.log_levels.multiadmin.unwrap_or_default(),
         internal_tls: spec.internal_tls.as_ref().and_then(|tls| tls.enabled) == Some(true),
     };
-    want(plan, "Desired", &admin.deployment())?;
+    want(plan, "Desired", &settled.deployment(observed, intent::Part::Admin, admin.deployment())?)?;
     want(plan, "Desired", &admin::service(owner))?;
     let web = Web {
         part: Part { stateless: &resolved.multiadmin_web.spec, image: &resolved.multiadmin_web.image, ..admin.part },
         user: &resolved.postgres_superuser,
         password: &resolved.password.secret_ref,
     };
-    want(plan, "Desired", &web.deployment())?;
+    want(plan, "Desired", &settled.deployment(observed, intent::Part::Web, web.deployment())?)?;
     want(plan, "Desired", &admin::web_service(owner, spec.external_admin_web.as_ref()))
 }
 
@@ -365,6 +404,9 @@ fn register(observed: &Observed, resolved: &ResolvedCluster, now: Timestamp, pla
 /// Events for what keeps a cluster from being what its spec says.
 fn warn(observed: &Observed, resolved: &ResolvedCluster, plan: &mut Plan<MultigresClusterStatus>) {
     if let Some((reason, message)) = status::password_problem(observed) {
+        plan.notes.push(Note::warning(reason, message));
+    }
+    if let Some((reason, message)) = status::class_problem(observed) {
         plan.notes.push(Note::warning(reason, message));
     }
     for group in observed.removed_table_groups(resolved) {

@@ -1,18 +1,22 @@
 //! Reads what a pass over a cluster needs: tables, templates, the password's Secret, the records in the topology.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
+use serde::Serialize;
 use shared::{
     api::v1alpha1::{GlobalTopoServerRef, MultigresCluster},
     name,
-    resolve::{self, ResolvedCluster, Templates},
-    validate::{self, Surroundings},
+    resolve::{self, ResolvedCluster, TemplateKind, Templates},
+    validate::{self, MissingClass, Surroundings},
 };
 
 use super::{
     Observed, Refusal,
+    images::Adopted,
+    intent,
     password::{self, Password},
     topology::{self, Sight},
+    wave,
 };
 use crate::{
     context::Ctx,
@@ -20,7 +24,7 @@ use crate::{
     settings::Settings,
     topo_server::{self, client::Secrets},
     upstream::TopoAddress,
-    workload::{owner::Owner, telemetry::Inherited},
+    workload::{owner::Owner, revision, telemetry::Inherited},
 };
 
 /// Reason of a spec that resolves and breaks a rule.
@@ -28,9 +32,18 @@ const INVALID: &str = "InvalidSpec";
 
 pub(super) async fn observe(cluster: &MultigresCluster, ctx: &Ctx) -> Result<Observed, Error> {
     let owner = Owner::of(cluster)?;
-    let resolved = resolved(cluster, &owner, &templates(&owner.namespace, ctx), &ctx.settings);
+    let available = templates(&owner.namespace, ctx);
+    let adopted = Adopted::of(cluster, &ctx.settings);
+    let resolved = match adopted.refusal() {
+        Some(refusal) => Err(vec![refusal]),
+        None => resolved(cluster, &owner, &available, &adopted, &ctx.settings),
+    };
     let (stores, namespace, name) = (&ctx.stores, owner.namespace.as_str(), owner.name.as_str());
     let mut observed = Observed {
+        own: own(cluster, &owner, &available, &adopted),
+        templates: digests(&resolved, &available)?,
+        peers: Vec::new(),
+        adopted,
         password: Password::NotKnown,
         password_secret: stores.secrets.get(namespace, &name::postgres_password(name)),
         topology: Sight::NotServing,
@@ -47,12 +60,22 @@ pub(super) async fn observe(cluster: &MultigresCluster, ctx: &Ctx) -> Result<Obs
         web_service: stores.services.get(namespace, &name::multiadmin_web(name)),
         pods: stores.pods.of_cluster(namespace, name),
         claims: stores.claims.of_cluster(namespace, name),
+        missing_classes: missing_classes(resolved.as_deref().ok(), ctx),
         inherited: Inherited::of_process(),
         cluster: Arc::new(cluster.clone()),
         resolved,
         owner,
     };
     let deleting = cluster.metadata.deletion_timestamp.is_some();
+    if let Ok(resolved) = &observed.resolved
+        && !deleting
+    {
+        let changed = intent::changed_templates(&observed, resolved)?;
+        if !changed.is_empty() {
+            let Owner { namespace, name, .. } = &observed.owner;
+            observed.peers = wave::peers(stores, namespace, name, &changed);
+        }
+    }
     let reference = reference(&observed);
     let mut refused = None;
     if let Some(reference) = reference.as_ref().filter(|reference| is_external(&observed, reference)) {
@@ -85,9 +108,11 @@ pub(super) fn resolved(
     cluster: &MultigresCluster,
     owner: &Owner,
     templates: &Templates,
+    adopted: &Adopted,
     settings: &Settings,
 ) -> Result<Box<ResolvedCluster>, Vec<Refusal>> {
-    let resolved = resolve::cluster(&owner.name, &owner.namespace, &cluster.spec, templates, &settings.resolve());
+    let settings = resolve::Settings { images: adopted.applied.clone(), ..settings.resolve() };
+    let resolved = resolve::cluster(&owner.name, &owner.namespace, &cluster.spec, templates, &settings);
     let resolved = resolved.map_err(|errors| {
         let refusal = |e: &resolve::ResolveError| Refusal { reason: e.reason().to_owned(), message: e.to_string() };
         errors.iter().map(refusal).collect::<Vec<_>>()
@@ -100,6 +125,58 @@ pub(super) fn resolved(
     Err(verdict.errors.iter().map(refusal).collect())
 }
 
+/// Resolves what a spec asks for by itself: with templates that say nothing, and with no setting of the operator but the images that
+/// the cluster took over.
+pub(super) fn own(
+    cluster: &MultigresCluster,
+    owner: &Owner,
+    templates: &Templates,
+    adopted: &Adopted,
+) -> Option<Box<ResolvedCluster>> {
+    let empty =
+        Templates { core: emptied(&templates.core), cell: emptied(&templates.cell), shard: emptied(&templates.shard) };
+    let zone_id_label = resolve::ZONE_ID_LABEL.to_owned();
+    let settings = resolve::Settings { images: adopted.applied.clone(), zone_id_label };
+    resolve::cluster(&owner.name, &owner.namespace, &cluster.spec, &empty, &settings).ok().map(Box::new)
+}
+
+fn emptied<S: Default>(templates: &BTreeMap<String, S>) -> BTreeMap<String, S> {
+    templates.keys().map(|name| (name.clone(), S::default())).collect()
+}
+
+/// Digests of the templates that a cluster uses, by `Kind/name`.
+pub(super) fn digests(
+    resolved: &Result<Box<ResolvedCluster>, Vec<Refusal>>,
+    templates: &Templates,
+) -> Result<BTreeMap<String, String>, Error> {
+    let mut digests = BTreeMap::new();
+    if let Ok(resolved) = resolved {
+        let used = &resolved.resolved_templates;
+        digest(TemplateKind::CoreTemplate, &used.core_templates, &templates.core, &mut digests)?;
+        digest(TemplateKind::CellTemplate, &used.cell_templates, &templates.cell, &mut digests)?;
+        digest(TemplateKind::ShardTemplate, &used.shard_templates, &templates.shard, &mut digests)?;
+    }
+    Ok(digests)
+}
+
+fn digest<S: Serialize>(
+    kind: TemplateKind,
+    used: &[String],
+    templates: &BTreeMap<String, S>,
+    digests: &mut BTreeMap<String, String>,
+) -> Result<(), Error> {
+    for (name, spec) in used.iter().filter_map(|name| Some((name, templates.get(name)?))) {
+        digests.insert(format!("{kind}/{name}"), revision::intent(&revision::value(spec)?));
+    }
+    Ok(())
+}
+
+/// The StorageClasses that are needed and are not there; none as long as nobody knows.
+fn missing_classes(resolved: Option<&ResolvedCluster>, ctx: &Ctx) -> Vec<MissingClass> {
+    let known = resolved.zip(ctx.stores.storage_classes.get());
+    known.map(|(resolved, classes)| validate::missing_classes(resolved, &classes)).unwrap_or_default()
+}
+
 fn templates(namespace: &str, ctx: &Ctx) -> Templates {
     let stores = &ctx.stores;
     Templates {
@@ -109,10 +186,7 @@ fn templates(namespace: &str, ctx: &Ctx) -> Templates {
     }
 }
 
-fn named<K: kube::Resource, S>(
-    templates: Vec<Arc<K>>,
-    spec: impl Fn(&K) -> S,
-) -> std::collections::BTreeMap<String, S> {
+fn named<K: kube::Resource, S>(templates: Vec<Arc<K>>, spec: impl Fn(&K) -> S) -> BTreeMap<String, S> {
     let entry = |template: Arc<K>| Some((template.meta().name.clone()?, spec(&template)));
     templates.into_iter().filter_map(entry).collect()
 }

@@ -8,7 +8,7 @@ use kube::ResourceExt as _;
 use serde_json::json;
 use shared::{
     annotation::CLUSTER_FINALIZER,
-    api::v1alpha1::{BackupType, MultigresClusterStatus, PvcRetention, ShardSpec},
+    api::v1alpha1::{BackupType, Cell, MultigresClusterStatus, PvcRetention, ShardSpec},
     label,
     label::Component,
 };
@@ -56,6 +56,9 @@ pub(super) fn decide(observed: &Observed, now: Timestamp) -> Plan<MultigresClust
             if observed.external_topology.is_some() { patient } else { now.duration_since(since) < OWN_PATIENCE };
         match &observed.topology {
             Sight::Seen { .. } => {
+                if gateways_leave(observed, now, &mut plan) && patient {
+                    return plan;
+                }
                 let (cells, databases) = observed.registered_names();
                 let writes = topology::removal(&observed.topology, &observed.leftovers, &cells, &databases);
                 if !writes.is_empty() {
@@ -95,6 +98,28 @@ pub(super) fn decide(observed: &Observed, now: Timestamp) -> Plan<MultigresClust
         plan.write("Cleaned", Action::Merge { target, patch });
     }
     plan
+}
+
+/// Lets the gateways go, and tells whether some are still there. A gateway that ends looks its cell up to take its own record along, so
+/// the record of the cell has to outlive it.
+///
+/// A cell with a topology server of its own stays, because the records in there are still to be removed. So does one that the spec no
+/// longer names or whose spec cannot be resolved: nothing else remembers it.
+fn gateways_leave(observed: &Observed, now: Timestamp, plan: &mut Plan<MultigresClusterStatus>) -> bool {
+    if observed.resolved.is_err() {
+        return false;
+    }
+    let named = |name: &str| observed.cluster.spec.cells.iter().any(|cell| cell.name == name);
+    let goes = |cell: &Cell| cell.spec.topo_server.is_none() && named(&cell.spec.name);
+    let (going, staying): (Vec<_>, Vec<_>) = observed.cells.iter().partition(|cell| goes(cell));
+    for cell in going.into_iter().filter(|cell| cell.metadata.deletion_timestamp.is_none()) {
+        delete(plan, "ClusterDeleted", &**cell);
+    }
+    observed.pods.iter().any(|pod| {
+        let label = |key: &str| pod.labels().get(key).map(String::as_str);
+        let stays = staying.iter().any(|cell| label(label::CELL) == Some(cell.spec.name.as_str()));
+        label(label::COMPONENT) == Some(Component::Multigateway.as_str()) && !stays && !abandoned(pod, now)
+    })
 }
 
 fn delete<K>(plan: &mut Plan<MultigresClusterStatus>, reason: &'static str, object: &K)

@@ -7,30 +7,36 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::{Resource, ResourceExt as _};
 use shared::{
     api::v1alpha1::{
-        Cell, ClusterCellStatus, ClusterDatabaseStatus, ClusterImagesStatus, ComponentImages, ExternalEndpointStatus,
-        ExternalServiceConfig, ImageSource, ImageUpdateStrategy, MultigresClusterStatus, Phase, TableGroup,
+        Cell, ClusterCellStatus, ClusterDatabaseStatus, ExternalEndpointStatus, ExternalServiceConfig,
+        MultigresClusterStatus, Phase, TableGroup,
     },
     condition::{self, ConditionSet},
     label,
     label::Component,
     resolve::{Notice, ResolvedCluster},
+    validate::MissingClass,
 };
 
 use super::{
     Observed, Refusal,
+    intent::Settled,
     leaving::{self, Leaving},
     password::Password,
     topology::Sight,
+    wave::Turn,
 };
-use crate::{settings::Settings, workload::rollout::Rollout};
+use crate::{topo_server, workload::rollout::Rollout};
 
 const AVAILABLE: &str = "Available";
-const SPEC_ACCEPTED: &str = "SpecAccepted";
+pub(super) const SPEC_ACCEPTED: &str = "SpecAccepted";
 const NO_CELLS: &str = "NoCells";
-const CELL_LOCAL_REPOSITORY: &str = "CellLocalRepository";
-const PASSWORD_SECRET_MISSING: &str = "PasswordSecretMissing";
+pub(super) const CELL_LOCAL_REPOSITORY: &str = "CellLocalRepository";
+pub(super) const PASSWORD_SECRET_MISSING: &str = "PasswordSecretMissing";
+const STORAGE_CLASS_MISSING: &str = "StorageClassMissing";
 const TOPOLOGY_REACHABLE: &str = "TopologyReachable";
+const TEMPLATE_UPDATE_PENDING: &str = "TemplateUpdatePending";
 const IMAGE_ROLLOUT_PENDING: &str = "ImageRolloutPending";
+const CHANGE_HAS_NO_EFFECT: &str = "ChangeHasNoEffect";
 pub(super) const CELL_REMOVAL_PENDING: &str = "CellRemovalPending";
 pub(super) const TABLE_GROUP_REMOVAL_PENDING: &str = "TableGroupRemovalPending";
 
@@ -42,12 +48,8 @@ struct Child {
 }
 
 /// The status of a cluster whose spec is carried out.
-pub(super) fn status(
-    observed: &Observed,
-    resolved: &ResolvedCluster,
-    settings: &Settings,
-    now: Timestamp,
-) -> MultigresClusterStatus {
+pub(super) fn status(observed: &Observed, settled: &Settled, now: Timestamp) -> MultigresClusterStatus {
+    let resolved = &settled.resolved;
     let children = children(observed, resolved);
     let registered = observed.wanted_records(resolved, now).is_registered(&observed.topology);
     let leaving = leaving::cells(observed, resolved, now);
@@ -58,12 +60,11 @@ pub(super) fn status(
     let (gateway, admin_web);
     (conditions, gateway) = expose_gateway(conditions, observed);
     (conditions, admin_web) = expose_web(conditions, observed);
-    let images = images(resolved, settings);
-    conditions = if images.source == ImageSource::Explicit {
-        conditions.set(IMAGE_ROLLOUT_PENDING, false, "FullyPinned", "every image is named in the spec")
-    } else {
-        conditions.set(IMAGE_ROLLOUT_PENDING, false, "UpToDate", "the current default images are applied")
-    };
+    let (pending, reason, why) = observed.adopted.pending();
+    conditions = conditions.set(IMAGE_ROLLOUT_PENDING, pending, reason, why);
+    if let Some((reason, why)) = settled.pending.as_ref().and_then(waiting) {
+        conditions = conditions.set(TEMPLATE_UPDATE_PENDING, true, reason, why);
+    }
     MultigresClusterStatus {
         observed_generation: Some(observed.owner.generation),
         conditions: conditions.finish(),
@@ -74,7 +75,25 @@ pub(super) fn status(
         admin_web,
         databases: databases(observed, resolved),
         resolved_templates: Some(resolved.resolved_templates.clone()),
-        images: Some(images),
+        images: Some(observed.adopted.status(resolved)),
+    }
+}
+
+/// Why a cluster still has the specs that it got from templates before they were edited.
+fn waiting(turn: &Turn) -> Option<(&'static str, String)> {
+    match turn {
+        Turn::Go => None,
+        Turn::Wait => Some((
+            "WaitsForOthers",
+            "a template in use has changed; this cluster takes it over after others that are on the way".to_owned(),
+        )),
+        Turn::Stopped(cluster) => Some((
+            "OtherClusterUnhealthy",
+            format!(
+                "a template in use has changed; nobody else takes it over, because cluster {cluster} is unhealthy with it: \
+                 correct the template or that cluster"
+            ),
+        )),
     }
 }
 
@@ -122,6 +141,24 @@ pub(super) fn password_problem(observed: &Observed) -> Option<(&'static str, Str
     }
 }
 
+/// Which StorageClasses are not there, and what to do about it.
+pub(super) fn class_problem(observed: &Observed) -> Option<(&'static str, String)> {
+    let explain = |missing: &MissingClass| match &missing.class {
+        Some(class) => {
+            format!("StorageClass {class:?} of {} does not exist; create it, or name another one", missing.field)
+        }
+        None => format!(
+            "{} names no StorageClass, and none is the default; name one, or mark one with the annotation \
+             storageclass.kubernetes.io/is-default-class=true",
+            missing.field
+        ),
+    };
+    let first = observed.missing_classes.first()?;
+    let reason = if first.class.is_some() { "StorageClassNotFound" } else { "NoDefaultStorageClass" };
+    let all: Vec<String> = observed.missing_classes.iter().map(explain).collect();
+    Some((reason, format!("new volumes stay Pending: {}", all.join("; "))))
+}
+
 fn conditions(
     observed: &Observed,
     resolved: &ResolvedCluster,
@@ -135,6 +172,9 @@ fn conditions(
         set = set.set(PASSWORD_SECRET_MISSING, true, reason, message);
     } else if observed.password == Password::NotKnown {
         set = set.keep(PASSWORD_SECRET_MISSING);
+    }
+    if let Some((reason, message)) = class_problem(observed) {
+        set = set.set(STORAGE_CLASS_MISSING, true, reason, message);
     }
     if resolved.cells.is_empty() {
         set = set.set(NO_CELLS, true, "NoCells", "the spec names no cells, so nothing serves; add at least one");
@@ -157,6 +197,10 @@ fn conditions(
         let message = format!("no longer in the spec and still running: {}", groups.join(", "));
         set = set.set(TABLE_GROUP_REMOVAL_PENDING, true, "NotInSpec", message);
     }
+    let late = too_late(observed);
+    if !late.is_empty() {
+        set = set.set(CHANGE_HAS_NO_EFFECT, true, "AlreadyMade", late.join("; "));
+    }
     match &observed.topology {
         Sight::Seen { .. } => set.set(TOPOLOGY_REACHABLE, true, "Answered", "the topology server answers"),
         Sight::Failed { reason, message } => set.set(TOPOLOGY_REACHABLE, false, reason, message),
@@ -166,6 +210,21 @@ fn conditions(
             None => set,
         },
     }
+}
+
+/// What the spec asks for that counts only when something is made, by what is there already.
+fn too_late(observed: &Observed) -> Vec<String> {
+    let shards = observed.shards.iter().filter_map(|shard| {
+        let status = shard.status.as_ref()?;
+        let said = condition::find(&status.conditions, CHANGE_HAS_NO_EFFECT).filter(|said| said.status == "True")?;
+        Some(format!("{}: {}", shard.spec.shard_name, said.message))
+    });
+    let servers = observed.topo_servers.iter().filter_map(|server| {
+        let said = condition::find(&server.status.as_ref()?.conditions, topo_server::AS_SPECIFIED)?;
+        let fixed = said.status == "False" && said.reason == topo_server::STORAGE_IS_FIXED;
+        fixed.then(|| format!("{}: {}", server.name_any(), said.message))
+    });
+    shards.chain(servers).collect()
 }
 
 fn local_repositories(resolved: &ResolvedCluster) -> Vec<&str> {
@@ -204,7 +263,11 @@ fn phase(
     if resolved.cells.is_empty() {
         return (Phase::Initializing, "the spec names no cells".to_owned());
     }
-    if !children.iter().all(|child| child.phase == Some(Phase::Healthy)) {
+    let healthy = children.iter().all(|child| child.phase == Some(Phase::Healthy));
+    if let Some((_, message)) = class_problem(observed).filter(|_| !healthy) {
+        return (Phase::Degraded, message);
+    }
+    if !healthy {
         return (Phase::Progressing, "Cluster is progressing".to_owned());
     }
     match &observed.topology {
@@ -359,24 +422,6 @@ fn endpoint(service: &Service) -> Option<String> {
         return Some(ip.clone());
     }
     let ingress = service.status.as_ref()?.load_balancer.as_ref()?.ingress.as_ref()?.first()?;
-    ingress.hostname.clone().or_else(|| ingress.ip.clone())
-}
-
-/// Default images are adopted at once, and the status says just that.
-fn images(resolved: &ResolvedCluster, settings: &Settings) -> ClusterImagesStatus {
-    let effective = ComponentImages::from(resolved.images.clone());
-    if resolved.image_source == ImageSource::Explicit {
-        return ClusterImagesStatus { effective, source: ImageSource::Explicit, ..ClusterImagesStatus::default() };
-    }
-    let available = settings.resolve().images;
-    let revision = available.revision();
-    ClusterImagesStatus {
-        update_strategy: Some(ImageUpdateStrategy::Immediate),
-        effective,
-        source: resolved.image_source,
-        applied: Some(available.clone().into()),
-        applied_revision: Some(revision.clone()),
-        available: Some(available.into()),
-        available_revision: Some(revision),
-    }
+    let given = |address: &Option<String>| address.clone().filter(|address| !address.is_empty());
+    given(&ingress.hostname).or_else(|| given(&ingress.ip))
 }

@@ -10,8 +10,11 @@ use crate::{
     workload::fixture::{applied, assert_owned, now, outline, rolled_out, settings, stored, writes},
 };
 
+mod exposure;
 mod leaving;
+mod pinned;
 mod removal;
+mod storage;
 
 const MINIMAL: &str = "
 metadata: {name: minimal, namespace: prod}
@@ -54,14 +57,22 @@ spec:
 fn observed(yaml: &str) -> Observed {
     let mut cluster: MultigresCluster = parse(yaml);
     cluster.metadata.finalizers = Some(vec![CLUSTER_FINALIZER.to_owned()]);
+    if let Some(record) = Adopted::of(&cluster, &settings()).record {
+        cluster.annotations_mut().insert(annotation::APPLIED_IMAGES.to_owned(), record);
+    }
     let cluster = stored(cluster, 1);
     let owner = Owner::of(&cluster).unwrap();
-    let resolved = observe::resolved(&cluster, &owner, &Templates::default(), &settings()).unwrap();
+    let adopted = Adopted::of(&cluster, &settings());
+    let resolved = observe::resolved(&cluster, &owner, &Templates::default(), &adopted, &settings()).unwrap();
     let external = resolved.managed_topo().is_none();
     Observed {
         external_topology: external.then(|| topology::address(&resolved.global_topo_ref)),
         retained_topology: None,
         leftovers: Vec::new(),
+        own: observe::own(&cluster, &owner, &Templates::default(), &adopted),
+        templates: BTreeMap::new(),
+        peers: Vec::new(),
+        adopted,
         resolved: Ok(resolved),
         password: Password::Present,
         password_secret: None,
@@ -76,6 +87,7 @@ fn observed(yaml: &str) -> Observed {
         web_service: None,
         pods: Vec::new(),
         claims: Vec::new(),
+        missing_classes: Vec::new(),
         inherited: Inherited::default(),
         cluster: Arc::new(cluster),
         owner,
@@ -341,7 +353,8 @@ fn records_of_a_cell_without_its_own_topology_name_the_global_one() {
 #[test]
 fn a_switch_to_an_external_topology_removes_the_clusters_own_server_alone() {
     let mut observed = observed(EXTERNAL);
-    let own = children::topo_server(&observed.owner, &shared::api::v1alpha1::TopoServerSpec::default());
+    let spec = shared::api::v1alpha1::TopoServerSpec::default();
+    let own = children::topo_server(&observed.owner, &spec, &Annotations::new());
     let mut local = own.clone();
     local.metadata.name = Some("ext-a-topo".into());
     observed.topo_servers = vec![Arc::new(stored(own, 1)), Arc::new(stored(local, 1))];
@@ -375,7 +388,8 @@ fn a_spec_is_judged_without_admission() {
     let refused = |spec: &str| {
         let cluster = stored(parse(&format!("metadata: {{name: bad, namespace: prod}}\nspec: {spec}")), 1);
         let owner = Owner::of(&cluster).unwrap();
-        observe::resolved(&cluster, &owner, &Templates::default(), &settings()).unwrap_err()
+        observe::resolved(&cluster, &owner, &Templates::default(), &Adopted::of(&cluster, &settings()), &settings())
+            .unwrap_err()
     };
     let missing = refused("{cells: [{name: a, cellTemplate: nowhere}], templateDefaults: {coreTemplate: neither}}");
     assert!(missing.len() >= 2, "all errors at once: {missing:?}");

@@ -17,7 +17,10 @@ use shared::{
     quantity::Quantity as Amount,
 };
 
-use super::scope::{Member, Scope};
+use super::{
+    origin,
+    scope::{Member, Scope},
+};
 use crate::plan::{Action, Target};
 
 /// Size of a data volume where none is given.
@@ -32,7 +35,10 @@ pub const ORPHAN_RETENTION: SignedDuration = SignedDuration::from_hours(720);
 pub fn data(scope: &Scope<'_>, member: &Member<'_>) -> PersistentVolumeClaim {
     let labels = scope.with_own_labels(label::of_pool(member.pool.id));
     let storage = member.pool.spec.storage.as_ref();
-    claim(scope, name::data_pvc(&member.pod), labels, storage, DATA_SIZE, policy_of_pool(scope, member.pool.id.pool))
+    let policy = policy_of_pool(scope, member.pool.id.pool);
+    let mut claim = claim(scope, name::data_pvc(&member.pod), labels, storage, DATA_SIZE, policy);
+    claim.metadata.annotations = Some(origin::annotations(scope));
+    claim
 }
 
 /// The claims of a filesystem repository: one per cell, or one for all cells; none for other repositories.

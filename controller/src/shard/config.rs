@@ -10,7 +10,7 @@ use shared::{
     quantity::Quantity,
 };
 
-use super::scope::Scope;
+use super::{rendering::Packed, scope::Scope};
 
 /// Key of the client authentication rules.
 pub const HBA_KEY: &str = "pg_hba_template.conf";
@@ -35,9 +35,12 @@ pub fn exporter_queries(scope: &Scope<'_>) -> ConfigMap {
     )
 }
 
-/// The rendered PostgreSQL settings.
-pub fn postgres(scope: &Scope<'_>, rendered: &Rendered) -> ConfigMap {
-    map(scope, name::postgres_config(scope.object), Component::PostgresConfig, POSTGRES_KEY, &rendered.text)
+/// The rendered PostgreSQL settings, with the renderings of the shard's pods.
+pub fn postgres(scope: &Scope<'_>, rendered: &Rendered, packed: &Packed) -> ConfigMap {
+    let name = name::postgres_config(scope.object);
+    let mut map = map(scope, name, Component::PostgresConfig, POSTGRES_KEY, &rendered.text);
+    packed.keep_in(&mut map);
+    map
 }
 
 /// Renders the settings of a shard. `reference` is the text of the ConfigMap that the user refers to.

@@ -136,7 +136,7 @@ pub fn multipooler(scope: &Scope<'_>, settings: &Settings, member: &Member<'_>, 
         ]),
         volume_mounts: Some(volume::multipooler_mounts(scope)),
         resources: member.pool.spec.multipooler.as_ref().and_then(|container| container.resources.clone()),
-        security_context: Some(run_as(user(member), group(member))),
+        security_context: Some(run_as(user(member), pooler_group(member))),
         startup_probe: Some(probe::startup("/live", port::POOLER_HTTP)),
         liveness_probe: Some(probe::liveness("/live", port::POOLER_HTTP)),
         readiness_probe: Some(probe::readiness("/live", port::POOLER_HTTP)),
@@ -180,6 +180,12 @@ pub fn user(member: &Member<'_>) -> i64 {
 
 fn group(member: &Member<'_>) -> i64 {
     member.pool.spec.postgres.as_ref().and_then(|container| container.run_as_group).unwrap_or(POSTGRES_USER)
+}
+
+/// The pooler's own group; both containers share files through the user and the group of the volumes.
+fn pooler_group(member: &Member<'_>) -> i64 {
+    let own = member.pool.spec.multipooler.as_ref().and_then(|container| container.run_as_group);
+    own.unwrap_or_else(|| group(member))
 }
 
 /// Variables that pgctld and multipooler share.

@@ -12,7 +12,6 @@ use shared::{
     api::v1alpha1::{Phase, ShardStatus},
     label::{self, Component},
     name,
-    pgconfig::Rendered,
 };
 
 use super::{
@@ -21,17 +20,22 @@ use super::{
     disruption::{self, Verdict},
     facts::Facts,
     multiorch, network,
-    observe::{Observed, RECENT, Reference, applied_text, by_name, is_deleting},
-    pod,
+    observe::{Observed, RECENT, Reference, by_name, is_deleting},
+    origin, pod,
+    rendering::Renderings,
     scope::{Member, Scope},
     sight::{self, Differences},
     status::{self, Disruptions},
+    tombstone,
 };
 use crate::{
     error::Error,
     plan::{Action, Note, Plan, Requeue, Target},
     settings::Settings,
-    workload::{want, want_once},
+    workload::{
+        revision::{self, Adoption},
+        want, want_once,
+    },
 };
 
 /// A plan, and what it says about disruptions.
@@ -50,7 +54,8 @@ pub fn decide(observed: &Observed, settings: &Settings, now: Timestamp) -> Resul
 
 /// The plan for one shard, with the reasons for what it does or does not take down.
 pub fn weigh(observed: &Observed, settings: &Settings, now: Timestamp) -> Result<Decision, Error> {
-    let mut scope = Scope::of(&observed.shard)?;
+    let shard = origin::settled(observed);
+    let mut scope = Scope::of(&shard)?;
     let aside = observed.claims.iter().filter(|claim| sight::quarantined_at(claim).is_some());
     scope.set_aside = aside.map(|claim| claim.name_any()).collect();
     let scope = &scope;
@@ -60,28 +65,26 @@ pub fn weigh(observed: &Observed, settings: &Settings, now: Timestamp) -> Result
 
     let config_error =
         observed.config_reference.as_ref().and_then(|reference| reference.as_ref().err()).map(String::as_str);
-    let rendered = rendered(scope, observed);
-    shared_objects(scope, observed, rendered.as_ref().filter(|_| config_error.is_none()), &mut plan)?;
-    let drift = match &rendered {
-        Some(rendered) => pods(scope, observed, settings, &members, rendered, &mut plan)?,
-        None => BTreeMap::new(),
-    };
+    let renderings = Renderings::of(scope, observed, settings)?;
+    shared_objects(scope, observed, Some(&renderings).filter(|_| config_error.is_none()), &mut plan)?;
+    let drift = pods(scope, observed, &members, &renderings, &mut plan)?;
     orchestrators(scope, observed, &mut plan)?;
     let too_large = volumes(scope, observed, &members, now, &mut plan);
     let budgets = protection(scope, observed, &facts, &mut plan)?;
     obsolete(scope, observed, &budgets, &mut plan);
     role_labels(observed, &facts, &mut plan);
 
+    let rendered = renderings.config.as_ref();
     let differences = Differences {
         outdated: drift.clone(),
-        reload_hash: rendered.as_ref().filter(|_| config_error.is_none()).map(|rendered| rendered.reload_hash.clone()),
+        reload_hash: rendered.filter(|_| config_error.is_none()).map(|rendered| rendered.reload_hash.clone()),
     };
     let view = sight::view(scope, observed, &differences, now);
     let verdict = disruption::decide(&view);
-    disrupt::bury(scope, observed, now, &mut plan);
-    disrupt::carry_out(observed, &view, &verdict, rendered.as_ref(), &mut plan);
+    tombstones(scope, observed, &members, &facts, now, &mut plan);
+    disrupt::carry_out(observed, &view, &verdict, rendered, &mut plan);
 
-    let config = status::Config { rendered: rendered.as_ref(), error: config_error };
+    let config = status::Config { rendered, error: config_error };
     let next = status::build(
         scope,
         observed,
@@ -103,26 +106,17 @@ pub fn weigh(observed: &Observed, settings: &Settings, now: Timestamp) -> Result
     Ok(Decision { plan, verdict })
 }
 
-/// The settings that pods run with: what the spec says today, else what was applied last.
-fn rendered(scope: &Scope<'_>, observed: &Observed) -> Option<Rendered> {
-    match &observed.config_reference {
-        None => Some(config::render(scope, None)),
-        Some(Ok(text)) => Some(config::render(scope, Some(text))),
-        Some(Err(_)) => applied_text(observed).map(config::reread),
-    }
-}
-
 /// What the shard has once, or once per pool and cell.
 fn shared_objects(
     scope: &Scope<'_>,
     observed: &Observed,
-    rendered: Option<&Rendered>,
+    renderings: Option<&Renderings>,
     plan: &mut Plan<ShardStatus>,
 ) -> Result<(), Error> {
     want(plan, "Desired", &config::hba(scope))?;
     want(plan, "Desired", &config::exporter_queries(scope))?;
-    if let Some(rendered) = rendered {
-        want(plan, "Desired", &config::postgres(scope, rendered))?;
+    if let Some((rendered, packed)) = renderings.and_then(|all| Some((all.config.as_ref()?, &all.packed))) {
+        want(plan, "Desired", &config::postgres(scope, rendered, packed))?;
     }
     for secret in &observed.certificates.create {
         want_once(plan, "Certificates", secret)?;
@@ -139,21 +133,21 @@ fn shared_objects(
     Ok(())
 }
 
-/// Pods and their data volumes. Returns how running pods differ from what would be built today.
+/// Pods and their data volumes. Returns how running pods differ from what a new one would be made from.
 fn pods(
     scope: &Scope<'_>,
     observed: &Observed,
-    settings: &Settings,
     members: &[Member<'_>],
-    rendered: &Rendered,
+    renderings: &Renderings,
     plan: &mut Plan<ShardStatus>,
 ) -> Result<BTreeMap<String, String>, Error> {
+    let Some(config) = &renderings.config else { return Ok(BTreeMap::new()) };
     let live = by_name(&observed.pods);
     let volumes = by_name(&observed.claims);
     let complete = inputs_complete(scope, observed);
     let mut drift = BTreeMap::new();
     for member in members {
-        let desired = pod::build(scope, settings, member, rendered, &observed.inherited);
+        let desired = pod::build(scope, member, renderings.pod(member)?, config);
         if let Some(running) = live.get(&member.pod)
             && !is_deleting(*running)
             && let Some(difference) = pod::drift(running, &desired)
@@ -205,6 +199,9 @@ fn volumes(
         if let Some(action) = claim::ownership(scope, live) {
             plan.write("VolumePolicy", action);
         }
+        if let Some(action) = origin::remember(scope, live) {
+            plan.write("Origin", action);
+        }
     }
     too_large
 }
@@ -217,8 +214,12 @@ fn inputs_complete(scope: &Scope<'_>, observed: &Observed) -> bool {
 }
 
 fn orchestrators(scope: &Scope<'_>, observed: &Observed, plan: &mut Plan<ShardStatus>) -> Result<(), Error> {
+    let live = by_name(&observed.deployments);
+    let adoption = Adoption::of(&scope.shard.metadata);
     for cell in scope.orchestrator_cells() {
-        want(plan, "Desired", &multiorch::deployment(scope, cell, &observed.inherited))?;
+        let fresh = multiorch::deployment(scope, cell, &observed.inherited);
+        let live = live.get(&fresh.name_any()).copied();
+        want(plan, "Desired", &revision::deployment(fresh, live, &multiorch::intent(scope, cell), adoption)?)?;
         want(plan, "Desired", &multiorch::service(scope, cell))?;
     }
     Ok(())
@@ -295,6 +296,25 @@ fn role_labels(observed: &Observed, facts: &Facts, plan: &mut Plan<ShardStatus>)
     let pod = observed.pods.iter().find(|pod| pod.name_any() == *primary && !has(pod) && !is_deleting(pod.as_ref()));
     if let Some(pod) = pod {
         move_to(pod, Some(label::PRIMARY));
+    }
+}
+
+/// Marks records of poolers that nothing stands behind.
+fn tombstones(
+    scope: &Scope<'_>,
+    observed: &Observed,
+    members: &[Member<'_>],
+    facts: &Facts,
+    now: Timestamp,
+    plan: &mut Plan<ShardStatus>,
+) {
+    let buried = tombstone::burials(scope, observed, members, facts, now);
+    if !buried.is_empty() {
+        let message = format!("{} topology records of poolers without a pod are marked as shut down", buried.len());
+        plan.notes.push(Note::normal("DeadPoolersMarked", message));
+    }
+    for burial in buried {
+        plan.write("NoPod", burial);
     }
 }
 

@@ -2,14 +2,13 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use serde_json::{Value, json};
 use shared::{
     annotation::{self, DrainState},
     health,
-    kubeutil::ObjectKey,
     name,
     pgconfig::Rendered,
 };
@@ -19,15 +18,12 @@ use super::{
     disruption::{Act, Ending, Reason, Row, Verdict, View},
     observe::{Observed, by_name},
     port,
-    scope::Scope,
 };
 use crate::{
-    plan::{Action, Note, Plan, Target, TopoWrite},
-    upstream::{Lifecycle, LifecycleMark, PoolerAddress, PoolerRecord},
+    plan::{Action, Note, Plan, Target},
+    upstream::{PoolerAddress, PoolerRecord},
 };
 
-/// How long a pooler must be without a pod before its record is marked.
-const BODILESS: SignedDuration = SignedDuration::from_secs(30);
 /// While the data plane is at work, nothing but asking tells how far it is.
 const SOON: Duration = Duration::from_secs(1);
 /// While nobody takes writes, every moment counts.
@@ -70,41 +66,6 @@ pub fn carry_out<S>(
                 hands.reload(pod, rendered, plan);
             }
         }
-    }
-}
-
-/// Marks records of poolers whose pods are gone for good, so that the data plane stops counting on them.
-///
-/// A living pooler does not repair a wrong mark at once. So the pod must have been absent for a while, by what the watches and the
-/// topology say now, and is looked for once more by the executor.
-pub fn bury<S>(scope: &Scope<'_>, observed: &Observed, now: Timestamp, plan: &mut Plan<S>) {
-    let pruning = scope.spec().topology_pruning.as_ref().and_then(|pruning| pruning.enabled).unwrap_or(true);
-    if !pruning || observed.topology_away.is_some() || !observed.topology.is_complete() {
-        return;
-    }
-    let at = Timestamp::from_second(now.as_second()).unwrap_or(now);
-    let wanted: Vec<String> = scope.members().into_iter().map(|member| name::pooler_service_id(&member.pod)).collect();
-    for record in observed.records() {
-        let gone = observed.bodiless.get(&record.id).is_some_and(|since| now.duration_since(*since) >= BODILESS);
-        // A pod that is to come back takes its record over.
-        if !gone || record.is_out() || wanted.contains(&record.id.name) {
-            continue;
-        }
-        let Some(pod) = record.pod_name() else { continue };
-        let mark = LifecycleMark {
-            state: Lifecycle::Shutdown,
-            reason: "operator: no backing pod for pooler".to_owned(),
-            updated: Some(at),
-        };
-        let write = TopoWrite::MarkPooler(record.id.clone(), mark);
-        let pod = ObjectKey {
-            group: String::new(),
-            kind: "Pod".to_owned(),
-            namespace: Some(scope.namespace.to_owned()),
-            name: pod.to_owned(),
-        };
-        let write = Action::Topology { at: observed.topology_at.clone(), write };
-        plan.write("PoolerBuried", Action::Sequence(vec![Action::RequireAbsent { pod }, write]));
     }
 }
 

@@ -186,7 +186,7 @@ fn roles(records: &[PoolerRecord], pods: &BTreeMap<String, &Pod>) -> BTreeMap<St
 
 /// The existing pod that a record is about: by the id that follows from the pod's name, else by the host name. The cell is part of
 /// an id, so a record of another cell never matches.
-fn pod_of(record: &PoolerRecord, pods: &BTreeMap<String, &Pod>) -> Option<String> {
+pub fn pod_of(record: &PoolerRecord, pods: &BTreeMap<String, &Pod>) -> Option<String> {
     let in_cell = |pod: &Pod| pod.labels().get(label::CELL).is_none_or(|cell| *cell == record.id.cell);
     let candidates = || pods.iter().filter(|(_, pod)| in_cell(pod)).map(|(name, _)| name);
     candidates()

@@ -15,14 +15,17 @@ mod multiorch;
 mod network;
 pub mod node;
 mod observe;
+mod origin;
 mod pod;
 mod port;
 pub mod primary;
+mod rendering;
 mod scope;
 mod sight;
 mod status;
 #[cfg(test)]
 mod tests;
+mod tombstone;
 mod volume;
 
 use shared::api::v1alpha1::{Shard, ShardStatus};
@@ -60,6 +63,5 @@ pub async fn plan(shard: &Shard, ctx: &Ctx) -> Result<Plan<ShardStatus>, Error> 
         let row: &'static str = verdict.row.into();
         tracing::debug!(row, act = ?verdict.act, blocker = ?verdict.blocker, "disruption weighed");
     }
-    ctx.metrics.blocked(shard, verdict.blocker.as_ref().map(|blocker| blocker.reason.as_str()));
     Ok(plan)
 }

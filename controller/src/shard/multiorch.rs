@@ -9,15 +9,17 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
+use serde_json::json;
 use shared::{
     annotation,
+    api::v1alpha1::{MultiorchSpec, ShardImages},
     label::{self, Component, Labels},
     name,
 };
 
 use super::{container, port, scope::Scope, volume};
 use crate::workload::{
-    environment, placement, port as ports, probe, security,
+    environment, placement, port as ports, probe, revision, security,
     telemetry::{self, Inherited},
     tls::Certificates,
 };
@@ -89,6 +91,23 @@ pub fn deployment(scope: &Scope<'_>, cell: &str, inherited: &Inherited) -> Deplo
         }),
         ..Deployment::default()
     }
+}
+
+/// What the user wants of the orchestrators of one cell. How many there are is not part of it, except that several are spread.
+pub fn intent(scope: &Scope<'_>, cell: &str) -> String {
+    let spec = scope.spec();
+    let images = ShardImages { multipooler: String::new(), postgres: String::new(), ..spec.images.clone() };
+    revision::intent(&json!({
+        "images": images,
+        "orchestrator": MultiorchSpec { replicas: None, cells: Vec::new(), ..spec.multiorch.clone() },
+        "spread": spec.multiorch.replicas.unwrap_or(1) > 1,
+        "nodes": scope.node_selector(cell),
+        "topology": spec.global_topo_server,
+        "internalTLS": scope.internal_tls(),
+        "observability": spec.observability,
+        "logLevel": spec.log_levels.as_ref().and_then(|levels| levels.multiorch),
+        "project": scope.project(),
+    }))
 }
 
 /// The address of the orchestrators of one cell.

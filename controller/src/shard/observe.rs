@@ -76,14 +76,14 @@ pub struct Observed {
     pub config_reference: Option<Result<String, String>>,
     /// Generated certificates for pgBackRest.
     pub certificates: Certificates,
+    /// Where the topology is, with what it takes to write to it.
+    pub topology_at: TopoAddress,
     /// Topology records of the shard's poolers.
     pub topology: Snapshot,
     /// Answers of poolers that still count.
     pub statuses: BTreeMap<PoolerId, Seen>,
     /// Why the topology did not answer this time; what is known of it then is from before.
     pub topology_away: Option<&'static str>,
-    /// Where the records are.
-    pub topology_at: TopoAddress,
     /// Registered poolers without a pod, and since when.
     pub bodiless: BTreeMap<PoolerId, Timestamp>,
     /// Nodes of pods, as far as somebody asked for them.
@@ -220,7 +220,8 @@ async fn topology(ctx: &Ctx, scope: &Scope<'_>, now: Timestamp) -> (TopoAddress,
             let denied = upstream::Error::Denied { target: server.address.clone(), detail };
             let away = denied.reason();
             let nothing = Snapshot { global: Err(denied), cells: BTreeMap::new(), malformed: Vec::new() };
-            return (at, ctx.primaries.bridge(&scope.owner.uid, nothing, now), Some(away));
+            let bridged = ctx.primaries.bridge(&scope.owner.uid, nothing, now);
+            return (at, bridged, Some(away));
         }
     }
     let id = scope.id();
@@ -228,8 +229,8 @@ async fn topology(ctx: &Ctx, scope: &Scope<'_>, now: Timestamp) -> (TopoAddress,
     let snapshot = ctx.upstream.topology().snapshot(&at, &wanted).await;
     let cells = snapshot.cells.values().filter_map(|cell| cell.as_ref().err());
     let away = snapshot.global.as_ref().err().or(cells.into_iter().next()).map(upstream::Error::reason);
-    let snapshot = ctx.primaries.bridge(&scope.owner.uid, snapshot, now);
-    (at, snapshot, away)
+    let bridged = ctx.primaries.bridge(&scope.owner.uid, snapshot, now);
+    (at, bridged, away)
 }
 
 /// Asks poolers how they are, all at once. One that does not answer keeps its last word until that is too old to count.

@@ -22,14 +22,15 @@ const GRACE_SECONDS: i64 = 120;
 /// Digits of the spec hash. The Go operator writes eight, so that the two are told apart by their length.
 const HASH_DIGITS: usize = 16;
 
-/// The pod of one member.
-pub fn build(
-    scope: &Scope<'_>,
-    settings: &Settings,
-    member: &Member<'_>,
-    config: &Rendered,
-    inherited: &Inherited,
-) -> Pod {
+/// The pod of one member, made from a description.
+pub fn build(scope: &Scope<'_>, member: &Member<'_>, spec: PodSpec, config: &Rendered) -> Pod {
+    let mut metadata = scope.meta(member.pod.clone(), scope.with_own_labels(label::of_pool(member.pool.id)));
+    metadata.annotations = Some(annotations(scope, &spec, config));
+    Pod { metadata, spec: Some(spec), status: None }
+}
+
+/// The description of the pod of one member, as it would be rendered today.
+pub fn spec(scope: &Scope<'_>, settings: &Settings, member: &Member<'_>, inherited: &Inherited) -> PodSpec {
     let spec = scope.spec();
     let pool = member.pool.spec;
     let of_postgres = container::telemetry_env(scope, inherited, "pgctld");
@@ -42,7 +43,7 @@ pub fn build(
     } else {
         containers.insert(0, postgres);
     }
-    let pod_spec = PodSpec {
+    PodSpec {
         hostname: Some(member.pod.clone()),
         subdomain: Some(name::pool_headless(member.pool.id)),
         init_containers: placement::non_empty(&init_containers),
@@ -63,10 +64,7 @@ pub fn build(
             .filter(|account| !account.is_empty()),
         termination_grace_period_seconds: Some(GRACE_SECONDS),
         ..PodSpec::default()
-    };
-    let mut metadata = scope.meta(member.pod.clone(), scope.with_own_labels(label::of_pool(member.pool.id)));
-    metadata.annotations = Some(annotations(scope, &pod_spec, config));
-    Pod { metadata, spec: Some(pod_spec), status: None }
+    }
 }
 
 fn annotations(scope: &Scope<'_>, spec: &PodSpec, config: &Rendered) -> BTreeMap<String, String> {

@@ -19,6 +19,7 @@ use super::{
     disruption::{Reason, Row, Verdict, View},
     facts::{Facts, names},
     observe::{Observed, Reference, is_deleting},
+    origin,
     scope::Scope,
 };
 
@@ -50,6 +51,8 @@ pub const POD_STUCK: &str = "PodStuck";
 
 /// Volumes are larger than the spec asks for, and stay so.
 pub const VOLUME_SHRINK_REFUSED: &str = "VolumeShrinkRefused";
+/// The spec asks for what counts only when data and volumes are made, and they are made otherwise.
+pub const CHANGE_HAS_NO_EFFECT: &str = "ChangeHasNoEffect";
 
 /// Reason of [`PRIMARY_CONFIRMED`] from the loss of a primary until the next one.
 const LOST: &str = "PrimaryLost";
@@ -267,6 +270,11 @@ fn conditions(
             "PodsDrifted",
             format!("Built from an older description: {}", names(drift.keys())),
         );
+    }
+    let late: Vec<String> =
+        origin::too_late(scope, observed).into_iter().map(|(field, instead)| format!("{field} ({instead})")).collect();
+    if !late.is_empty() {
+        set = set.set(CHANGE_HAS_NO_EFFECT, true, "AlreadyMade", format!("Came too late: {}", late.join(", ")));
     }
     if !facts.extra.is_empty() {
         set = set.set(SCALE_DOWN_PENDING, true, "ExtraPods", format!("No longer wanted: {}", names(&facts.extra)));

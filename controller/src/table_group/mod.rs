@@ -23,6 +23,7 @@ use crate::{
     plan::{Note, Plan, Requeue},
     workload::{
         owner::{Owner, annotations},
+        revision::Adoption,
         want,
     },
 };
@@ -113,9 +114,10 @@ fn desired(observed: &Observed) -> Vec<Shard> {
                 shard: &shard.name,
             };
             let mut metadata = observed.owner.meta(name::shard(id), label::of_shard(id, Component::Shard));
-            let handed_down = project.map(|value| (annotation::PROJECT_REF.to_owned(), value.clone())).into_iter();
+            let project = project.map(|project| (annotation::PROJECT_REF.to_owned(), project.clone()));
             let paused = paused.map(|value| (annotation::PAUSE.to_owned(), value.clone()));
-            metadata.annotations = annotations(handed_down.chain(paused).collect());
+            let told = Adoption::of(&observed.group.metadata).told();
+            metadata.annotations = annotations(project.into_iter().chain(paused).chain(told).collect());
             Shard { metadata, spec: resolve::shard(spec, shard), status: None }
         })
         .collect()

@@ -1,9 +1,10 @@
 //! Reconciles `TopoServer`: an etcd ensemble as a StatefulSet with its Services and its disruption budget.
 //!
-//! What Kubernetes or etcd cannot change in place (selector, claim templates, number of members) stays as the running
-//! ensemble has it, and a condition says so.
+//! The number of members follows the spec in the steps of [`growth`]. What Kubernetes cannot change in place (selector, claim
+//! templates) stays as the running ensemble has it, and a condition says so.
 
 pub mod client;
+pub mod growth;
 pub mod objects;
 mod status;
 
@@ -12,30 +13,47 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use jiff::Timestamp;
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
-    core::v1::{PersistentVolumeClaim, Pod},
+    core::v1::{ConfigMap, PersistentVolumeClaim, Pod},
+    policy::v1::PodDisruptionBudget,
 };
-use kube::ResourceExt as _;
+use kube::ResourceExt;
 use shared::{
     api::v1alpha1::{Phase, PvcRetention, TopoServer, TopoServerStatus},
-    condition, kubeutil,
+    condition, health, kubeutil,
     kubeutil::ObjectKey,
     label, name,
 };
 
-use self::objects::{Ensemble, Fixed, TOPO_SERVER};
+pub use self::status::{AS_SPECIFIED, STORAGE_IS_FIXED};
+use self::{
+    growth::{Declared, Sight, State, Step, View},
+    objects::{Ensemble, Fixed, Size, TOPO_SERVER},
+};
 use crate::{
     cell::gateway::node_selector,
     context::Ctx,
     error::Error,
-    plan::{Plan, Requeue},
+    plan::{Action, Plan, Requeue, Target, TopoWrite},
     settings::Settings,
-    workload::{owner::Owner, rollout::Rollout, want},
+    upstream::{TopoAddress, Upstream},
+    workload::{
+        owner::Owner,
+        port::ETCD_CLIENT,
+        revision::{self, Adoption},
+        rollout::Rollout,
+        want,
+    },
 };
 
 /// Crash loops show in pods, which wake nobody: an ensemble that is not healthy is looked at this often.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// How long to wait for the watch to show the cell of a local ensemble.
 const WAIT_FOR_CELL: Duration = Duration::from_secs(1);
+/// A member that joins or leaves wakes nobody: how soon the next step is tried, and how soon one that something holds up.
+const NEXT_STEP: Duration = Duration::from_secs(1);
+const HELD_UP: Duration = Duration::from_secs(5);
+/// Volumes of former members are looked for up to this ordinal: far more than any ensemble has members.
+const MOST: u32 = 100;
 
 /// What a pass reads.
 #[derive(Clone, Debug)]
@@ -52,6 +70,14 @@ pub struct Observed {
     pub stateful_set: Option<Arc<StatefulSet>>,
     /// Pods of the StatefulSet.
     pub pods: Vec<Arc<Pod>>,
+    /// The list from which members without data start, if it is there.
+    pub member_list: Option<Arc<ConfigMap>>,
+    /// Volume claims of the cluster.
+    pub claims: Vec<Arc<PersistentVolumeClaim>>,
+    /// The disruption budget, if it is there.
+    pub budget: Option<Arc<PodDisruptionBudget>>,
+    /// The members, where they had to be asked for.
+    pub sight: Sight,
 }
 
 /// Where the members of an ensemble may run.
@@ -65,14 +91,84 @@ pub enum Nodes {
     NotKnown,
 }
 
+impl Observed {
+    /// What the next step towards the wanted size is decided on.
+    fn view<'a>(&'a self, rollout: &Rollout, in_the_way: Option<&'a str>) -> View<'a> {
+        let set = self.stateful_set.as_deref();
+        let pods = set.and_then(|set| set.spec.as_ref()).map(|spec| spec.replicas.unwrap_or(1));
+        let declared = self.member_list.as_deref().and_then(objects::declared);
+        View {
+            name: &self.owner.name,
+            wanted: objects::wanted_replicas(&self.server).try_into().unwrap_or(1),
+            declared: declared.or_else(|| set.and_then(objects::template_size).map(Declared::settled)),
+            pods: pods.map(|pods| pods.try_into().unwrap_or(0)),
+            complete: rollout.complete(),
+            others_ready: pods.is_some_and(|pods| (0..pods - 1).all(|ordinal| self.is_ready(ordinal))),
+            reads_list: set.is_some_and(objects::reads_list),
+            left_over: (0..MOST)
+                .take_while(|ordinal| self.claim(*ordinal).is_some_and(stays))
+                .count()
+                .try_into()
+                .unwrap_or(MOST),
+            in_the_way,
+            sight: &self.sight,
+        }
+    }
+
+    /// Asks for the members where the next step depends on them.
+    pub async fn ask(&mut self, upstream: &Upstream) {
+        if growth::asks(&self.view(&self.rollout(), None)) {
+            self.sight = sight(upstream, &self.owner).await;
+        }
+    }
+
+    fn is_ready(&self, ordinal: i32) -> bool {
+        let name = format!("{}-{ordinal}", self.owner.name);
+        self.pods.iter().any(|pod| pod.name_any() == name && health::is_ready(pod))
+    }
+
+    fn claim(&self, ordinal: u32) -> Option<&PersistentVolumeClaim> {
+        let name = name::topo_pvc(&self.owner.name, ordinal);
+        self.claims.iter().map(AsRef::as_ref).find(|claim| claim.name_any() == name)
+    }
+
+    /// The volume claim that a further member would find.
+    fn next_claim(&self) -> Option<String> {
+        let pods = self.stateful_set.as_deref()?.spec.as_ref()?.replicas.unwrap_or(1);
+        self.claim(pods.try_into().ok()?).map(ResourceExt::name_any)
+    }
+
+    fn rollout(&self) -> Rollout {
+        Rollout::of_stateful_set(self.stateful_set.as_deref(), &self.pods)
+    }
+}
+
+/// Whether a claim outlives whoever made it.
+fn stays(claim: &PersistentVolumeClaim) -> bool {
+    claim.metadata.deletion_timestamp.is_none() && claim.metadata.owner_references.as_ref().is_none_or(Vec::is_empty)
+}
+
 /// References, observation and decision of one pass.
-#[expect(clippy::unused_async, reason = "the runner awaits the pass of every kind alike")]
 pub async fn plan(server: &TopoServer, ctx: &Ctx) -> Result<Plan<TopoServerStatus>, Error> {
     if server.metadata.deletion_timestamp.is_some() {
         return Ok(Plan { requeue: Requeue::Never, ..Plan::nothing() });
     }
-    let observed = observe(server, ctx)?;
+    let mut observed = observe(server, ctx)?;
+    observed.ask(&ctx.upstream).await;
     decide(&observed, &ctx.settings, ctx.clock.now())
+}
+
+/// The members as a quorum knows them.
+async fn sight(upstream: &Upstream, owner: &Owner) -> Sight {
+    match upstream.members().list(&address(owner)).await {
+        Ok(members) => Sight::Seen(members),
+        Err(error) => Sight::Failed { message: error.to_string() },
+    }
+}
+
+/// Where clients reach an ensemble.
+pub fn address(owner: &Owner) -> TopoAddress {
+    TopoAddress::new([format!("{}.{}.svc:{ETCD_CLIENT}", owner.name, owner.namespace)], "/")
 }
 
 fn observe(server: &TopoServer, ctx: &Ctx) -> Result<Observed, Error> {
@@ -88,12 +184,26 @@ fn observe(server: &TopoServer, ctx: &Ctx) -> Result<Observed, Error> {
     let stateful_set = ctx.stores.stateful_sets.get(&owner.namespace, &owner.name);
     let uid = stateful_set.as_ref().and_then(|set| set.metadata.uid.as_deref());
     let pods = uid.map(|uid| ctx.stores.pods.controlled_by(&owner.namespace, &cluster, uid)).unwrap_or_default();
-    Ok(Observed { server: Arc::new(server.clone()), owner, cluster, nodes, stateful_set, pods })
+    Ok(Observed {
+        member_list: ctx.stores.config_maps.get(&owner.namespace, &name::topo_members(&owner.name)),
+        claims: ctx.stores.claims.of_cluster(&owner.namespace, &cluster),
+        budget: ctx.stores.budgets.get(&owner.namespace, &name::topo_budget(&owner.name)),
+        sight: Sight::NotAsked,
+        server: Arc::new(server.clone()),
+        owner,
+        cluster,
+        nodes,
+        stateful_set,
+        pods,
+    })
 }
 
 /// What should be, and what is said about it. Pure.
 pub fn decide(observed: &Observed, settings: &Settings, now: Timestamp) -> Result<Plan<TopoServerStatus>, Error> {
     let mut plan = Plan::nothing();
+    let rollout = observed.rollout();
+    let in_the_way = observed.next_claim();
+    let step = growth::step(&observed.view(&rollout, in_the_way.as_deref()));
     let first = Fixed::default();
     let mut ensemble = Ensemble {
         server: &observed.server,
@@ -105,29 +215,63 @@ pub fn decide(observed: &Observed, settings: &Settings, now: Timestamp) -> Resul
             Nodes::Any | Nodes::NotKnown => None,
         },
         fixed: &first,
+        size: size(&step),
     };
     let fixed = fixed(&ensemble, observed);
     ensemble.fixed = &fixed;
 
     want(&mut plan, "Desired", &ensemble.headless_service())?;
     want(&mut plan, "Desired", &ensemble.client_service())?;
-    if let Some(budget) = ensemble.budget() {
-        want(&mut plan, "Desired", &budget)?;
+    match (ensemble.budget(), observed.budget.as_deref()) {
+        (Some(budget), _) => want(&mut plan, "Desired", &budget)?,
+        (None, Some(live)) if observed.owner.controls(live) => {
+            if let Some(target) = Target::of(live) {
+                plan.write("ScaledToOne", Action::Delete(target));
+            }
+        }
+        (None, _) => {}
     }
+    want(&mut plan, "Desired", &ensemble.member_list())?;
     if observed.nodes == Nodes::NotKnown {
         plan.requeue = Requeue::After(WAIT_FOR_CELL);
     } else {
-        want(&mut plan, "Desired", &ensemble.stateful_set())?;
+        let live = observed.stateful_set.as_deref();
+        // Members that start from their own template know no further one: another size is a reason to render anew.
+        let adoption = if step.state.waits_for_rendering() {
+            Adoption::Immediate
+        } else {
+            Adoption::of(&observed.server.metadata)
+        };
+        let pinned = revision::stateful_set(ensemble.stateful_set(), live, &ensemble.intent(), adoption)?;
+        want(&mut plan, "Desired", &pinned)?;
     }
+    resize(&ensemble, &step, &mut plan);
 
-    let rollout = Rollout::of_stateful_set(observed.stateful_set.as_deref(), &observed.pods);
-    let status = status::status(&ensemble, &rollout, now);
+    let status = status::status(&ensemble, &rollout, &step, now);
     if status.phase != Some(Phase::Healthy) {
         plan.requeue = plan.requeue.sooner(Requeue::After(LOOK_AGAIN));
     }
-    plan.notes.extend(status::notes(&status));
+    plan.notes.extend(status::notes(&status, &step));
     plan.status = Some(status);
     Ok(plan)
+}
+
+fn size(step: &Step) -> Size {
+    let whole = |count: u32| i32::try_from(count).unwrap_or(i32::MAX);
+    Size { pods: whole(step.pods), declared: step.declared, voters: whole(step.voters) }
+}
+
+/// The step in etcd, and when the next one is tried.
+fn resize(ensemble: &Ensemble<'_>, step: &Step, plan: &mut Plan<TopoServerStatus>) {
+    if let Some(change) = step.change {
+        let write = TopoWrite::ChangeMember(change.of_member(|ordinal| ensemble.peer_url(ordinal)));
+        plan.write("Resized", Action::Topology { at: address(ensemble.owner), write });
+    }
+    plan.requeue = match step.state {
+        State::Settled => plan.requeue,
+        State::Moving { .. } => plan.requeue.sooner(Requeue::After(NEXT_STEP)),
+        State::Waiting { .. } | State::Blocked { .. } => plan.requeue.sooner(Requeue::After(HELD_UP)),
+    };
 }
 
 /// Whether clients can be pointed at this server: enough members answer to write.
@@ -159,7 +303,6 @@ fn fixed(wanted: &Ensemble<'_>, observed: &Observed) -> Fixed {
     Fixed {
         selector: live_selector.filter(|selector| Some(selector) != fresh.as_ref()),
         claims: (!holds(&live_claims, &wanted.wanted_claims())).then(|| live_claims.iter().map(intent).collect()),
-        replicas: bootstrap_size(live).filter(|size| *size != wanted.wanted_replicas()),
         adopted,
         unlabelled_members: adopted && observed.pods.iter().any(|pod| !pod.labels().contains_key(TOPO_SERVER)),
     }
@@ -181,14 +324,6 @@ fn intent(claim: &PersistentVolumeClaim) -> PersistentVolumeClaim {
     claim.status = None;
     claim.metadata.creation_timestamp = None;
     claim
-}
-
-/// The number of members that an ensemble was bootstrapped with: it is the length of their list, which no scaling changes.
-fn bootstrap_size(set: &StatefulSet) -> Option<i32> {
-    let pod = set.spec.as_ref()?.template.spec.as_ref()?;
-    let mut variables = pod.containers.iter().flat_map(|container| container.env.iter().flatten());
-    let members = variables.find(|variable| variable.name == "ETCD_INITIAL_CLUSTER")?.value.as_deref()?;
-    i32::try_from(members.split(',').filter(|member| !member.is_empty()).count()).ok().filter(|size| *size > 0)
 }
 
 #[cfg(test)]

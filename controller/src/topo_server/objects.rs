@@ -1,4 +1,7 @@
-//! Builders of an etcd ensemble: StatefulSet, headless and client Service, disruption budget.
+//! Builders of an etcd ensemble: StatefulSet, list of members, headless and client Service, disruption budget.
+//!
+//! Members without data start from a list in a ConfigMap rather than from one in the pod template, so that a further member
+//! does not restart the others.
 
 use std::collections::BTreeMap;
 
@@ -8,13 +11,15 @@ use k8s_openapi::{
             StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
         },
         core::v1::{
-            Container, EnvVar, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodSpec, PodTemplateSpec, Service,
-            ServiceSpec, VolumeMount, VolumeResourceRequirements,
+            ConfigMap, ConfigMapKeySelector, Container, EnvVar, EnvVarSource, PersistentVolumeClaim,
+            PersistentVolumeClaimSpec, PodSpec, PodTemplateSpec, Service, ServiceSpec, VolumeMount,
+            VolumeResourceRequirements,
         },
         policy::v1::PodDisruptionBudget,
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
 };
+use serde_json::json;
 use shared::{
     api::v1alpha1::{EtcdSpec, PvcDeletionPolicy, PvcRetention, StorageSpec, TopoServer},
     image, label,
@@ -22,12 +27,13 @@ use shared::{
     name,
 };
 
+use super::growth::Declared;
 use crate::workload::{
     environment::{from_field, plain},
     owner::Owner,
-    placement::{matching, non_empty, one_at_a_time, spread_over_zones},
+    placement::{matching, non_empty, one_at_a_time, pull_secrets, spread_over_zones},
     port::{self, ETCD_CLIENT, ETCD_METRICS, ETCD_PEER},
-    probe, security,
+    probe, revision, security,
 };
 
 /// Tells the members of one ensemble from those of every other one of the same cluster.
@@ -40,6 +46,12 @@ const SIZE: &str = "10Gi";
 /// Volume of a member, and where it is mounted.
 const VOLUME: &str = "data";
 const DATA_DIR: &str = "/var/lib/etcd";
+/// Variables with what members start from, and the keys of the list that they come from.
+const INITIAL_CLUSTER: (&str, &str) = ("ETCD_INITIAL_CLUSTER", "cluster");
+const INITIAL_STATE: (&str, &str) = ("ETCD_INITIAL_CLUSTER_STATE", "state");
+/// How a member without data starts: together with all others, or into an ensemble that runs.
+const FOUNDS: &str = "new";
+const JOINS: &str = "existing";
 
 /// What of a running ensemble must stay as it is, because Kubernetes or etcd cannot change it in place.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -48,8 +60,6 @@ pub struct Fixed {
     pub selector: Option<Labels>,
     /// Claim templates of the StatefulSet.
     pub claims: Option<Vec<PersistentVolumeClaim>>,
-    /// Number of members.
-    pub replicas: Option<i32>,
     /// Whether the ensemble was made by an operator that set neither the label [`TOPO_SERVER`] nor a user.
     pub adopted: bool,
     /// Whether some members of an adopted ensemble still lack the label, so that Services must not select on it.
@@ -71,20 +81,46 @@ pub struct Ensemble<'a> {
     pub node_selector: Option<&'a BTreeMap<String, String>>,
     /// What must stay as it is.
     pub fixed: &'a Fixed,
+    /// How many members it has now.
+    pub size: Size,
+}
+
+/// The size of an ensemble, which follows the spec step by step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// How many pods it has.
+    pub pods: i32,
+    /// The list from which members without data start.
+    pub declared: Declared,
+    /// How many of its members have a vote.
+    pub voters: i32,
+}
+
+/// Number of members that a spec asks for.
+pub fn wanted_replicas(server: &TopoServer) -> i32 {
+    server.spec.etcd.as_ref().and_then(|etcd| etcd.replicas).unwrap_or(REPLICAS)
 }
 
 impl Ensemble<'_> {
-    /// Number of members that the spec asks for.
-    pub fn wanted_replicas(&self) -> i32 {
-        self.etcd().and_then(|etcd| etcd.replicas).unwrap_or(REPLICAS)
+    /// The list from which members without data start.
+    pub fn member_list(&self) -> ConfigMap {
+        let Declared { members, joining } = self.size.declared;
+        let name = &self.owner.name;
+        let cluster: Vec<String> = (0..members).map(|i| format!("{name}-{i}={}", self.peer_url(i))).collect();
+        let state = if joining { JOINS } else { FOUNDS };
+        let data = [(INITIAL_CLUSTER.1, cluster.join(",")), (INITIAL_STATE.1, state.to_owned())];
+        ConfigMap {
+            metadata: self.meta(name::topo_members(name)),
+            data: Some(data.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()),
+            ..ConfigMap::default()
+        }
     }
 
-    /// Number of members that the ensemble gets: the number that it was made with.
-    ///
-    /// Members find each other through a fixed list. Members added to a running ensemble by a longer list would form one of
-    /// their own behind the same Service.
-    pub fn replicas(&self) -> i32 {
-        self.fixed.replicas.unwrap_or_else(|| self.wanted_replicas())
+    /// Where the other members reach one.
+    pub fn peer_url(&self, ordinal: u32) -> String {
+        let (name, namespace) = (&self.owner.name, &self.owner.namespace);
+        let headless = name::topo_headless(name);
+        format!("http://{name}-{ordinal}.{headless}.{namespace}.svc.{}:{ETCD_PEER}", self.domain)
     }
 
     /// Labels of all objects of the ensemble.
@@ -122,7 +158,7 @@ impl Ensemble<'_> {
         StatefulSet {
             metadata: self.meta(self.owner.name.clone()),
             spec: Some(StatefulSetSpec {
-                replicas: Some(self.replicas()),
+                replicas: Some(self.size.pods),
                 service_name: Some(name::topo_headless(&self.owner.name)),
                 pod_management_policy: Some("Parallel".to_owned()),
                 update_strategy: Some(StatefulSetUpdateStrategy {
@@ -140,6 +176,21 @@ impl Ensemble<'_> {
             }),
             ..StatefulSet::default()
         }
+    }
+
+    /// What the user wants of the members. How many there are is not part of it.
+    pub fn intent(&self) -> String {
+        // Which labels of nodes the places of a cell select is a setting of the operator.
+        let mut places: Vec<&String> = self.node_selector.into_iter().flat_map(BTreeMap::values).collect();
+        places.sort();
+        revision::intent(&json!({
+            "image": self.etcd().and_then(|etcd| etcd.image.as_ref()),
+            "resources": self.etcd().and_then(|etcd| etcd.resources.as_ref()),
+            "placement": self.server.spec.placement,
+            "pullPolicy": self.server.spec.image_pull_policy,
+            "pullSecrets": self.server.spec.image_pull_secrets,
+            "places": places,
+        }))
     }
 
     /// The Service that gives members their addresses, ready or not.
@@ -169,7 +220,7 @@ impl Ensemble<'_> {
 
     /// The disruption budget; a single member has none, or its node could never be drained.
     pub fn budget(&self) -> Option<PodDisruptionBudget> {
-        (self.replicas() > 1).then(|| one_at_a_time(self.meta(name::topo_budget(&self.owner.name)), &self.selector()))
+        (self.size.pods > 1).then(|| one_at_a_time(self.meta(name::topo_budget(&self.owner.name)), &self.selector()))
     }
 
     fn etcd(&self) -> Option<&EtcdSpec> {
@@ -202,12 +253,12 @@ impl Ensemble<'_> {
     }
 
     fn pod(&self) -> PodSpec {
-        let replicas = self.replicas();
         let etcd = self.etcd();
         let hardened = !self.fixed.adopted;
         let container = Container {
             name: "etcd".to_owned(),
             image: Some(etcd.and_then(|e| e.image.clone()).unwrap_or_else(|| image::ETCD.to_owned())),
+            image_pull_policy: self.server.spec.image_pull_policy.map(|policy| policy.to_string()),
             resources: etcd.and_then(|e| e.resources.clone()),
             env: Some(self.environment()),
             ports: Some(vec![
@@ -229,8 +280,10 @@ impl Ensemble<'_> {
         PodSpec {
             containers: vec![container],
             tolerations: self.server.spec.placement.as_ref().and_then(|p| non_empty(&p.tolerations)),
+            image_pull_secrets: pull_secrets(&self.server.spec.image_pull_secrets),
             node_selector: self.node_selector.filter(|nodes| !nodes.is_empty()).cloned(),
-            topology_spread_constraints: spread_over_zones(replicas, &self.selector()).filter(|_| hardened),
+            // The same for every size, so that another size restarts nobody.
+            topology_spread_constraints: spread_over_zones(REPLICAS, &self.selector()).filter(|_| hardened),
             security_context: hardened.then(|| security::pod(security::ETCD, Some(security::ETCD))),
             automount_service_account_token: Some(false),
             ..PodSpec::default()
@@ -242,12 +295,7 @@ impl Ensemble<'_> {
         let headless = name::topo_headless(name);
         let domain = self.domain;
         let own = |port: i32| format!("http://$(POD_NAME).{headless}.$(POD_NAMESPACE).svc.{domain}:{port}");
-        let members: Vec<String> = (0..self.replicas())
-            .map(|i| {
-                let namespace = &self.owner.namespace;
-                format!("{name}-{i}=http://{name}-{i}.{headless}.{namespace}.svc.{domain}:{ETCD_PEER}")
-            })
-            .collect();
+        let list = name::topo_members(name);
         vec![
             from_field("POD_NAME", "metadata.name"),
             from_field("POD_NAMESPACE", "metadata.namespace"),
@@ -258,11 +306,55 @@ impl Ensemble<'_> {
             plain("ETCD_LISTEN_METRICS_URLS", format!("http://[::]:{ETCD_METRICS}")),
             plain("ETCD_ADVERTISE_CLIENT_URLS", own(ETCD_CLIENT)),
             plain("ETCD_INITIAL_ADVERTISE_PEER_URLS", own(ETCD_PEER)),
-            plain("ETCD_INITIAL_CLUSTER_STATE", "new"),
+            listed(INITIAL_STATE, &list),
             plain("ETCD_INITIAL_CLUSTER_TOKEN", name.as_str()),
-            plain("ETCD_INITIAL_CLUSTER", members.join(",")),
+            listed(INITIAL_CLUSTER, &list),
         ]
     }
+}
+
+/// A variable that comes from the list of members.
+fn listed((variable, key): (&str, &str), list: &str) -> EnvVar {
+    EnvVar {
+        name: variable.to_owned(),
+        value_from: Some(EnvVarSource {
+            config_map_key_ref: Some(ConfigMapKeySelector {
+                name: list.to_owned(),
+                key: key.to_owned(),
+                ..ConfigMapKeySelector::default()
+            }),
+            ..EnvVarSource::default()
+        }),
+        ..EnvVar::default()
+    }
+}
+
+/// What a list of members says; nothing where it is none.
+pub fn declared(list: &ConfigMap) -> Option<Declared> {
+    let data = list.data.as_ref()?;
+    let joining = data.get(INITIAL_STATE.1)? == JOINS;
+    Some(Declared { members: entries(data.get(INITIAL_CLUSTER.1)?)?, joining })
+}
+
+/// Whether members of a running ensemble start from the list; those of the Go operator have it in their pod template.
+pub fn reads_list(set: &StatefulSet) -> bool {
+    initial_cluster(set).is_some_and(|variable| variable.value_from.is_some())
+}
+
+/// How many members the pod template itself lists, which no scaling changes.
+pub fn template_size(set: &StatefulSet) -> Option<u32> {
+    entries(initial_cluster(set)?.value.as_deref()?)
+}
+
+fn initial_cluster(set: &StatefulSet) -> Option<&EnvVar> {
+    let pod = set.spec.as_ref()?.template.spec.as_ref()?;
+    let mut variables = pod.containers.iter().flat_map(|container| container.env.iter().flatten());
+    variables.find(|variable| variable.name == INITIAL_CLUSTER.0)
+}
+
+fn entries(list: &str) -> Option<u32> {
+    let count = list.split(',').filter(|member| !member.is_empty()).count();
+    u32::try_from(count).ok().filter(|count| *count > 0)
 }
 
 /// The volume policy of an ensemble: that of its etcd block, then its own, per field.

@@ -7,7 +7,10 @@ use shared::{
     name,
 };
 
-use super::objects::Ensemble;
+use super::{
+    growth::{State, Step},
+    objects::Ensemble,
+};
 use crate::{plan::Note, workload::rollout::Rollout};
 
 /// Enough members answer to write.
@@ -15,12 +18,14 @@ pub const AVAILABLE: &str = "Available";
 /// All members answer.
 const READY: &str = "Ready";
 /// The ensemble is as large, and its volumes are as the spec asks.
-const AS_SPECIFIED: &str = "AsSpecified";
+pub const AS_SPECIFIED: &str = "AsSpecified";
+/// Reason of [`AS_SPECIFIED`] for volumes that stay as they were made.
+pub const STORAGE_IS_FIXED: &str = "StorageIsFixed";
 
-pub(super) fn status(ensemble: &Ensemble<'_>, rollout: &Rollout, now: Timestamp) -> TopoServerStatus {
+pub(super) fn status(ensemble: &Ensemble<'_>, rollout: &Rollout, step: &Step, now: Timestamp) -> TopoServerStatus {
     let owner = ensemble.owner;
     let before = ensemble.server.status.as_ref().map_or(&[][..], |status| &status.conditions);
-    let quorum = ensemble.replicas() / 2 + 1;
+    let quorum = ensemble.size.voters / 2 + 1;
     let counts = rollout.counts();
     let mut conditions = ConditionSet::continuing(before, Some(owner.generation), now);
     conditions = if rollout.ready() >= quorum {
@@ -33,52 +38,64 @@ pub(super) fn status(ensemble: &Ensemble<'_>, rollout: &Rollout, now: Timestamp)
     } else {
         conditions.set(READY, false, "NotAllReplicasReady", &counts)
     };
-    if let Some((reason, message)) = deviation(ensemble) {
+    let deviation = resizing(step).or_else(|| storage(ensemble));
+    if let Some((reason, message)) = &deviation {
         conditions = conditions.set(AS_SPECIFIED, false, reason, message);
     }
-    let phase = rollout.phase();
+    let (phase, message) = match (rollout.phase(), &step.state) {
+        (Phase::Healthy, State::Blocked { message, .. }) => (Phase::Degraded, message.clone()),
+        (Phase::Healthy, State::Moving { message, .. } | State::Waiting { message, .. }) => {
+            (Phase::Progressing, message.clone())
+        }
+        (Phase::Healthy, State::Settled) => (Phase::Healthy, "Ready".to_owned()),
+        (phase, _) => (phase, rollout.message("etcd")),
+    };
     TopoServerStatus {
         observed_generation: Some(owner.generation),
         conditions: conditions.finish(),
         phase: Some(phase),
-        message: Some(if phase == Phase::Healthy { "Ready".to_owned() } else { rollout.message("etcd") }),
+        message: Some(message),
         client_service: Some(owner.name.clone()),
         peer_service: Some(name::topo_headless(&owner.name)),
     }
 }
 
-/// Events for what the spec asks and the ensemble cannot become.
-pub(super) fn notes(status: &TopoServerStatus) -> Option<Note> {
+/// Events for what the spec asks and the ensemble is not, or not yet.
+pub(super) fn notes(status: &TopoServerStatus, step: &Step) -> Option<Note> {
     let condition = condition::find(&status.conditions, AS_SPECIFIED)?;
-    Some(Note::warning(condition.reason.clone(), condition.message.clone()))
+    let (reason, message) = (condition.reason.clone(), condition.message.clone());
+    Some(match step.state {
+        State::Moving { .. } => Note::normal(reason, message),
+        _ => Note::warning(reason, message),
+    })
 }
 
-fn deviation(ensemble: &Ensemble<'_>) -> Option<(&'static str, String)> {
-    if let Some(size) = ensemble.fixed.replicas {
-        let wanted = ensemble.wanted_replicas();
-        return Some((
-            "SizeIsFixed",
-            format!(
-                "the ensemble was made with {size} members and stays so; {wanted} are asked for. Members of a running ensemble \
-                 cannot be added or removed yet: set replicas back to {size}"
-            ),
-        ));
+/// What is going on about the size.
+fn resizing(step: &Step) -> Option<(&'static str, String)> {
+    match &step.state {
+        State::Settled => None,
+        State::Moving { reason, message } | State::Waiting { reason, message } | State::Blocked { reason, message } => {
+            Some((reason, message.clone()))
+        }
     }
+}
+
+fn storage(ensemble: &Ensemble<'_>) -> Option<(&'static str, String)> {
     // Labels of claims are no wish of the user: only size, class and access modes count as a deviation.
     let claims = ensemble.fixed.claims.as_ref()?;
-    let storage = |claims: &[k8s_openapi::api::core::v1::PersistentVolumeClaim]| {
+    let facts = |claims: &[k8s_openapi::api::core::v1::PersistentVolumeClaim]| {
         let spec = claims.first().and_then(|claim| claim.spec.clone()).unwrap_or_default();
         let size = spec.resources.and_then(|r| r.requests).and_then(|mut r| r.remove("storage")).map(|q| q.0);
         (size.map(|size| canonical(&size)), spec.storage_class_name, spec.access_modes)
     };
-    let (live, wanted) = (storage(claims), storage(&ensemble.wanted_claims()));
+    let (live, wanted) = (facts(claims), facts(&ensemble.wanted_claims()));
     // A claim template without a class got the cluster's default class or none; either is what was asked for.
     let same_class = wanted.1.is_none() || live.1 == wanted.1;
     if live.0 == wanted.0 && same_class && live.2 == wanted.2 {
         return None;
     }
     Some((
-        "StorageIsFixed",
+        STORAGE_IS_FIXED,
         "volumes of a running ensemble keep the size, class and access modes that they were made with; set them back, or \
          resize the volume claims by hand"
             .to_owned(),

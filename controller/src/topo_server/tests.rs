@@ -7,6 +7,8 @@ use shared::{
 };
 
 use super::*;
+use crate::plan::Write;
+use crate::upstream::{Member, MemberChange};
 use crate::workload::fixture::{applied, assert_owned, now, running, settings, stored, writes};
 
 fn server(name: &str, labels: label::Labels, spec: TopoServerSpec) -> TopoServer {
@@ -30,6 +32,10 @@ fn observed(server: TopoServer) -> Observed {
         nodes: Nodes::Any,
         stateful_set: None,
         pods: Vec::new(),
+        member_list: None,
+        claims: Vec::new(),
+        budget: None,
+        sight: Sight::NotAsked,
         server: Arc::new(server),
     }
 }
@@ -51,10 +57,31 @@ fn spec(set: StatefulSet) -> StatefulSetSpec {
     set.spec.unwrap()
 }
 
-fn variable(set: &StatefulSet, name: &str) -> String {
-    let pod = set.spec.as_ref().and_then(|spec| spec.template.spec.clone()).unwrap();
-    let variables = pod.containers[0].env.clone().unwrap();
-    variables.into_iter().find(|variable| variable.name == name).and_then(|variable| variable.value).unwrap()
+/// The list of members that a plan applies: how they start, and who they are.
+fn list(plan: &Plan<TopoServerStatus>) -> ConfigMap {
+    applied(plan, &name::topo_members(&name::global_topo("minimal"))).unwrap()
+}
+
+/// An ensemble of this size that runs, asked to have another one.
+fn resized(size: i32, wanted: i32) -> Observed {
+    let before = run(&global(size));
+    let mut after = global(wanted);
+    after.stateful_set = Some(running(applied(&before, &after.owner.name).unwrap(), size));
+    after.member_list = Some(Arc::new(list(&before)));
+    after
+}
+
+/// Members as etcd lists them.
+fn members(observed: &Observed, voters: u32) -> Sight {
+    let list = list(&run(&global(5))).data.unwrap()["cluster"].clone();
+    let urls = list.split(',').map(|member| member.split_once('=').unwrap().1.to_owned());
+    let all = urls.zip(0..voters).map(|(url, ordinal)| Member {
+        id: u64::from(ordinal) + 100,
+        name: format!("{}-{ordinal}", observed.owner.name),
+        peer_urls: vec![url],
+        learner: false,
+    });
+    Sight::Seen(all.collect())
 }
 
 #[test]
@@ -115,22 +142,104 @@ fn volumes_follow_the_policy_per_field() {
 }
 
 #[test]
-fn a_running_ensemble_keeps_its_size_even_when_somebody_scales_it() {
-    let before = live(&global(3));
-    let mut after = global(5);
-    after.stateful_set = Some(running(before.clone(), 3));
-    let plan = run(&after);
-    let set: StatefulSet = applied(&plan, &after.owner.name).unwrap();
-    assert_eq!(variable(&set, "ETCD_INITIAL_CLUSTER"), variable(&before, "ETCD_INITIAL_CLUSTER"));
-    assert_eq!(set.spec.as_ref().and_then(|spec| spec.replicas), Some(3));
-    let status = plan.status.unwrap();
-    assert_eq!(find(&status.conditions, "AsSpecified").map(|c| c.reason.as_str()), Some("SizeIsFixed"));
+fn another_size_changes_neither_the_template_nor_more_than_one_thing_at_a_time() {
+    let mut observed = resized(3, 5);
+    assert!(growth::asks(&observed.view(&observed.rollout(), None)));
+    observed.sight = members(&observed, 3);
+    let plan = run(&observed);
+    let set: StatefulSet = applied(&plan, &observed.owner.name).unwrap();
+    assert_eq!(spec(set.clone()), spec((**observed.stateful_set.as_ref().unwrap()).clone()));
+    let listed = list(&plan).data.unwrap();
+    assert_eq!((listed["state"].as_str(), listed["cluster"].split(',').count()), ("existing", 4));
+    let steps = |plan: &Plan<TopoServerStatus>| -> Vec<Action> {
+        let of_etcd = |write: &&Write| matches!(write.action, Action::Topology { .. });
+        plan.writes.iter().filter(of_etcd).map(|write| write.action.clone()).collect()
+    };
+    assert_eq!(steps(&plan), [], "the list comes first");
+    let status = plan.status.clone().unwrap();
+    assert_eq!(find(&status.conditions, "AsSpecified").map(|c| c.reason.as_str()), Some("Growing"));
+    assert_eq!((status.phase, plan.requeue), (Some(Phase::Progressing), Requeue::After(NEXT_STEP)));
+    assert!(is_true(&status.conditions, "Available"), "clients stay");
 
-    let mut scaled = before;
+    observed.member_list = Some(Arc::new(list(&plan)));
+    let at = TopoAddress::new(["minimal-global-topo.prod.svc:2379"], "/");
+    let peer_url = "http://minimal-global-topo-3.minimal-global-topo-headless.prod.svc.cluster.local:2380".to_owned();
+    let write = TopoWrite::ChangeMember(MemberChange::AddLearner { peer_url });
+    assert_eq!(steps(&run(&observed)), [Action::Topology { at, write }]);
+}
+
+#[test]
+fn a_size_that_somebody_changed_by_hand_is_put_right_even_without_a_quorum() {
+    let mut observed = resized(3, 3);
+    let mut scaled = (**observed.stateful_set.as_ref().unwrap()).clone();
     scaled.spec.as_mut().unwrap().replicas = Some(1);
-    let mut again = global(3);
-    again.stateful_set = Some(running(scaled, 1));
-    assert_eq!(spec(live(&again)).replicas, Some(3));
+    observed.stateful_set = Some(running(scaled, 1));
+    observed.sight = Sight::Failed { message: "nobody".to_owned() };
+    assert_eq!(spec(live(&observed)).replicas, Some(3));
+}
+
+#[test]
+fn a_volume_that_is_in_the_way_is_named_and_clients_stay() {
+    let mut observed = resized(3, 5);
+    observed.sight = members(&observed, 3);
+    let mut claim = PersistentVolumeClaim::default();
+    claim.metadata.name = Some("data-minimal-global-topo-3".to_owned());
+    observed.claims = vec![Arc::new(claim)];
+    let plan = run(&observed);
+    let status = plan.status.unwrap();
+    let condition = find(&status.conditions, "AsSpecified").unwrap();
+    assert_eq!(condition.reason, "VolumeInTheWay");
+    assert!(condition.message.contains("delete the claim"), "{}", condition.message);
+    assert_eq!((status.phase, is_true(&status.conditions, "Available")), (Some(Phase::Degraded), true));
+    assert!(plan.notes[0].warning);
+}
+
+#[test]
+fn volumes_of_an_earlier_ensemble_decide_how_many_members_it_is_founded_with() {
+    let mut observed = global(1);
+    let claims = |owned: bool| -> Vec<Arc<PersistentVolumeClaim>> {
+        let claim = |ordinal: u32| {
+            let mut claim = PersistentVolumeClaim::default();
+            claim.metadata.name = Some(name::topo_pvc("minimal-global-topo", ordinal));
+            let owners = observed.owner.meta(String::new(), label::Labels::new()).owner_references;
+            claim.metadata.owner_references = owners.filter(|_| owned);
+            Arc::new(claim)
+        };
+        (0..3).map(claim).collect()
+    };
+    let (kept, going) = (claims(false), claims(true));
+    observed.claims = kept;
+    assert_eq!(spec(live(&observed)).replicas, Some(3));
+    observed.claims = going;
+    assert_eq!(spec(live(&observed)).replicas, Some(1), "those go with their owner");
+}
+
+#[test]
+fn an_ensemble_that_shrinks_to_one_member_loses_its_budget() {
+    let mut observed = resized(1, 1);
+    let before = run(&global(3));
+    observed.budget = applied::<PodDisruptionBudget, _>(&before, &observed.owner.name).map(Arc::new);
+    let deleted =
+        |plan: &Plan<TopoServerStatus>| plan.writes.iter().any(|write| matches!(write.action, Action::Delete(_)));
+    assert!(deleted(&run(&observed)));
+    observed.budget.as_mut().map(Arc::make_mut).unwrap().metadata.owner_references = None;
+    assert!(!deleted(&run(&observed)), "somebody else's stays");
+}
+
+#[test]
+fn an_ensemble_that_has_its_members_in_the_template_gets_a_list_of_the_same() {
+    let mut old = live(&global(3));
+    let pod = old.spec.as_mut().and_then(|spec| spec.template.spec.as_mut()).unwrap();
+    let variables = pod.containers[0].env.as_mut().unwrap();
+    let members = variables.iter_mut().find(|variable| variable.name == "ETCD_INITIAL_CLUSTER").unwrap();
+    (members.value_from, members.value) = (None, Some("a=http://a,b=http://b,c=http://c".to_owned()));
+    let mut observed = global(5);
+    observed.stateful_set = Some(running(old, 3));
+    observed.sight = self::members(&observed, 3);
+    let plan = run(&observed);
+    assert_eq!(list(&plan).data.unwrap()["cluster"].split(',').count(), 3);
+    let status = plan.status.unwrap();
+    assert_eq!(find(&status.conditions, "AsSpecified").map(|c| c.reason.as_str()), Some("NotRolledOut"));
 }
 
 #[test]
@@ -138,7 +247,7 @@ fn a_changed_volume_does_not_make_every_apply_fail() {
     let mut before = live(&global(3));
     let claims = before.spec.as_mut().and_then(|spec| spec.volume_claim_templates.as_mut()).unwrap();
     claims[0].spec.get_or_insert_default().volume_mode = Some("Filesystem".to_owned());
-    let mut after = global(3);
+    let mut after = resized(3, 3);
     after.stateful_set = Some(running(before.clone(), 3));
     let same = run(&after);
     let untouched: StatefulSet = applied(&same, &after.owner.name).unwrap();
@@ -150,6 +259,7 @@ fn a_changed_volume_does_not_make_every_apply_fail() {
     let name = name::global_topo("minimal");
     let mut grown = observed(server(&name, label::of_cluster("minimal", Component::GlobalTopo), larger));
     grown.stateful_set = Some(running(before.clone(), 3));
+    grown.member_list = after.member_list;
     let plan = run(&grown);
     let set: StatefulSet = applied(&plan, &grown.owner.name).unwrap();
     assert_eq!(spec(set).volume_claim_templates, spec(before).volume_claim_templates);
@@ -162,10 +272,11 @@ fn a_changed_volume_does_not_make_every_apply_fail() {
 #[test]
 fn an_adopted_ensemble_keeps_its_selector_and_its_user() {
     let mut old = live(&global(3));
+    old.metadata.annotations = None;
     let spec = old.spec.as_mut().unwrap();
     spec.selector.match_labels.as_mut().unwrap().remove(TOPO_SERVER);
     let selector = spec.selector.match_labels.clone();
-    let mut observed = global(3);
+    let mut observed = resized(3, 3);
     observed.stateful_set = Some(running(old, 3));
     let mut pod = Pod::default();
     pod.metadata.name = Some("minimal-global-topo-0".into());
@@ -198,8 +309,7 @@ fn status_goes_from_progress_over_quorum_to_healthy() {
 
 #[test]
 fn status_is_a_fixed_point_and_the_decision_repeats() {
-    let mut observed = global(3);
-    observed.stateful_set = Some(running(live(&observed), 3));
+    let mut observed = resized(3, 3);
     let first = run(&observed);
     assert_eq!(first, run(&observed));
     let mut server = (*observed.server).clone();

@@ -190,6 +190,9 @@ impl Member {
             .with_require_leader(true);
         if let Some(tls) = &self.tls {
             options = options.with_tls(tls.clone());
+        } else if self.target.starts_with("https://") {
+            // Nobody said whom to trust: those whom everybody here trusts.
+            options = options.with_tls(TlsOptions::new().with_enabled_roots());
         }
         // Makes a lazy channel: nothing is dialled here.
         let client = Client::connect([&self.target], Some(options))

@@ -9,8 +9,9 @@ use std::{
 use futures::{FutureExt, future::BoxFuture};
 
 use super::{
-    CellRecord, DatabaseRecord, Error, LifecycleMark, Listing, Orchestrator, Pooler, PoolerAddress, PoolerId,
-    PoolerRecord, PoolerStatus, Registration, Reloaded, Result, Scope, Snapshot, TopoAddress, Topology, Upstream,
+    CellRecord, DatabaseRecord, Error, LifecycleMark, Listing, Member, MemberChange, Members, Orchestrator, Pooler,
+    PoolerAddress, PoolerId, PoolerRecord, PoolerStatus, Registration, Reloaded, Result, Scope, Snapshot, TopoAddress,
+    Topology, Upstream,
     Written, codec, key,
     kv::{Entry, Kv, Range},
     tree::Tree,
@@ -55,13 +56,15 @@ pub enum Call {
     Hasten(PoolerAddress),
 }
 
-/// Both doubles together with the handle to give to the code under test.
+/// All doubles together with the handle to give to the code under test.
 #[derive(Clone, Default)]
 pub struct FakeDataPlane {
     /// The topology servers.
     pub topology: Arc<FakeTopology>,
     /// The poolers.
     pub poolers: Arc<FakePoolers>,
+    /// The members of our own ensembles.
+    pub members: Arc<FakeMembers>,
 }
 
 impl FakeDataPlane {
@@ -72,7 +75,7 @@ impl FakeDataPlane {
 
     /// The handle.
     pub fn upstream(&self) -> Upstream {
-        Upstream::of(self.topology.clone(), self.poolers.clone(), self.poolers.clone())
+        Upstream::of(self.topology.clone(), self.poolers.clone(), self.poolers.clone(), self.members.clone())
     }
 }
 
@@ -300,6 +303,90 @@ impl Orchestrator for FakePoolers {
     fn hasten<'a>(&'a self, address: &'a PoolerAddress) -> BoxFuture<'a, Result<()>> {
         let outcome = self.change(Call::Hasten(address.clone()), address);
         async move { outcome }.boxed()
+    }
+}
+
+/// Ensembles that know their members and keep etcd's rules about them. An ensemble that nobody has started does not answer.
+#[derive(Default)]
+pub struct FakeMembers {
+    ensembles: Mutex<HashMap<String, FakeEnsemble>>,
+}
+
+#[derive(Default)]
+struct FakeEnsemble {
+    members: Vec<Member>,
+    last: u64,
+    changes: Vec<MemberChange>,
+}
+
+impl FakeMembers {
+    /// What the pods of an ensemble do: those that are listed in `urls` by name and peer URL start. The first ones found it, each
+    /// later one has to be a member already.
+    pub fn start(&self, at: &TopoAddress, urls: &[(String, String)]) {
+        let mut ensembles = lock(&self.ensembles);
+        let ensemble = ensembles.entry(server(&at.endpoints).to_owned()).or_default();
+        let first = ensemble.members.is_empty();
+        for (name, url) in urls {
+            if let Some(member) = ensemble.members.iter_mut().find(|member| member.peer_urls.contains(url)) {
+                member.name.clone_from(name);
+            } else if first {
+                ensemble.last += 1;
+                let (id, peer_urls) = (ensemble.last, vec![url.clone()]);
+                ensemble.members.push(Member { id, name: name.clone(), peer_urls, learner: false });
+            }
+        }
+    }
+
+    /// The steps that were made, in order.
+    pub fn changes(&self, at: &TopoAddress) -> Vec<MemberChange> {
+        lock(&self.ensembles).get(server(&at.endpoints)).map(|ensemble| ensemble.changes.clone()).unwrap_or_default()
+    }
+
+    /// The members of an ensemble.
+    pub fn members(&self, at: &TopoAddress) -> Vec<Member> {
+        lock(&self.ensembles).get(server(&at.endpoints)).map(|ensemble| ensemble.members.clone()).unwrap_or_default()
+    }
+}
+
+impl FakeEnsemble {
+    fn change(&mut self, change: &MemberChange) -> bool {
+        let made = match change {
+            MemberChange::AddLearner { peer_url } => {
+                let free = !self.members.iter().any(|member| member.learner || member.peer_urls.contains(peer_url));
+                if free {
+                    self.last += 1;
+                    let (id, peer_urls) = (self.last, vec![peer_url.clone()]);
+                    self.members.push(Member { id, name: String::new(), peer_urls, learner: true });
+                }
+                free
+            }
+            MemberChange::Promote { id } => {
+                let learner = self.members.iter_mut().find(|m| m.id == *id && m.learner && !m.name.is_empty());
+                learner.map(|member| member.learner = false).is_some()
+            }
+            MemberChange::Remove { id } => {
+                let before = self.members.len();
+                self.members.retain(|member| member.id != *id);
+                self.members.len() < before
+            }
+        };
+        if made {
+            self.changes.push(change.clone());
+        }
+        made
+    }
+}
+
+impl Members for FakeMembers {
+    fn list<'a>(&'a self, at: &'a TopoAddress) -> BoxFuture<'a, Result<Vec<Member>>> {
+        let found = self.members(at);
+        let nobody = || Error::Unavailable { target: at.endpoints.join(","), detail: "nobody is there".to_owned() };
+        async move { if found.is_empty() { Err(nobody()) } else { Ok(found) } }.boxed()
+    }
+
+    fn change<'a>(&'a self, at: &'a TopoAddress, change: &'a MemberChange) -> BoxFuture<'a, Result<bool>> {
+        let made = lock(&self.ensembles).get_mut(server(&at.endpoints)).is_some_and(|e| e.change(change));
+        async move { Ok(made) }.boxed()
     }
 }
 

@@ -11,6 +11,7 @@ pub mod fake;
 mod idle;
 mod key;
 mod kv;
+mod membership;
 mod pb;
 mod pooler;
 pub mod primary;
@@ -31,6 +32,7 @@ use futures::future::BoxFuture;
 
 pub use self::{
     error::{Error, Result},
+    membership::{Member, MemberChange, Members},
     record::{
         BackupLocation, CellRecord, Component, DatabaseRecord, DurabilityPolicy, Lifecycle, LifecycleMark, Listing,
         Lsn, PoolerAddress, PoolerId, PoolerRecord, Quorum, Registration, Role, RuleNumber, Scope, Serving, ShardKey,
@@ -39,7 +41,7 @@ pub use self::{
     secured::Credentials,
     status::{ConsensusView, Leadership, PoolerStatus, Postgres, PostgresAction, PrimaryStatus, ReplicationStatus},
 };
-use self::{pooler::GrpcPooler, secured::Secured};
+use self::{membership::EtcdMembers, pooler::GrpcPooler, secured::Secured};
 
 /// The topology records of clusters. `at` is always the **global** store; cell-local ones are found through the cell records.
 ///
@@ -167,6 +169,7 @@ pub struct Upstream {
     topology: Arc<dyn Topology>,
     poolers: Arc<dyn Pooler>,
     orchestrators: Arc<dyn Orchestrator>,
+    members: Arc<dyn Members>,
 }
 
 impl fmt::Debug for Upstream {
@@ -182,12 +185,18 @@ impl Upstream {
         let topology = Arc::new(Secured::new(limits));
         let poolers = Arc::new(GrpcPooler::new(limits));
         tokio::spawn(sweep(Arc::downgrade(&topology), Arc::downgrade(&poolers), limits.idle / 2));
-        Self { topology, orchestrators: poolers.clone(), poolers }
+        let members = Arc::new(EtcdMembers::new(limits));
+        Self { topology, orchestrators: poolers.clone(), poolers, members }
     }
 
     /// Other implementations, such as the doubles in [`fake`].
-    pub fn of(topology: Arc<dyn Topology>, poolers: Arc<dyn Pooler>, orchestrators: Arc<dyn Orchestrator>) -> Self {
-        Self { topology, poolers, orchestrators }
+    pub fn of(
+        topology: Arc<dyn Topology>,
+        poolers: Arc<dyn Pooler>,
+        orchestrators: Arc<dyn Orchestrator>,
+        members: Arc<dyn Members>,
+    ) -> Self {
+        Self { topology, poolers, orchestrators, members }
     }
 
     /// The topology records.
@@ -203,6 +212,11 @@ impl Upstream {
     /// The orchestrators.
     pub fn orchestrators(&self) -> &dyn Orchestrator {
         &*self.orchestrators
+    }
+
+    /// The membership of our own ensembles.
+    pub fn members(&self) -> &dyn Members {
+        &*self.members
     }
 }
 

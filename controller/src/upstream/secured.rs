@@ -42,10 +42,10 @@ impl fmt::Debug for Credentials {
 
 impl Credentials {
     pub(super) fn options(&self) -> TlsOptions {
-        let mut options = TlsOptions::new();
-        if let Some(authority) = &self.authority {
-            options = options.ca_certificate(Certificate::from_pem(authority));
-        }
+        let mut options = match &self.authority {
+            Some(authority) => TlsOptions::new().ca_certificate(Certificate::from_pem(authority)),
+            None => TlsOptions::new().with_enabled_roots(),
+        };
         if let Some((certificate, key)) = &self.identity {
             options = options.identity(Identity::from_pem(certificate, key));
         }

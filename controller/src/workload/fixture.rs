@@ -22,6 +22,8 @@ pub fn now() -> Timestamp {
 pub fn settings() -> Settings {
     Settings {
         images: shared::image::ImageSet::default(),
+        image_update_strategy: shared::api::v1alpha1::ImageUpdateStrategy::Lazy,
+        template_wave: 10,
         zone_id_label: "topology.k8s.aws/zone-id".to_owned(),
         cluster_domain: "cluster.local".to_owned(),
         native_sidecars: true,
@@ -57,7 +59,7 @@ where
 /// Every write of a plan, for snapshots and searches.
 pub fn writes<S>(plan: &Plan<S>) -> Vec<Value> {
     let view = |action: &Action| match action {
-        Action::Apply(object) => json!({ "apply": object.value }),
+        Action::Apply(object) => json!({ "apply": legible(object.value.clone()) }),
         Action::CreateOnce(object) => json!({ "create": object.value }),
         Action::Merge { target, patch } => json!({ "merge": target.key.to_string(), "patch": patch }),
         Action::Delete(target) => json!({ "delete": target.key.to_string() }),
@@ -69,6 +71,19 @@ pub fn writes<S>(plan: &Plan<S>) -> Vec<Value> {
         value
     };
     plan.writes.iter().map(|write| entry(write.reason, view(&write.action))).collect()
+}
+
+/// An object without the packed copies of what it shows openly, or what is shown elsewhere.
+pub fn legible(mut value: Value) -> Value {
+    if let Some(rendering) = value.pointer_mut("/metadata/annotations/multigres.com~1rendering") {
+        *rendering = "…".into();
+    }
+    for packed in
+        value.pointer_mut("/binaryData").and_then(Value::as_object_mut).into_iter().flat_map(|all| all.values_mut())
+    {
+        *packed = "…".into();
+    }
+    value
 }
 
 /// What each write does and to what, in order.

@@ -1,4 +1,5 @@
-//! Parts that every workload is built from: placement, probes, security contexts, telemetry variables, certificates.
+//! Parts that every workload is built from: placement, probes, security contexts, telemetry variables, certificates, and the
+//! renderings that stay in force until their users want something else.
 //!
 //! Builders here return owned values and read nothing but their arguments.
 
@@ -8,6 +9,7 @@ pub mod owner;
 pub mod placement;
 pub mod port;
 pub mod probe;
+pub mod revision;
 pub mod rollout;
 pub mod security;
 pub mod telemetry;

@@ -12,7 +12,7 @@ use shared::{api::v1alpha1::Phase, health};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rollout {
     state: health::Rollout,
-    /// A Deployment that gave up waiting for its pods, in its own words.
+    /// A Deployment that may not create its pods, or gave up waiting for them, in its own words.
     overdue: Option<String>,
 }
 
@@ -20,10 +20,13 @@ impl Rollout {
     /// Judges a Deployment and its pods.
     pub fn of_deployment(deployment: Option<&Deployment>, pods: &[Arc<Pod>]) -> Self {
         let conditions = deployment.and_then(|d| d.status.as_ref()).and_then(|status| status.conditions.as_ref());
-        let overdue = conditions.into_iter().flatten().find(|condition| {
-            condition.type_ == "Progressing"
-                && condition.status == "False"
-                && condition.reason.as_deref() == Some("ProgressDeadlineExceeded")
+        // Pods that the API server refuses (a quota, a policy) are never created, so no pod can tell of it.
+        let overdue = conditions.into_iter().flatten().find(|condition| match condition.type_.as_str() {
+            "ReplicaFailure" => condition.status == "True",
+            "Progressing" => {
+                condition.status == "False" && condition.reason.as_deref() == Some("ProgressDeadlineExceeded")
+            }
+            _ => false,
         });
         Self {
             state: health::Rollout::of_deployment(deployment, by_name(pods)),
@@ -163,6 +166,22 @@ mod tests {
         deployment.status.get_or_insert_default().conditions = Some(vec![condition]);
         let rollout = Rollout::of_deployment(Some(&deployment), &[]);
         assert_eq!((rollout.phase(), rollout.message("Gateway")), (Phase::Degraded, "Gateway: timed out".to_owned()));
+    }
+
+    #[test]
+    fn a_deployment_whose_pods_are_refused_is_degraded_and_says_why() {
+        let mut deployment = deployment(1, 0, 0, 0);
+        let refused = DeploymentCondition {
+            type_: "ReplicaFailure".into(),
+            status: "True".into(),
+            reason: Some("FailedCreate".into()),
+            message: Some("exceeded quota".into()),
+            ..DeploymentCondition::default()
+        };
+        deployment.status.get_or_insert_default().conditions = Some(vec![refused]);
+        let rollout = Rollout::of_deployment(Some(&deployment), &[]);
+        let told = (rollout.phase(), rollout.message("Gateway"));
+        assert_eq!(told, (Phase::Degraded, "Gateway: exceeded quota".to_owned()));
     }
 
     #[test]

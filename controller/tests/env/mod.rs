@@ -3,8 +3,9 @@
 //! Of Kubernetes' own controllers only two things are played here: an etcd that serves once its StatefulSet exists, and, where a
 //! test asks for it, the garbage collector.
 
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(dead_code, reason = "every test binary uses a part")]
 
+pub mod rights;
 pub mod stage;
 pub mod wire;
 
@@ -19,7 +20,9 @@ use std::{
 use clap::Parser as _;
 use controller::{
     app::App,
-    cli::Args,
+    cli::{Args, Sidecars},
+    server,
+    settings::Settings,
     upstream::{self, TopoAddress, fake::FakeDataPlane},
 };
 use kube::{
@@ -51,6 +54,9 @@ const KINDS: &[(&str, &str, &str)] = &[
     (OURS, "TableGroup", "tablegroups"),
     (OURS, "Shard", "shards"),
     (OURS, "TopoServer", "toposervers"),
+    (OURS, "CoreTemplate", "coretemplates"),
+    (OURS, "CellTemplate", "celltemplates"),
+    (OURS, "ShardTemplate", "shardtemplates"),
     ("v1", "Service", "services"),
     ("v1", "ConfigMap", "configmaps"),
     ("v1", "Secret", "secrets"),
@@ -74,6 +80,8 @@ pub struct Bed {
     config: Config,
     /// Outlives controllers, as etcd does.
     plane: FakeDataPlane,
+    /// Whether this server knows them.
+    native_sidecars: bool,
 }
 
 impl Bed {
@@ -99,7 +107,9 @@ impl Bed {
 
     async fn on(client: Client, config: Config) -> Self {
         let namespace = format!("env-{:08x}", rand::random::<u32>());
-        let bed = Self { namespace, client, config, plane: FakeDataPlane::new() };
+        let (_, features) = server::discover(&client, Sidecars::Auto).await.unwrap();
+        let native_sidecars = features.native_sidecars;
+        let bed = Self { namespace, client, config, plane: FakeDataPlane::new(), native_sidecars };
         let namespaces = Api::<DynamicObject>::all_with(bed.client.clone(), &resource("v1", "Namespace", "namespaces"));
         create(&namespaces, json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": bed.namespace}}))
             .await;
@@ -117,6 +127,16 @@ impl Bed {
         running
     }
 
+    /// Starts a fresh controller with other settings, as a new version of the operator brings them, and waits until it works.
+    pub async fn start_with(&self, change: impl FnOnce(&mut Settings)) -> Running {
+        let wire = Wire::new(&self.namespace, None);
+        let mut running = self.launch_with(self.config.clone(), wire, Vec::new(), change);
+        running.etcd.push(self.play_etcd());
+        let ready = running.ready.take().unwrap();
+        within("watches are complete", ready).await.expect("the controller ended");
+        running
+    }
+
     /// Starts a fresh controller that cannot write any more after `writes` writes.
     pub fn start_crashing(&self, writes: usize) -> Running {
         self.launch(Some(writes))
@@ -124,14 +144,32 @@ impl Bed {
 
     fn launch(&self, crash_after: Option<usize>) -> Running {
         let wire = Wire::new(&self.namespace, crash_after);
-        let client = ClientBuilder::try_from(self.config.clone()).unwrap().with_layer(&Tap(Arc::clone(&wire))).build();
+        let mut running = self.launch_with(self.config.clone(), wire, Vec::new(), |_| ());
+        running.etcd.push(self.play_etcd());
+        running
+    }
+
+    fn play_etcd(&self) -> AbortHandle {
+        tokio::spawn(serve_etcd(self.api("StatefulSet/").0)).abort_handle()
+    }
+
+    fn launch_with(
+        &self,
+        config: Config,
+        wire: Arc<Wire>,
+        namespaces: Vec<String>,
+        change: impl FnOnce(&mut Settings),
+    ) -> Running {
+        let client = ClientBuilder::try_from(config).unwrap().with_layer(&Tap(Arc::clone(&wire))).build();
         let args = Args::try_parse_from(["controller"]).unwrap();
-        let mut settings = args.work.settings(true, |_| None);
+        let mut settings = args.work.settings(self.native_sidecars, |_| None);
         settings.poll_unsettled = Duration::from_millis(300);
+        change(&mut settings);
         let metrics = Metrics::new(Build { version: "0", revision: "test" }).unwrap();
         let app = App {
             client,
             settings,
+            namespaces,
             concurrency: 4,
             framework: FrameworkMetrics::new(&metrics).unwrap(),
             metrics: metrics.clone(),
@@ -145,9 +183,13 @@ impl Bed {
             // Nobody listens where the controller is about to crash.
             app.run(stopped, || _ = tell.send(())).await
         });
-        let etcd = tokio::spawn(serve_etcd(self.api("StatefulSet/").0)).abort_handle();
         let abort = task.abort_handle();
-        Running { task: Some(task), abort, etcd, stop, metrics, wire, ready: Some(ready) }
+        Running { task: Some(task), abort, etcd: Vec::new(), stop, metrics, wire, ready: Some(ready) }
+    }
+
+    /// The data plane of the clusters.
+    pub fn plane(&self) -> &FakeDataPlane {
+        &self.plane
     }
 
     /// Plays the data plane of the one shard of the cluster that a Cell belongs to.
@@ -217,6 +259,20 @@ impl Bed {
         create(&self.api("MultigresCluster/").0, cluster).await;
     }
 
+    /// Creates an object of a kind of ours, as a user would.
+    pub async fn create(&self, kind: &str, name: &str, spec: &Value) {
+        let object = json!({"apiVersion": OURS, "kind": kind, "metadata": {"name": name}, "spec": spec});
+        create(&self.api(&format!("{kind}/")).0, object).await;
+    }
+
+    /// Changes the status of an object, as whoever runs it would.
+    pub async fn report(&self, id: &str, status: Value) {
+        let (api, name) = self.api(id);
+        let patch = Patch::Merge(json!({ "status": status }));
+        // It may have gone in between.
+        drop(api.patch_status(name, &PatchParams::default(), &patch).await);
+    }
+
     /// Changes an object by a merge patch, as a user would.
     pub async fn edit(&self, id: &str, patch: Value) -> Value {
         let (api, name) = self.api(id);
@@ -229,6 +285,36 @@ impl Bed {
     pub async fn delete(&self, id: &str) {
         let (api, name) = self.api(id);
         api.delete(name, &DeleteParams::background()).await.unwrap_or_else(|error| panic!("deleting {id}: {error}"));
+    }
+
+    /// The StorageClasses of the server, which all tests share.
+    pub fn storage_classes(&self) -> Api<DynamicObject> {
+        Api::all_with(self.client.clone(), &resource("storage.k8s.io/v1", "StorageClass", "storageclasses"))
+    }
+
+    /// Asks for the removal of the whole namespace, as a user would. Nothing can be made in it from then on.
+    pub async fn delete_namespace(&self) {
+        let namespaces =
+            Api::<DynamicObject>::all_with(self.client.clone(), &resource("v1", "Namespace", "namespaces"));
+        namespaces.delete(&self.namespace, &DeleteParams::default()).await.unwrap();
+    }
+
+    /// Plays the part of Kubernetes that empties a namespace: deletes whatever is there, owners and owned ones alike.
+    pub async fn empty_namespace(&self) -> Objects {
+        let objects = self.objects().await;
+        for (id, object) in &objects {
+            if object["metadata"]["deletionTimestamp"].is_null() {
+                let (api, name) = self.api(id);
+                // It may go away by itself in between.
+                drop(api.delete(name, &DeleteParams::background()).await);
+            } else if object["metadata"]["finalizers"] == json!(["kubernetes.io/pvc-protection"]) {
+                // No pod uses the volume any more, which a controller of Kubernetes would see.
+                let (api, name) = self.api(id);
+                let unblock = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+                drop(api.patch(name, &PatchParams::default(), &unblock).await);
+            }
+        }
+        objects
     }
 
     /// Removes what other users of the server could stumble over.
@@ -260,7 +346,7 @@ impl Bed {
 pub struct Running {
     task: Option<JoinHandle<anyhow::Result<()>>>,
     abort: AbortHandle,
-    etcd: AbortHandle,
+    etcd: Vec<AbortHandle>,
     stop: CancellationToken,
     metrics: Metrics,
     ready: Option<oneshot::Receiver<()>>,
@@ -271,7 +357,7 @@ pub struct Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.abort.abort();
-        self.etcd.abort();
+        self.etcd.iter().for_each(AbortHandle::abort);
     }
 }
 
@@ -383,8 +469,22 @@ async fn create(api: &Api<DynamicObject>, object: Value) {
     api.create(&PostParams::default(), &object).await.unwrap();
 }
 
+/// A StorageClass of no provisioner.
+pub fn storage_class(name: &str, default: bool) -> Value {
+    let annotations = json!({"storageclass.kubernetes.io/is-default-class": default.to_string()});
+    json!({
+        "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "provisioner": "example.com/none",
+        "metadata": {"name": name, "annotations": annotations},
+    })
+}
+
 async fn install(client: &Client) {
     use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+    // Nearly every Kubernetes cluster has a default class.
+    let classes = resource("storage.k8s.io/v1", "StorageClass", "storageclasses");
+    let params = PatchParams::apply("multigres-env-test").force();
+    let classes = Api::<DynamicObject>::all_with(client.clone(), &classes);
+    classes.patch("standard", &params, &Patch::Apply(storage_class("standard", true))).await.unwrap();
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds");
     let mut installed = 0;

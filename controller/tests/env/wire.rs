@@ -7,14 +7,15 @@ use std::{
 };
 
 use futures::{FutureExt as _, future::BoxFuture};
-use http::{Method, Request, Uri};
+use http::{Method, Request, Response, StatusCode, Uri};
 use kube::client::Body;
 use tokio::sync::Notify;
 use tower::{BoxError, Layer, Service};
 
 /// The state of one controller's connection.
 pub struct Wire {
-    namespace: String,
+    namespaces: Vec<String>,
+    confined: bool,
     crash_after: Option<usize>,
     crashed: Notify,
     written: Mutex<Written>,
@@ -22,14 +23,29 @@ pub struct Wire {
 
 struct Written {
     requests: Vec<String>,
+    forbidden: Vec<String>,
     last: Instant,
 }
 
 impl Wire {
     /// Confines everything to `namespace`; after so many writes every further one fails.
     pub fn new(namespace: &str, crash_after: Option<usize>) -> Arc<Self> {
-        let written = Mutex::new(Written { requests: Vec::new(), last: Instant::now() });
-        Arc::new(Self { namespace: namespace.to_owned(), crash_after, crashed: Notify::new(), written })
+        Arc::new(Self { confined: true, crash_after, ..Self::among(vec![namespace.to_owned()]) })
+    }
+
+    /// Changes nothing on the way; writes belong into one of `namespaces`.
+    pub fn unconfined(namespaces: Vec<String>) -> Arc<Self> {
+        Arc::new(Self::among(namespaces))
+    }
+
+    fn among(namespaces: Vec<String>) -> Self {
+        let written = Mutex::new(Written { requests: Vec::new(), forbidden: Vec::new(), last: Instant::now() });
+        Self { namespaces, confined: false, crash_after: None, crashed: Notify::new(), written }
+    }
+
+    /// The requests that the API server has refused for want of rights.
+    pub fn forbidden(&self) -> Vec<String> {
+        self.lock().forbidden.clone()
     }
 
     /// The writes so far, without those of Events.
@@ -53,15 +69,18 @@ impl Wire {
 
     /// Lists and watches of the whole cluster become those of the namespace: other tests use the same server.
     fn confined(&self, request: Request<Body>) -> Request<Body> {
+        let Some(namespace) = self.namespaces.first().filter(|_| self.confined) else { return request };
         let (mut parts, body) = request.into_parts();
         let segments: Vec<&str> = parts.uri.path().trim_start_matches('/').split('/').collect();
         let (prefix, plural) = match segments.as_slice() {
             ["api", version, plural] => (format!("/api/{version}"), *plural),
+            // These belong to no namespace.
+            ["apis", "storage.k8s.io", ..] => return Request::from_parts(parts, body),
             ["apis", group, version, plural] => (format!("/apis/{group}/{version}"), *plural),
             _ => return Request::from_parts(parts, body),
         };
         let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-        let path = format!("{prefix}/namespaces/{}/{plural}{query}", self.namespace);
+        let path = format!("{prefix}/namespaces/{namespace}/{plural}{query}");
         let mut uri = parts.uri.clone().into_parts();
         uri.path_and_query = Some(path.parse().expect("a path"));
         parts.uri = Uri::from_parts(uri).expect("a URI");
@@ -82,8 +101,8 @@ impl Wire {
             return Ok(false);
         }
         assert!(
-            path.contains(&format!("/namespaces/{}/", self.namespace)),
-            "{} {path} leaves the namespace of the test",
+            self.namespaces.iter().any(|namespace| path.contains(&format!("/namespaces/{namespace}/"))),
+            "{} {path} leaves the namespaces of the test",
             request.method()
         );
         written.requests.push(format!("{} {path}", request.method()));
@@ -109,10 +128,10 @@ pub struct Tapped<S> {
     wire: Arc<Wire>,
 }
 
-impl<S> Service<Request<Body>> for Tapped<S>
+impl<S, B> Service<Request<Body>> for Tapped<S>
 where
-    S: Service<Request<Body>, Error = BoxError>,
-    S::Response: Send,
+    S: Service<Request<Body>, Response = Response<B>, Error = BoxError>,
+    B: Send,
     S::Future: Send + 'static,
 {
     type Response = S::Response;
@@ -130,9 +149,13 @@ where
             Err(crash) => return async move { Err(crash) }.boxed(),
         };
         let wire = Arc::clone(&self.wire);
+        let what = format!("{} {}", request.method(), request.uri());
         let answer = self.inner.call(request);
         async move {
             let answer = answer.await;
+            if answer.as_ref().is_ok_and(|answer| answer.status() == StatusCode::FORBIDDEN) {
+                wire.lock().forbidden.push(what);
+            }
             if last {
                 // The answer is lost with the process.
                 wire.crashed.notify_one();

@@ -5,10 +5,16 @@ use std::{
     fs::File,
     io::{BufRead as _, BufReader, Seek as _, SeekFrom},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+
+use crate::wait::until;
+
+/// The controller's user name in the log ends so.
+pub const CONTROLLER_USER: &str = "multigres-operator-controller-manager";
 
 /// Verbs that change something.
 const WRITES: [&str; 6] = ["create", "update", "patch", "delete", "deletecollection", "apply"];
@@ -57,6 +63,26 @@ impl Mark {
     pub fn now(path: &Path) -> Result<Self> {
         let offset = std::fs::metadata(path).with_context(|| format!("reading {}", path.display()))?.len();
         Ok(Self { path: path.to_owned(), offset })
+    }
+
+    /// Waits until a user has written nothing but Leases for `seconds`, anywhere.
+    pub async fn quiet(path: &Path, user: &str, seconds: u64, deadline: Duration) -> Result<()> {
+        let (mut mark, mut since) = (Self::now(path)?, Instant::now());
+        until("a time without writes", deadline, || {
+            let writes = mark.since(user, |_| true);
+            let next = Self::now(path);
+            let answer = (|| {
+                let (writes, next) = (writes?, next?);
+                if writes.total() + writes.events > 0 {
+                    (mark, since) = (next, Instant::now());
+                }
+                let quiet = since.elapsed();
+                ensure!(quiet >= Duration::from_secs(seconds), "quiet for {} s; last {writes:?}", quiet.as_secs());
+                Ok(())
+            })();
+            async move { answer }
+        })
+        .await
     }
 
     /// What users whose name contains `user` did since the mark, in namespaces that `wanted` accepts.

@@ -164,6 +164,34 @@ impl ClusterUnderTest {
         .await
     }
 
+    /// A cluster that is there already, made by somebody else's hand.
+    pub fn existing(bed: &Bed, namespace: &str, name: &str) -> Self {
+        Self { bed: bed.clone(), namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+
+    /// The cluster as it is now.
+    pub async fn get(&self) -> Result<MultigresCluster> {
+        Ok(self.api().get(&self.name).await?)
+    }
+
+    /// Pods of some components (all if none is named) with their identity and the number of starts of all their containers: the same
+    /// answer twice means that nobody replaced or restarted any.
+    pub async fn starts(&self, components: &[&str]) -> Result<BTreeMap<String, (String, i32)>> {
+        let pods: Api<Pod> = self.namespaced();
+        let of = |pod: &Pod| {
+            let component = pod.labels().get("app.kubernetes.io/component").map(String::as_str);
+            components.is_empty() || components.iter().any(|wanted| component == Some(*wanted))
+        };
+        let starts = |pod: &Pod| {
+            let status = pod.status.clone().unwrap_or_default();
+            let containers = status.init_container_statuses.into_iter().chain(status.container_statuses).flatten();
+            containers.map(|container| container.restart_count).sum()
+        };
+        let list = pods.list(&self.mine()).await?.items;
+        let entry = |pod: &Pod| (pod.name_any(), (pod.uid().unwrap_or_default(), starts(pod)));
+        Ok(list.iter().filter(|pod| of(pod)).map(entry).collect())
+    }
+
     /// Names of the cluster's volume claims, sorted.
     pub async fn claims(&self) -> Result<Vec<String>> {
         let api: Api<PersistentVolumeClaim> = self.namespaced();

@@ -6,14 +6,20 @@
 pub mod audit;
 pub mod bed;
 pub mod cluster;
+pub mod etcd;
+pub mod fault;
 pub mod helm;
+pub mod inventory;
+pub mod lesson;
 pub mod load;
 pub mod wait;
 pub mod webhook;
 
 pub use bed::Bed;
 pub use cluster::ClusterUnderTest;
+pub use fault::Faults;
 pub use helm::Tools;
+pub use lesson::Lesson;
 pub use load::Load;
 pub use wait::{until, within};
 pub use webhook::Webhook;

@@ -231,6 +231,11 @@ impl Bed {
         self.on_every_node(|node| node.import(archives))
     }
 
+    /// Gives an image that the nodes have another name on all of them.
+    pub fn tag(&self, image: &str, name: &str) -> Result<()> {
+        self.on_every_node(|node| node.tag(image, name))
+    }
+
     /// Starts cert-manager unless it runs, and waits until its definitions are served.
     pub fn start_cert_manager(&self) -> Result<()> {
         let _guard = self.home.lock(&format!("bed-{}", self.name()?))?;

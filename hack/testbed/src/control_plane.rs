@@ -14,7 +14,7 @@ use crate::kubeconfig::{self, Identity};
 use crate::network::{KUBERNETES_SERVICE, Network, SERVICES};
 use crate::pki::{MASTERS, Pki};
 use crate::process::{self, Launch, Lifetime, Recorded};
-use crate::tools::{self, Tools};
+use crate::tools::{self, Kubernetes, Tools};
 
 /// The directory, network and tools of a control plane: everything its commands depend on.
 #[derive(Clone, Debug)]
@@ -161,7 +161,7 @@ impl Plan {
             // A loopback address is not allowed as an endpoint of the Service `kubernetes`.
             args.push("--endpoint-reconciler-type=none".into());
         }
-        self.command("kube-apiserver", args)
+        self.command(self.tools.apiserver(), args)
     }
 
     /// The command of kube-controller-manager.
@@ -272,9 +272,14 @@ pub struct ControlPlane {
 impl ControlPlane {
     /// Builds what is missing, starts both on free ports and waits until the API is ready (about five seconds).
     pub fn start() -> Result<Self> {
+        Self::start_with(Kubernetes::Newest)
+    }
+
+    /// The same with a chosen API server.
+    pub fn start_with(kubernetes: Kubernetes) -> Result<Self> {
         let home = Home::from_env()?;
-        let tools = Tools::locate(&home)?;
-        tools.ensure(&tools::CONTROL_PLANE)?;
+        let tools = Tools::locate(&home)?.with(kubernetes);
+        tools.ensure(&[&tools::CONTROL_PLANE[..], &[tools.apiserver()]].concat())?;
         let mut attempt = 1;
         loop {
             match Self::try_start(&tools) {
@@ -390,6 +395,14 @@ mod tests {
         assert!(words[0].ends_with("/kube-apiserver"));
         assert!(words.contains(&"--bind-address=127.0.0.1".to_owned()));
         assert!(words.contains(&"--endpoint-reconciler-type=none".to_owned()));
+    }
+
+    #[test]
+    fn another_kubernetes_has_an_api_server_of_its_own() {
+        let (_dir, mut plan) = plan(Network::loopback().unwrap());
+        plan.tools = plan.tools.with(Kubernetes::Oldest);
+        assert!(plan.apiserver()[0].ends_with("/kube-apiserver-oldest"));
+        assert!(plan.etcd()[0].ends_with("/etcd"));
     }
 
     #[test]

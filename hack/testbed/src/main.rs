@@ -2,12 +2,15 @@
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, ExitStatus};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use testbed::home::Home;
 use testbed::image::Config;
-use testbed::{Bed, ControlPlane, NodeMode, Options, Tools, bed, dataplane, image, process, tools, volumes};
+use testbed::{
+    Bed, ControlPlane, Kubernetes, NodeMode, Options, Tools, bed, dataplane, fault, image, process, tools, volumes,
+};
 
 #[derive(Parser)]
 #[command(name = "testbed", about = "A real Kubernetes on a bare Linux box, without Docker")]
@@ -37,6 +40,13 @@ enum Action {
         #[arg(required = true)]
         archives: Vec<PathBuf>,
     },
+    /// Gives an image that the nodes have another name.
+    Tag {
+        /// As it is called.
+        image: String,
+        /// As it shall be called, too.
+        name: String,
+    },
     /// Packs binaries as image archives and prints their paths.
     #[command(visible_alias = "images")]
     Image {
@@ -50,23 +60,49 @@ enum Action {
     Shell(Words),
     /// Runs a command inside the bed's network, with its DNS.
     Exec(Words),
+    /// Lets components (kube-apiserver, kubelet-1, …) or whole nodes (node-1) stand still, or go on.
+    Fault {
+        #[command(subcommand)]
+        fault: Fault,
+    },
     /// Starts cert-manager on the bed, with its definitions.
     CertManager,
-    /// Builds the pinned tools and prints their directory.
+    /// Builds the pinned tools and prints their directories.
     Tools {
-        /// Only these; all by default.
+        /// Only these; all but the oldest API server by default.
         names: Vec<String>,
     },
     /// Prints the path of the administrator's kubeconfig.
     Kubeconfig,
     /// Runs a command against a light control plane of its own (etcd and kube-apiserver on loopback).
-    ControlPlane(Words),
+    ControlPlane {
+        /// newest, which beds run, or oldest, the oldest that can be built here.
+        #[arg(long, default_value = "newest")]
+        kubernetes: Kubernetes,
+        #[command(flatten)]
+        words: Words,
+    },
     /// Serves claims on simulated nodes.
     #[command(hide = true)]
     ServeVolumes {
         #[arg(long)]
         kubeconfig: PathBuf,
     },
+}
+
+#[derive(Subcommand)]
+enum Fault {
+    /// They stand still for some time; the command ends with it.
+    Freeze {
+        /// Names as `status` shows them, or node-N for a node with its pods.
+        #[arg(required = true)]
+        names: Vec<String>,
+        /// Seconds.
+        #[arg(long = "for", default_value_t = 60)]
+        seconds: u64,
+    },
+    /// All go on at once, also after a command that was killed.
+    Thaw,
 }
 
 #[derive(Subcommand)]
@@ -149,6 +185,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Action::Down => bed::down(&name)?,
         Action::Status => return status(&name),
         Action::Load { archives } => Bed::get(&name)?.load(&archives)?,
+        Action::Tag { image, name: other } => Bed::get(&name)?.tag(&image, &other)?,
         Action::Image { load, content } => {
             let archives = pack(content)?;
             for archive in &archives {
@@ -164,10 +201,15 @@ fn run(cli: Cli) -> Result<ExitCode> {
             let mut command = Bed::get(&name)?.exec_in_netns(&words.words)?;
             return Ok(exit_code(command.status().context("starting the command")?));
         }
+        Action::Fault { fault: Fault::Freeze { names, seconds } } => {
+            let count = fault::freeze_for(&Bed::get(&name)?, &names, Duration::from_secs(seconds))?;
+            eprintln!("testbed: {count} processes stood still for {seconds} s");
+        }
+        Action::Fault { fault: Fault::Thaw } => fault::thaw(&Bed::get(&name)?)?,
         Action::CertManager => Bed::get(&name)?.start_cert_manager()?,
         Action::Tools { names } => build_tools(&names)?,
         Action::Kubeconfig => println!("{}", Bed::get(&name)?.kubeconfig().display()),
-        Action::ControlPlane(words) => return with_control_plane(&words.words),
+        Action::ControlPlane { kubernetes, words } => return with_control_plane(kubernetes, &words.words),
         Action::ServeVolumes { kubeconfig } => {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
@@ -235,17 +277,22 @@ fn pack(content: Content) -> Result<Vec<PathBuf>> {
 
 fn build_tools(names: &[String]) -> Result<()> {
     let tools = Tools::locate(&Home::from_env()?)?;
-    let all: Vec<&str> = tools::every().map(|tool| tool.name).collect();
+    let all: Vec<&str> = tools::usual().map(|tool| tool.name).collect();
     let wanted: Vec<&str> = if names.is_empty() { all } else { names.iter().map(String::as_str).collect() };
     tools.ensure(&wanted)?;
-    println!("{}", tools.bin().display());
+    // Of named programs where they are, once each; the directory of most of them otherwise.
+    let mut dirs: Vec<PathBuf> = names.iter().filter_map(|name| Some(tools.path(name).parent()?.to_owned())).collect();
+    dirs.dedup();
+    for dir in if dirs.is_empty() { vec![tools.bin()] } else { dirs } {
+        println!("{}", dir.display());
+    }
     Ok(())
 }
 
-fn with_control_plane(words: &[String]) -> Result<ExitCode> {
+fn with_control_plane(kubernetes: Kubernetes, words: &[String]) -> Result<ExitCode> {
     let (program, args) =
         words.split_first().context("no command was given; usage: testbed control-plane -- COMMAND ARGS…")?;
-    let control_plane = ControlPlane::start()?;
+    let control_plane = ControlPlane::start_with(kubernetes)?;
     let kubeconfig = control_plane.kubeconfig();
     let path = std::env::var("PATH").unwrap_or_default();
     let status = Command::new(program)

@@ -47,7 +47,7 @@ impl Node {
 
     /// The node's top-level cgroup.
     pub fn cgroup(&self) -> String {
-        format!("testbed-{}-{}", self.bed, self.index)
+        cgroup(&self.bed, self.index)
     }
 
     /// containerd's socket.
@@ -116,6 +116,15 @@ impl Node {
             fs::write(&marker, archive.display().to_string())
                 .with_context(|| format!("writing {}", marker.display()))?;
         }
+        Ok(())
+    }
+
+    /// Gives an image that this node has another name.
+    pub fn tag(&self, image: &str, name: &str) -> Result<()> {
+        let mut command = Command::new(self.plan.tools.path("ctr"));
+        command.arg("--address").arg(self.socket());
+        command.args(["--namespace", "k8s.io", "images", "tag", "--force", image, name]);
+        process::output(&mut command).with_context(|| format!("naming {image} {name} on {}", self.name()))?;
         Ok(())
     }
 
@@ -248,6 +257,11 @@ state = "{dir}/containerd-state"
     }
 }
 
+/// The top-level cgroup of a bed's node: its pods are below it.
+pub fn cgroup(bed: &str, index: usize) -> String {
+    format!("testbed-{bed}-{index}")
+}
+
 /// The name of a bed's pod network; the CNI library names its cached results after it.
 pub fn cni_network(bed: &str) -> String {
     format!("testbed-{bed}")
@@ -257,7 +271,7 @@ pub fn cni_network(bed: &str) -> String {
 pub fn remove_traces(bed: &str, dir: &Path) -> Result<()> {
     for index in 0..crate::options::MOST_KUBELETS {
         host::remove_shim_sockets(&dir.join(format!("node-{index}")).join("containerd-state"));
-        host::remove_cgroup(&format!("testbed-{bed}-{index}"))?;
+        host::remove_cgroup(&cgroup(bed, index))?;
     }
     host::remove_log_links(dir);
     host::remove_cni_results(&cni_network(bed));

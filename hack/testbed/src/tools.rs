@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::str::FromStr;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -30,12 +31,14 @@ const fn tool(name: &'static str, module: &'static str, package: &'static str, s
 }
 
 const KUBERNETES: &str = "k8s.io/kubernetes";
+const APISERVER: &str = "kube-apiserver";
+const OLDEST_APISERVER: &str = "kube-apiserver-oldest";
 const CONTAINERD: &str = "github.com/containerd/containerd/v2";
 
 /// All programs, the quick ones of a light control plane first.
 pub const ALL: [Tool; 15] = [
     tool("etcd", "etcd", "go.etcd.io/etcd/server/v3", "go.etcd.io/etcd/server/v3"),
-    tool("kube-apiserver", "kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver", KUBERNETES),
+    tool(APISERVER, "kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver", KUBERNETES),
     tool("kubectl", "kubernetes", "k8s.io/kubernetes/cmd/kubectl", KUBERNETES),
     tool("kube-controller-manager", "kubernetes", "k8s.io/kubernetes/cmd/kube-controller-manager", KUBERNETES),
     tool("kube-scheduler", "kubernetes", "k8s.io/kubernetes/cmd/kube-scheduler", KUBERNETES),
@@ -72,13 +75,30 @@ pub const CHECKS: [Tool; 1] = [tool(
 /// Programs that only some tests need. They have a directory of their own, so that their pins do not rebuild Kubernetes.
 pub const ADDONS: [Tool; 1] = [tool("cert-manager", "cert-manager", ".", "github.com/cert-manager/cert-manager")];
 
-/// All programs there are.
-pub fn every() -> impl Iterator<Item = &'static Tool> {
-    ALL.iter().chain(&CHECKS).chain(&ADDONS)
+/// The API server of the oldest Kubernetes that can be built here; in a directory of its own for the same reason.
+pub const OLDEST: [Tool; 1] =
+    [tool(OLDEST_APISERVER, "kubernetes-oldest", "k8s.io/kubernetes/cmd/kube-apiserver", KUBERNETES)];
+
+const PROMETHEUS: &str = "github.com/prometheus/prometheus";
+
+/// Prometheus and its checker of rules; in a directory of their own, too.
+pub const MONITORING: [Tool; 2] = [
+    tool("promtool", "prometheus", "github.com/prometheus/prometheus/cmd/promtool", PROMETHEUS),
+    tool("prometheus", "prometheus", "github.com/prometheus/prometheus/cmd/prometheus", PROMETHEUS),
+];
+
+/// The programs that are built when none is named.
+pub fn usual() -> impl Iterator<Item = &'static Tool> {
+    ALL.iter().chain(&CHECKS).chain(&ADDONS).chain(&MONITORING)
 }
 
-/// What a light control plane needs.
-pub const CONTROL_PLANE: [&str; 3] = ["etcd", "kube-apiserver", "kubectl"];
+/// All programs there are.
+pub fn every() -> impl Iterator<Item = &'static Tool> {
+    usual().chain(&OLDEST)
+}
+
+/// What a light control plane needs besides an API server.
+pub const CONTROL_PLANE: [&str; 2] = ["etcd", "kubectl"];
 /// What a bed of simulated nodes needs.
 pub const KWOK_BED: [&str; 6] =
     ["etcd", "kube-apiserver", "kubectl", "kube-controller-manager", "kube-scheduler", "kwok"];
@@ -105,6 +125,31 @@ pub struct Tools {
     pins: PathBuf,
     dir: PathBuf,
     addons: PathBuf,
+    oldest: PathBuf,
+    monitoring: PathBuf,
+    apiserver: &'static str,
+}
+
+/// Which Kubernetes a control plane runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kubernetes {
+    /// The one that beds run.
+    #[default]
+    Newest,
+    /// The oldest that can be built here.
+    Oldest,
+}
+
+impl FromStr for Kubernetes {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "newest" => Ok(Self::Newest),
+            "oldest" => Ok(Self::Oldest),
+            _ => bail!("there is no Kubernetes {text:?}; there are newest and oldest"),
+        }
+    }
 }
 
 impl Tools {
@@ -122,7 +167,24 @@ impl Tools {
         })?;
         let dir = home.tools(&pins_hash(&pins, ALL.iter().chain(&CHECKS))?);
         let addons = home.tools(&pins_hash(&pins, ADDONS.iter())?);
-        Ok(Self { home: home.clone(), pins, dir, addons })
+        let oldest = home.tools(&pins_hash(&pins, OLDEST.iter())?);
+        let monitoring = home.tools(&pins_hash(&pins, MONITORING.iter())?);
+        Ok(Self { home: home.clone(), pins, dir, addons, oldest, monitoring, apiserver: APISERVER })
+    }
+
+    /// The same tools with the API server of another Kubernetes.
+    #[must_use]
+    pub fn with(self, kubernetes: Kubernetes) -> Self {
+        let apiserver = match kubernetes {
+            Kubernetes::Newest => APISERVER,
+            Kubernetes::Oldest => OLDEST_APISERVER,
+        };
+        Self { apiserver, ..self }
+    }
+
+    /// The name of the API server's program.
+    pub fn apiserver(&self) -> &'static str {
+        self.apiserver
     }
 
     /// The directory of the programs.
@@ -141,7 +203,16 @@ impl Tools {
     }
 
     fn dir_of(&self, name: &str) -> &Path {
-        if ADDONS.iter().any(|tool| tool.name == name) { &self.addons } else { &self.dir }
+        let among = |tools: &[Tool]| tools.iter().any(|tool| tool.name == name);
+        if among(&ADDONS) {
+            &self.addons
+        } else if among(&OLDEST) {
+            &self.oldest
+        } else if among(&MONITORING) {
+            &self.monitoring
+        } else {
+            &self.dir
+        }
     }
 
     /// Builds helm if needed and returns its path.
@@ -260,17 +331,29 @@ pub fn find(name: &str) -> Result<Tool> {
 }
 
 fn tags(tool: &Tool) -> &'static str {
-    if tool.module == "containerd" { "no_btrfs,no_zfs,no_devmapper" } else { "" }
+    match tool.module {
+        "containerd" => "no_btrfs,no_zfs,no_devmapper",
+        // Of the ways to find targets only those that somebody uses here: the others are the libraries of every cloud.
+        "prometheus" => "remove_all_sd,enable_kubernetes_sd",
+        _ => "",
+    }
 }
 
 fn ldflags(tool: &Tool, version: &str) -> String {
-    if tool.module != "kubernetes" {
+    if tool.source != KUBERNETES {
         return "-s -w".to_owned();
     }
-    let package = "k8s.io/component-base/version";
     let mut parts = version.split('.');
     let (major, minor) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-    format!("-s -w -X {package}.gitVersion=v{version} -X {package}.gitMajor={major} -X {package}.gitMinor={minor}")
+    let set = |package: &str| {
+        format!(" -X {package}.gitVersion=v{version} -X {package}.gitMajor={major} -X {package}.gitMinor={minor}")
+    };
+    let mut flags = format!("-s -w{}", set("k8s.io/component-base/version"));
+    if OLDEST.contains(tool) {
+        // Old API servers answer /version from the client's copy of the package.
+        flags.push_str(&set("k8s.io/client-go/pkg/version"));
+    }
+    flags
 }
 
 fn required_version(go_mod: &str, module: &str) -> Option<String> {
@@ -336,6 +419,9 @@ mod tests {
         let tools = Tools::locate(&Home::at(home.path()).unwrap()).unwrap();
         assert_eq!(tools.path("helm").parent(), tools.path("kubelet").parent());
         assert_ne!(tools.path("cert-manager").parent(), tools.path("helm").parent());
+        assert_ne!(tools.path(OLDEST_APISERVER).parent(), tools.path(APISERVER).parent());
+        assert_ne!(tools.path(OLDEST_APISERVER).parent(), tools.path("cert-manager").parent());
+        assert_ne!(tools.path("promtool").parent(), tools.path("helm").parent());
         assert!(tools.manifests("cert-manager").starts_with(tools.path("cert-manager").ancestors().nth(2).unwrap()));
     }
 
@@ -352,6 +438,8 @@ mod tests {
     fn kubernetes_programs_carry_their_version() {
         let flags = ldflags(&find("kubelet").unwrap(), "1.36.3");
         assert!(flags.contains("version.gitVersion=v1.36.3") && flags.contains("gitMinor=36"), "{flags}");
+        let flags = ldflags(&OLDEST[0], "1.25.16");
+        assert!(flags.contains("client-go/pkg/version.gitMinor=25"), "{flags}");
         assert_eq!(ldflags(&find("etcd").unwrap(), "3.6.8"), "-s -w");
     }
 

@@ -1,7 +1,8 @@
-//! Chores of the repository: `cargo xtask crds` writes the custom resource definitions, `--check` compares them, and
-//! `cargo xtask purity` keeps effects out of the modules that decide.
+//! Chores of the repository: `cargo xtask crds` writes the custom resource definitions and `cargo xtask monitoring`
+//! what is made from `monitoring/`, `--check` compares them, and `cargo xtask purity` keeps effects out of the modules that decide.
 
 mod crds;
+mod monitoring;
 mod purity;
 mod yaml;
 
@@ -25,6 +26,12 @@ enum Chore {
         #[arg(long)]
         check: bool,
     },
+    /// Write what is made from `monitoring/`: manifests, the chart's copies, pictures and tables of the documentation.
+    Monitoring {
+        /// Write nothing; fail when a committed file differs.
+        #[arg(long)]
+        check: bool,
+    },
     /// Fail where a pure module names a client, a runtime, the environment, files or a clock.
     Purity,
 }
@@ -32,6 +39,7 @@ enum Chore {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().chore {
         Chore::Crds { check } => crds::run(&repository(), check),
+        Chore::Monitoring { check } => monitoring::run(&repository(), check),
         Chore::Purity => purity::run(&repository()),
     }
 }

@@ -26,6 +26,9 @@ pub enum FieldManager {
     /// Condition `StorageClassValid` of TopoServers.
     #[strum(serialize = "multigres-operator-guard")]
     OperatorGuard,
+    /// Condition `Reconciled`, which tells of failing passes.
+    #[strum(serialize = "multigres-operator-reconcile")]
+    Reconcile,
     /// The CA bundle in webhook configurations.
     #[strum(serialize = "multigres-operator-cert")]
     Certificates,

@@ -66,6 +66,11 @@ pub fn topo_headless(topo_server: &str) -> String {
     format!("{topo_server}-headless")
 }
 
+/// Name of the ConfigMap with the list from which etcd members start.
+pub fn topo_members(topo_server: &str) -> String {
+    format!("{topo_server}-members")
+}
+
 /// Name of the disruption budget of an etcd ensemble.
 pub fn topo_budget(topo_server: &str) -> String {
     topo_server.to_owned()

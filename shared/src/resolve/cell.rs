@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::api::v1alpha1::{
-    CellConfig, CellImages, CellInlineSpec, CellSpec, EtcdSpec, LocalTopoServerSpec, MultigresClusterSpec,
-    TopologyReconciliation,
+    CellConfig, CellImages, CellSpec, EtcdSpec, LocalTopoServerSpec, MultigatewaySpec, MultigresClusterSpec,
+    PodPlacementSpec, TopologyReconciliation,
 };
 
 use crate::field_path::At;
@@ -17,8 +17,19 @@ pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 /// Node label that a cell's `region` selects.
 pub const REGION_LABEL: &str = "topology.kubernetes.io/region";
 
+/// The spec of the Cell object as far as it says which cell that is, and where.
+pub fn located(config: &CellConfig) -> CellSpec {
+    CellSpec {
+        name: config.name.clone(),
+        zone: config.zone.clone(),
+        zone_id: config.zone_id.clone(),
+        region: config.region.clone(),
+        ..CellSpec::default()
+    }
+}
+
 /// The spec of the Cell object.
-pub fn resolve(context: &mut Context<'_>, config: &CellConfig, shared: &Shared) -> CellSpec {
+pub fn resolve(context: &mut Context<'_>, config: &CellConfig, located: CellSpec, shared: &Shared) -> CellSpec {
     let spec = context.spec;
     let cells = At::Root("cells");
     let at = cells.key(&config.name);
@@ -26,69 +37,53 @@ pub fn resolve(context: &mut Context<'_>, config: &CellConfig, shared: &Shared) 
         context.templates.cell(config.cell_template.as_deref(), &at.field("cellTemplate"), &mut context.errors);
     let provenance = &mut context.provenance;
 
-    let mut merged = CellInlineSpec::default();
+    // Filled in place, for it is large.
+    let mut cell = located;
+    let gateway = at.field("multigateway");
+    let mut lay = |upper: Option<&MultigatewaySpec>, placement: &Option<PodPlacementSpec>, source: &Source| {
+        if let Some(upper) = upper {
+            provenance.overlay(&mut cell.multigateway, upper, &gateway, source);
+        }
+        provenance.replace(&mut cell.multigateway_placement, placement, &at.field("multigatewayPlacement"), source);
+    };
     let mut local = None;
     if let Some(selected) = &selected {
-        let template = CellInlineSpec {
-            multigateway: selected.spec.multigateway.clone(),
-            multigateway_placement: selected.spec.multigateway_placement.clone(),
-            local_topo_server: None,
-        };
-        provenance.overlay(&mut merged, &template, &at, &selected.source);
+        lay(selected.spec.multigateway.as_ref(), &selected.spec.multigateway_placement, &selected.source);
         local = selected.spec.local_topo_server.as_ref().map(|local| (local, selected.source.clone()));
     }
     if let Some(overrides) = &config.overrides {
-        let overrides = CellInlineSpec {
-            multigateway: overrides.multigateway.clone(),
-            multigateway_placement: overrides.multigateway_placement.clone(),
-            local_topo_server: None,
-        };
-        provenance.overlay(&mut merged, &overrides, &at, &Source::Overrides);
+        lay(overrides.multigateway.as_ref(), &overrides.multigateway_placement, &Source::Overrides);
     }
     if let Some(inline) = &config.spec {
-        let own = CellInlineSpec { local_topo_server: None, ..inline.clone() };
-        provenance.overlay(&mut merged, &own, &at, &Source::Inline);
+        lay(inline.multigateway.as_ref(), &inline.multigateway_placement, &Source::Inline);
         if let Some(inline) = &inline.local_topo_server {
             local = Some((inline, Source::Inline));
         }
     }
 
-    let mut multigateway = merged.multigateway.unwrap_or_default();
-    let gateway = at.field("multigateway");
+    let multigateway = &mut cell.multigateway;
     provenance.fill(&mut multigateway.replicas, &gateway, "replicas", || defaults::REPLICAS);
-    provenance.fill(&mut multigateway.resources, &gateway, "resources", defaults::multigateway_resources);
+    provenance.fill_resources(&mut multigateway.resources, &gateway, defaults::multigateway_resources);
     let buffer = multigateway.buffer.get_or_insert_default();
     provenance.fill(&mut buffer.enabled, &gateway.field("buffer"), "enabled", || true);
 
-    let topo_server = local.map(|(local, source)| local_topo(context, config, local, &at, &source));
-    CellSpec {
-        name: config.name.clone(),
-        zone: config.zone.clone(),
-        zone_id: config.zone_id.clone(),
-        region: config.region.clone(),
-        images: CellImages {
+    cell.topo_server = local.map(|(local, source)| local_topo(context, config, local, &at, &source));
+    cell.topology_reconciliation =
+        Some(TopologyReconciliation { register_cell: true, prune_poolers: shared.topology_pruning });
+    cell.log_levels = Some(shared.log_levels);
+    cell.internal_tls = spec.internal_tls;
+    cell.cert_common_name.clone_from(&spec.cert_common_name);
+    if !context.provenance.is_quiet() {
+        cell.images = CellImages {
             image_pull_policy: Some(shared.image_pull_policy),
             image_pull_secrets: shared.image_pull_secrets.clone(),
             multigateway: shared.images.multigateway.clone(),
-        },
-        multigateway,
-        multigateway_placement: merged.multigateway_placement,
-        global_topo_server: shared.global_topo_ref.clone(),
-        topo_server,
-        all_cells: if context.provenance.is_quiet() {
-            Vec::new()
-        } else {
-            spec.cells.iter().map(|cell| cell.name.clone()).collect()
-        },
-        topology_reconciliation: Some(TopologyReconciliation {
-            register_cell: true,
-            prune_poolers: shared.topology_pruning,
-        }),
-        observability: spec.observability.clone(),
-        log_levels: Some(shared.log_levels),
-        internal_tls: spec.internal_tls,
-        cert_common_name: spec.cert_common_name.clone(),
+        };
+        cell.global_topo_server = shared.global_topo_ref.clone();
+        cell.all_cells = spec.cells.iter().map(|cell| cell.name.clone()).collect();
+        cell.observability.clone_from(&spec.observability);
     }
+    cell
 }
 
 /// A cell's own topology; it comes from one level as a whole, since managed and external exclude each other.

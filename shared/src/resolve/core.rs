@@ -119,6 +119,11 @@ pub fn global_topo(context: &mut Context<'_>, cluster: &str, namespace: &str) ->
     let at = &At::Root("globalTopoServer");
     let mut etcd = EtcdSpec::default();
     let mut placement: Option<PodPlacementSpec> = None;
+    let images = spec.images.as_ref();
+    let given = images.and_then(|images| images.image_pull_policy);
+    let mut pull_policy = given.map_or((PullPolicy::default(), Source::BuiltIn), |given| (given, Source::Cluster));
+    let secrets = images.map(|images| images.image_pull_secrets.clone()).unwrap_or_default();
+    let mut pull_secrets = (secrets, Source::Cluster);
     let mut chain: pvc::Chain = Vec::new();
     chain.push((inline.etcd.as_ref().and_then(|etcd| etcd.pvc_deletion_policy), Source::Inline));
     chain.push((inline.pvc_deletion_policy, Source::Inline));
@@ -130,6 +135,17 @@ pub fn global_topo(context: &mut Context<'_>, cluster: &str, namespace: &str) ->
         }
         provenance.replace(&mut placement, &topo.placement, &At::Root("globalTopoServer.placement"), source);
         chain.push((topo.pvc_deletion_policy, source.clone()));
+        if let Some(given) = topo.image_pull_policy {
+            pull_policy = (given, source.clone());
+        }
+        if !topo.image_pull_secrets.is_empty() {
+            pull_secrets = (topo.image_pull_secrets.clone(), source.clone());
+        }
+    }
+    let ((image_pull_policy, policy_source), (image_pull_secrets, secrets_source)) = (pull_policy, pull_secrets);
+    provenance.set(&At::Root("globalTopoServer.imagePullPolicy"), &policy_source);
+    if !image_pull_secrets.is_empty() {
+        provenance.set(&At::Root("globalTopoServer.imagePullSecrets"), &secrets_source);
     }
     if let Some(inline) = &inline.etcd {
         provenance.overlay(&mut etcd, inline, &At::Root("globalTopoServer.etcd"), &Source::Inline);
@@ -145,7 +161,13 @@ pub fn global_topo(context: &mut Context<'_>, cluster: &str, namespace: &str) ->
         implementation: defaults::TOPO_IMPLEMENTATION.to_owned(),
         ..GlobalTopoServerRef::default()
     };
-    let topo = TopoServerSpec { etcd: Some(etcd), pvc_deletion_policy: Some(policy), placement };
+    let topo = TopoServerSpec {
+        etcd: Some(etcd),
+        pvc_deletion_policy: Some(policy),
+        placement,
+        image_pull_policy: Some(image_pull_policy),
+        image_pull_secrets,
+    };
     (GlobalTopo::Managed(Box::new(topo)), reference)
 }
 
@@ -187,7 +209,7 @@ pub fn fill_external(
 pub fn fill_etcd(provenance: &mut Provenance, etcd: &mut EtcdSpec, at: &At<'_>, root: impl FnOnce() -> String) {
     provenance.fill(&mut etcd.image, at, "image", || crate::image::ETCD.to_owned());
     provenance.fill(&mut etcd.replicas, at, "replicas", || defaults::ETCD_REPLICAS);
-    provenance.fill(&mut etcd.resources, at, "resources", defaults::etcd_resources);
+    provenance.fill_resources(&mut etcd.resources, at, defaults::etcd_resources);
     provenance.fill(&mut etcd.root_path, at, "rootPath", root);
     fill_storage(provenance, etcd.storage.get_or_insert_default(), &at.field("storage"), defaults::ETCD_STORAGE);
 }
@@ -195,7 +217,7 @@ pub fn fill_etcd(provenance: &mut Provenance, etcd: &mut EtcdSpec, at: &At<'_>, 
 /// Applies the defaults of a volume.
 pub fn fill_storage(provenance: &mut Provenance, storage: &mut StorageSpec, at: &At<'_>, size: &str) {
     provenance.fill(&mut storage.size, at, "size", || size.to_owned());
-    provenance.fill_list(&mut storage.access_modes, at, "accessModes", &[defaults::ACCESS_MODE.to_owned()]);
+    provenance.fill_list(&mut storage.access_modes, at, "accessModes", &[defaults::ACCESS_MODE]);
 }
 
 /// The admin service.
@@ -225,7 +247,7 @@ pub fn multiadmin(context: &mut Context<'_>, image: String) -> ResolvedStateless
     }
     provenance.replace(&mut placement, &inline.placement, &At::Root("multiadmin.placement"), &Source::Inline);
     provenance.fill(&mut spec.replicas, &At::Root("multiadmin"), "replicas", || defaults::REPLICAS);
-    provenance.fill(&mut spec.resources, &At::Root("multiadmin"), "resources", defaults::multiadmin_resources);
+    provenance.fill_resources(&mut spec.resources, &At::Root("multiadmin"), defaults::multiadmin_resources);
     ResolvedStateless { spec, placement, image }
 }
 
@@ -246,7 +268,7 @@ pub fn multiadmin_web(context: &mut Context<'_>, image: String) -> ResolvedState
         provenance.overlay(&mut spec, inline, &At::Root("multiadminWeb"), &Source::Inline);
     }
     provenance.fill(&mut spec.replicas, &At::Root("multiadminWeb"), "replicas", || defaults::REPLICAS);
-    provenance.fill(&mut spec.resources, &At::Root("multiadminWeb"), "resources", defaults::multiadmin_web_resources);
+    provenance.fill_resources(&mut spec.resources, &At::Root("multiadminWeb"), defaults::multiadmin_web_resources);
     ResolvedStateless { spec, placement: None, image }
 }
 

@@ -47,8 +47,10 @@ fn resolve(
     let groups = if given.is_empty() { &skeleton[..] } else { &given[..] };
     let sole = groups.len() == 1;
     let list = at.field("tablegroups");
+    let represented = context.represented;
     let table_groups: Vec<_> = groups
         .iter()
+        .filter(|group| !represented.table_group(&database.name, &group.name))
         .map(|group| {
             let at = list.key(&group.name);
             let default = group.default.unwrap_or(sole || group.name == defaults::TABLE_GROUP);
@@ -64,10 +66,13 @@ fn resolve(
     if policies.len() > 1 {
         context.notices.push(Notice::MixedDurability { database: database.name.clone() });
     }
+    // All shards have to name the same one, so that of the first is it.
+    let repository = table_groups.iter().flat_map(|group| &group.shards).find_map(|shard| shard.backup.clone());
     ResolvedDatabase {
         name: database.name.clone(),
         default: database.default.unwrap_or(true),
         durability_policy: policies.last().copied().unwrap_or(policy),
+        repository: repository.unwrap_or_else(|| own_backup.clone()),
         backup: own_backup,
         table_groups,
     }
@@ -120,28 +125,36 @@ fn table_group(
     };
     let shards = configs.iter().map(|config| shard::resolve(context, config, at, &inherited)).collect();
 
+    let copied = if context.provenance.is_quiet() {
+        TableGroupSpec::default()
+    } else {
+        TableGroupSpec {
+            images: ShardImages {
+                image_pull_policy: Some(shared.image_pull_policy),
+                image_pull_secrets: shared.image_pull_secrets.clone(),
+                multiorch: shared.images.multiorch.clone(),
+                multipooler: shared.images.multipooler.clone(),
+                postgres: shared.images.postgres.clone(),
+            },
+            global_topo_server: shared.global_topo_ref.clone(),
+            observability: spec.observability.clone(),
+            cell_topology_labels: labels.clone(),
+            postgres_superuser: Some(shared.postgres_superuser.clone()),
+            postgres_password_secret_ref: shared.password.secret_ref.clone(),
+            ..TableGroupSpec::default()
+        }
+    };
     TableGroupSpec {
         database_name: database.name.clone(),
         table_group_name: group.name.clone(),
         default: Some(place.default),
-        images: ShardImages {
-            image_pull_policy: Some(shared.image_pull_policy),
-            image_pull_secrets: shared.image_pull_secrets.clone(),
-            multiorch: shared.images.multiorch.clone(),
-            multipooler: shared.images.multipooler.clone(),
-            postgres: shared.images.postgres.clone(),
-        },
-        global_topo_server: shared.global_topo_ref.clone(),
         shards,
         pvc_deletion_policy: Some(policy),
         internal_tls: spec.internal_tls,
-        observability: spec.observability.clone(),
         log_levels: Some(shared.log_levels),
         topology_pruning: Some(TopologyPruningConfig { enabled: Some(shared.topology_pruning) }),
         backup: Some(own_backup),
-        cell_topology_labels: if context.provenance.is_quiet() { BTreeMap::new() } else { labels.clone() },
         durability_policy: Some(place.policy),
-        postgres_superuser: Some(shared.postgres_superuser.clone()),
-        postgres_password_secret_ref: shared.password.secret_ref.clone(),
+        ..copied
     }
 }

@@ -23,9 +23,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::api::v1alpha1::{
     BackupConfig, CellSpec, CellTemplateSpec, ComponentLogLevels, CoreTemplateSpec, DurabilityPolicy,
     ExternalTopoServerSpec, GlobalTopoServerRef, ImageSource, MultigresClusterSpec, PodPlacementSpec,
-    PostgresPasswordSecretRef, PullPolicy, ResolvedTemplates, ShardTemplateSpec, StatelessSpec, TableGroupSpec,
-    TopoServerSpec,
+    PostgresPasswordSecretRef, PullPolicy, ResolvedTemplates, ShardResolvedSpec, ShardTemplateSpec, StatelessSpec,
+    TableGroupSpec, TopoServerSpec,
 };
+use crate::field_path::At;
 use crate::image::{self, ImageSet};
 use crate::name;
 use k8s_openapi::api::core::v1::LocalObjectReference;
@@ -146,6 +147,8 @@ pub struct ResolvedDatabase {
     pub durability_policy: DurabilityPolicy,
     /// Backup of the database level.
     pub backup: BackupConfig,
+    /// The backup of its topology record: what its shards say, which is the same place for all of them.
+    pub repository: BackupConfig,
     /// Spec of each TableGroup object, shards included, in the order of the cluster.
     pub table_groups: Vec<TableGroupSpec>,
 }
@@ -160,6 +163,26 @@ struct Context<'a> {
     notices: Vec<Notice>,
     /// All cell names, sorted.
     cell_names: Vec<String>,
+    represented: &'a Represented<'a>,
+}
+
+/// Parts of a cluster that others stand for, since they are alike.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Represented<'a> {
+    /// Cells, by their places in the list: no more than their names and locations is resolved.
+    pub cells: Vec<bool>,
+    /// Table groups, by database and name: they are left out.
+    pub table_groups: BTreeSet<(&'a str, &'a str)>,
+}
+
+impl Represented<'_> {
+    fn cell(&self, index: usize) -> bool {
+        self.cells.get(index).copied().unwrap_or_default()
+    }
+
+    fn table_group(&self, database: &str, name: &str) -> bool {
+        !self.table_groups.is_empty() && self.table_groups.contains(&(database, name))
+    }
 }
 
 impl ResolvedCluster {
@@ -168,6 +191,22 @@ impl ResolvedCluster {
         match &self.global_topo {
             GlobalTopo::Managed(spec) => Some(spec),
             GlobalTopo::External(_) => None,
+        }
+    }
+
+    /// Calls `visit` with every shard and where it is.
+    pub fn each_shard(&self, visit: &mut dyn FnMut(&At<'_>, &ShardResolvedSpec)) {
+        let root = At::Root("databases");
+        for database in &self.databases {
+            let at = root.key(&database.name);
+            let groups = at.field("tablegroups");
+            for group in &database.table_groups {
+                let at = groups.key(&group.table_group_name);
+                let shards = at.field("shards");
+                for shard in &group.shards {
+                    visit(&shards.key(&shard.name), shard);
+                }
+            }
         }
     }
 
@@ -185,11 +224,12 @@ pub fn cluster(
     templates: &Templates,
     settings: &Settings,
 ) -> Result<ResolvedCluster, Vec<ResolveError>> {
-    resolve(name, namespace, spec, templates, settings, Provenance::default())
+    resolve(name, namespace, spec, templates, settings, Provenance::default(), &Represented::default())
 }
 
-/// Resolves a cluster as [`cluster`] does, for a judgement: where fields come from is not noted, and what children only copy (the names of
-/// all cells in a cell, the places of all cells in a table group) is left out. That takes a fraction of the time.
+/// Resolves a cluster as [`cluster`] does, for a judgement: where fields come from is not noted, and what children only copy from their
+/// cluster (images, the names and places of all cells, how to reach the topology) is left out, as are built-in resources of all
+/// components but PostgreSQL, whose settings follow from them. That takes a fraction of the time.
 pub fn quietly(
     name: &str,
     namespace: &str,
@@ -197,7 +237,19 @@ pub fn quietly(
     templates: &Templates,
     settings: &Settings,
 ) -> Result<ResolvedCluster, Vec<ResolveError>> {
-    resolve(name, namespace, spec, templates, settings, Provenance::quiet())
+    quietly_without(&Represented::default(), name, namespace, spec, templates, settings)
+}
+
+/// Resolves a cluster as [`quietly`] does, without what other parts of it stand for.
+pub fn quietly_without(
+    represented: &Represented<'_>,
+    name: &str,
+    namespace: &str,
+    spec: &MultigresClusterSpec,
+    templates: &Templates,
+    settings: &Settings,
+) -> Result<ResolvedCluster, Vec<ResolveError>> {
+    resolve(name, namespace, spec, templates, settings, Provenance::quiet(), represented)
 }
 
 fn resolve(
@@ -207,6 +259,7 @@ fn resolve(
     templates: &Templates,
     settings: &Settings,
     provenance: Provenance,
+    represented: &Represented<'_>,
 ) -> Result<ResolvedCluster, Vec<ResolveError>> {
     let names: BTreeSet<&String> = spec.cells.iter().map(|cell| &cell.name).collect();
     let mut context = Context {
@@ -217,31 +270,32 @@ fn resolve(
         errors: Vec::new(),
         notices: Vec::new(),
         cell_names: names.into_iter().cloned().collect(),
+        represented,
     };
     let context = &mut context;
     context.templates.check_defaults(&mut context.errors);
 
     let images = core::images(context);
-    let log_levels = core::log_levels(context);
     let (global_topo, global_topo_ref) = core::global_topo(context, name, namespace);
     let multiadmin = core::multiadmin(context, images.multiadmin.clone());
     let multiadmin_web = core::multiadmin_web(context, images.multiadmin_web.clone());
-    let password = core::password(context, name::postgres_password(name));
-    let postgres_superuser = core::superuser(context);
-    let topology_pruning = core::pruning(context);
     let (image_pull_policy, image_pull_secrets) = core::pull(context);
     let shared = Shared {
         images,
-        log_levels,
+        log_levels: core::log_levels(context),
         global_topo_ref,
-        password,
-        postgres_superuser,
-        topology_pruning,
+        password: core::password(context, name::postgres_password(name)),
+        postgres_superuser: core::superuser(context),
+        topology_pruning: core::pruning(context),
         image_pull_policy,
         image_pull_secrets,
     };
 
-    let cells: Vec<_> = spec.cells.iter().map(|config| cell::resolve(context, config, &shared)).collect();
+    let mut cells = Vec::with_capacity(spec.cells.len());
+    for (index, config) in spec.cells.iter().enumerate() {
+        let located = cell::located(config);
+        cells.push(if represented.cell(index) { located } else { cell::resolve(context, config, located, &shared) });
+    }
     if cells.is_empty() {
         context.notices.push(Notice::NoCells);
     }
@@ -252,31 +306,21 @@ fn resolve(
     if !context.errors.is_empty() {
         return Err(std::mem::take(&mut context.errors));
     }
-    let Shared {
-        images,
-        log_levels,
-        global_topo_ref,
-        password,
-        postgres_superuser,
-        topology_pruning,
-        image_pull_policy,
-        image_pull_secrets,
-    } = shared;
     Ok(ResolvedCluster {
         global_topo,
-        global_topo_ref,
+        global_topo_ref: shared.global_topo_ref,
         multiadmin,
         multiadmin_web,
         cells,
         databases,
         image_source: spec.images.as_ref().map_or(ImageSource::Defaults, |images| image::source(&images.components())),
-        images,
-        image_pull_policy,
-        image_pull_secrets,
-        log_levels,
-        topology_pruning,
-        postgres_superuser,
-        password,
+        images: shared.images,
+        image_pull_policy: shared.image_pull_policy,
+        image_pull_secrets: shared.image_pull_secrets,
+        log_levels: shared.log_levels,
+        topology_pruning: shared.topology_pruning,
+        postgres_superuser: shared.postgres_superuser,
+        password: shared.password,
         backup,
         cell_topology_labels,
         resolved_templates: context.templates.used(),
@@ -298,4 +342,4 @@ struct Shared {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

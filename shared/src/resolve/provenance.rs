@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::ResourceRequirements;
+
 use crate::field_path::At;
 use crate::merge::{Event, Merge, Path, Provided, replace};
 
@@ -152,10 +154,23 @@ impl Provenance {
         }
     }
 
+    /// Fills unset resources with the operator's default, and notes it. A quiet one leaves them open: there is nothing to judge in what the
+    /// operator says itself.
+    pub(super) fn fill_resources(
+        &mut self,
+        field: &mut Option<ResourceRequirements>,
+        at: &At<'_>,
+        value: impl FnOnce() -> ResourceRequirements,
+    ) {
+        if !self.quiet {
+            self.fill(field, at, "resources", value);
+        }
+    }
+
     /// Fills an empty list with the operator's default, and notes it.
-    pub(super) fn fill_list(&mut self, list: &mut Vec<String>, at: &At<'_>, name: &str, value: &[String]) {
+    pub(super) fn fill_list<S: ToString>(&mut self, list: &mut Vec<String>, at: &At<'_>, name: &str, value: &[S]) {
         if list.is_empty() {
-            list.extend_from_slice(value);
+            list.extend(value.iter().map(ToString::to_string));
             self.set(&at.field(name), &Source::BuiltIn);
         }
     }

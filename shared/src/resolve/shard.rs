@@ -53,7 +53,7 @@ pub fn resolve(
     let mut multiorch = merged.multiorch.take().unwrap_or_default();
     let orch = at.field("multiorch");
     provenance.fill(&mut multiorch.replicas, &orch, "replicas", || defaults::REPLICAS);
-    provenance.fill(&mut multiorch.resources, &orch, "resources", defaults::multiorch_resources);
+    provenance.fill_resources(&mut multiorch.resources, &orch, defaults::multiorch_resources);
     provenance.fill_list(&mut multiorch.cells, &orch, "cells", &context.cell_names);
 
     let pools_at = at.field("pools");
@@ -206,7 +206,7 @@ fn fill_pool(provenance: &mut Provenance, pool: &mut PoolSpec, at: &At<'_>, cell
     }
     let multipooler_at = at.field("multipooler");
     let multipooler = pool.multipooler.get_or_insert_default();
-    provenance.fill(&mut multipooler.resources, &multipooler_at, "resources", defaults::multipooler_resources);
+    provenance.fill_resources(&mut multipooler.resources, &multipooler_at, defaults::multipooler_resources);
     // Both containers share files, so the pooler runs as the user of postgres.
     for (own, other, name) in [
         (&mut multipooler.run_as_user, postgres.run_as_user, "runAsUser"),

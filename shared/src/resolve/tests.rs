@@ -1,7 +1,7 @@
 //! The chain per component and level, and laws of the whole.
 
 mod chain;
-mod law;
+pub mod law;
 
 use serde_json::{Value, json};
 

@@ -1,6 +1,6 @@
 //! Rules of the cluster level: the global topology, the admin service, the cells with their gateways.
 
-use crate::api::v1alpha1::{BufferConfig, CellSpec, LocalTopoServerSpec, MultigatewaySpec};
+use crate::api::v1alpha1::{BufferConfig, CellSpec, ExternalTopoServerSpec, LocalTopoServerSpec, MultigatewaySpec};
 use crate::field_path::At;
 use crate::resolve::{GlobalTopo, Notice, ResolvedCluster, ResolvedStateless};
 
@@ -24,6 +24,7 @@ pub fn check(findings: &mut Findings<'_>, resolved: &ResolvedCluster) {
     for cell in &resolved.cells {
         check_cell(findings, &at.key(&cell.name), cell);
     }
+    certificates(findings, resolved);
     backup::check(findings, &At::Root("backup"), &resolved.backup);
 }
 
@@ -41,6 +42,75 @@ fn check_cell(findings: &mut Findings<'_>, at: &At<'_>, cell: &CellSpec) {
     gateway(findings, &at.field("multigateway"), &cell.multigateway, true);
     if let Some(local) = &cell.topo_server {
         local_topology(findings, &at.field("localTopoServer"), local);
+    }
+}
+
+/// A component of the data plane has one set of certificates for all topology servers that it talks to, the global one and
+/// those of the cells: the one that the global topology names.
+fn certificates(findings: &mut Findings<'_>, resolved: &ResolvedCluster) {
+    let none = ExternalTopoServerSpec::default();
+    let global = match &resolved.global_topo {
+        GlobalTopo::External(external) => {
+            let at = At::Root("globalTopoServer.external");
+            authority(findings, &at, external, external);
+            unused_certificates(findings, &at, external);
+            external
+        }
+        GlobalTopo::Managed(_) => &none,
+    };
+    let cells = At::Root("cells");
+    for cell in &resolved.cells {
+        let Some(local) = cell.topo_server.as_ref().and_then(|local| local.external.as_ref()) else { continue };
+        let cell = cells.key(&cell.name);
+        let topology = cell.field("localTopoServer");
+        let at = topology.field("external");
+        for (field, own, shared) in [
+            ("caSecret", &local.ca_secret, &global.ca_secret),
+            ("clientCertSecret", &local.client_cert_secret, &global.client_cert_secret),
+        ] {
+            let own = own.as_deref().unwrap_or_default();
+            let shared = shared.as_deref().unwrap_or_default();
+            if !own.is_empty() && own != shared {
+                let remedy = if shared.is_empty() {
+                    format!("which names no {field}; name it there, too, or leave it out here")
+                } else {
+                    format!("which names {shared:?}; name the same here, or leave it out")
+                };
+                let message = format!(
+                    "the data plane takes one set of certificates for all topology servers, that of globalTopoServer.external, \
+                     {remedy}"
+                );
+                findings.forbidden(&at.field(field), own, message);
+            }
+        }
+        authority(findings, &at, local, global);
+    }
+}
+
+/// Whoever speaks TLS has to know whom to trust.
+fn authority(
+    findings: &mut Findings<'_>,
+    at: &At<'_>,
+    server: &ExternalTopoServerSpec,
+    trusted: &ExternalTopoServerSpec,
+) {
+    let names = |server: &ExternalTopoServerSpec| server.ca_secret.as_ref().is_some_and(|secret| !secret.is_empty());
+    if server.endpoints.iter().any(|endpoint| endpoint.starts_with("https://")) && !names(server) && !names(trusted) {
+        let message = "no authority is named for the https:// endpoints, so only certificates of public authorities that the \
+                       images know are trusted; name a Secret with the key ca.crt";
+        findings.warn(&at.field("caSecret"), message);
+    }
+}
+
+/// Certificates are for TLS alone.
+fn unused_certificates(findings: &mut Findings<'_>, at: &At<'_>, server: &ExternalTopoServerSpec) {
+    if server.endpoints.iter().any(|endpoint| !endpoint.starts_with("http://")) {
+        return;
+    }
+    for (field, secret) in [("caSecret", &server.ca_secret), ("clientCertSecret", &server.client_cert_secret)] {
+        if secret.as_ref().is_some_and(|secret| !secret.is_empty()) {
+            findings.warn(&at.field(field), "is not used, because every endpoint begins with http://; write https://");
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! All findings are reported at once, in a stable order; each names the field, the value, what is allowed and the level that the value
 //! came from. What single fields allow is written on the types of the API and read by the `validator` crate.
 
+mod alike;
 mod backup;
 mod cluster;
 pub mod duration;
@@ -22,7 +23,6 @@ mod update;
 mod written;
 
 use crate::api::v1alpha1::MultigresClusterSpec;
-use crate::field_path::At;
 use crate::resolve::ResolvedCluster;
 
 use self::findings::Findings;
@@ -30,7 +30,7 @@ use self::findings::Findings;
 pub use self::findings::{FieldError, Verdict, Warning};
 pub use self::postgres::reference as postgres_reference;
 pub use self::review::{Subject, review};
-pub use self::surroundings::{NodeLabels, StorageClasses, Surroundings};
+pub use self::surroundings::{MissingClass, NodeLabels, StorageClasses, Surroundings, missing_classes};
 pub use self::unresolved::unresolved;
 
 /// A cluster as it was before a change.
@@ -56,18 +56,7 @@ pub fn cluster(
     written::check(&mut findings, name, spec);
     cluster::check(&mut findings, resolved);
     let known = shard::Cells::of(resolved);
-    let root = At::Root("databases");
-    for database in &resolved.databases {
-        let at = root.key(&database.name);
-        let groups = at.field("tablegroups");
-        for group in &database.table_groups {
-            let at = groups.key(&group.table_group_name);
-            let shards = at.field("shards");
-            for one in &group.shards {
-                shard::check(&mut findings, &shards.key(&one.name), one, &known);
-            }
-        }
-    }
+    resolved.each_shard(&mut |at, one| shard::check(&mut findings, at, one, &known));
     surroundings::check(&mut findings, resolved, before.map(|before| before.resolved), around);
     cluster::notices(&mut findings, resolved);
     pending::check(&mut findings, spec, resolved);

@@ -1,24 +1,20 @@
-//! Fields that are accepted because manifests carry them, and that this version does not act on. Nobody should have to find out.
+//! What manifests may say and this version cannot do. What would be ignored is told; what could only go wrong is refused.
 
 use k8s_openapi::api::core::v1::ResourceRequirements;
 
-use crate::api::v1alpha1::{ExternalTopoServerSpec, MultigresClusterSpec};
+use crate::api::v1alpha1::{BackupConfig, BackupType, EtcdSpec, ExternalTopoServerSpec, MultigresClusterSpec};
 use crate::field_path::At;
-use crate::resolve::{GlobalTopo, ResolvedCluster, defaults};
+use crate::merge::Merge;
+use crate::resolve::{self, GlobalTopo, ResolvedCluster, defaults};
 
 use super::Findings;
 
 pub fn check(findings: &mut Findings<'_>, spec: &MultigresClusterSpec, resolved: &ResolvedCluster) {
-    if spec.image_update_policy.is_some() {
-        findings
-            .warn(&At::Root("imageUpdatePolicy"), "is not acted on yet: workloads follow the operator's own setting");
-    }
-    if spec.topology_pruning.is_some_and(|pruning| pruning.enabled == Some(true)) {
-        findings
-            .warn(&At::Root("topologyPruning.enabled"), "is not acted on yet: records of poolers without a pod stay");
-    }
-    if let GlobalTopo::External(external) = &resolved.global_topo {
-        topology(findings, &At::Root("globalTopoServer.external"), external);
+    certificates(findings, spec);
+    one_location(findings, spec);
+    match &resolved.global_topo {
+        GlobalTopo::External(external) => topology(findings, &At::Root("globalTopoServer.external"), external),
+        GlobalTopo::Managed(topo) => etcd(findings, &At::Root("globalTopoServer.etcd"), topo.etcd.as_ref()),
     }
     claims(findings, &At::Root("multiadmin"), resolved.multiadmin.spec.resources.as_ref());
     claims(findings, &At::Root("multiadminWeb"), resolved.multiadmin_web.spec.resources.as_ref());
@@ -26,43 +22,137 @@ pub fn check(findings: &mut Findings<'_>, spec: &MultigresClusterSpec, resolved:
     for cell in &resolved.cells {
         let at = cells.key(&cell.name);
         claims(findings, &at.field("multigateway"), cell.multigateway.resources.as_ref());
-        if let Some(external) = cell.topo_server.as_ref().and_then(|local| local.external.as_ref()) {
-            topology(findings, &at.field("localTopoServer").field("external"), external);
+        if let Some(local) = &cell.topo_server {
+            let at = at.field("localTopoServer");
+            etcd(findings, &at.field("etcd"), local.etcd.as_ref());
+            if let Some(external) = &local.external {
+                topology(findings, &at.field("external"), external);
+            }
         }
     }
+    resolved.each_shard(&mut |at, shard| {
+        claims(findings, &at.field("multiorch"), shard.multiorch.resources.as_ref());
+        let pools = at.field("pools");
+        for (name, pool) in &shard.pools {
+            let at = pools.key(name);
+            for (name, container) in [("postgres", &pool.postgres), ("multipooler", &pool.multipooler)] {
+                let resources = container.as_ref().and_then(|one| one.resources.as_ref());
+                claims(findings, &at.field(name), resources);
+            }
+        }
+    });
+}
+
+/// A topology server is spoken to in its own protocol, and there is one that we know.
+fn topology(findings: &mut Findings<'_>, at: &At<'_>, external: &ExternalTopoServerSpec) {
+    let known = defaults::TOPO_IMPLEMENTATION;
+    if let Some(given) = external.implementation.as_deref().filter(|given| *given != known) {
+        let message = format!("the data plane and the operator speak only {known:?}; write that, or leave it out");
+        findings.invalid(&at.field("implementation"), given, message);
+    }
+}
+
+fn etcd(findings: &mut Findings<'_>, at: &At<'_>, etcd: Option<&EtcdSpec>) {
+    claims(findings, at, etcd.and_then(|etcd| etcd.resources.as_ref()));
+}
+
+/// A container can only ask for what its pod declares, and nothing here says what that would be: the API server refuses such pods.
+fn claims(findings: &mut Findings<'_>, at: &At<'_>, resources: Option<&ResourceRequirements>) {
+    let given = resources.and_then(|resources| resources.claims.as_ref()).filter(|claims| !claims.is_empty());
+    if let Some(given) = given {
+        let names = given.iter().map(|claim| claim.name.as_str()).collect::<Vec<_>>().join(", ");
+        let message = "pods declare no resource claims, so none of their containers can ask for one; remove it";
+        findings.invalid(&at.field("resources").field("claims"), names, message);
+    }
+}
+
+/// Certificates that somebody else has to issue.
+fn certificates(findings: &mut Findings<'_>, spec: &MultigresClusterSpec) {
+    if let Some(name) = spec.cert_common_name.as_deref().filter(|name| !name.is_empty()) {
+        let message = format!(
+            "the operator issues no certificate for it yet: put one for {name} into Secret generated-certs, keys tls.crt and tls.key"
+        );
+        findings.warn(&At::Root("certCommonName"), message);
+    }
+    if spec.internal_tls.and_then(|tls| tls.enabled) == Some(true) {
+        let message = "the operator issues no certificates for it yet: pods wait for the Secrets \
+                       <component>.<cluster>.<namespace>.multigres.internal";
+        findings.warn(&At::Root("internalTLS.enabled"), message);
+    }
+}
+
+/// The data plane keeps one repository location per database, so all shards of a database have to name the same one.
+fn one_location(findings: &mut Findings<'_>, spec: &MultigresClusterSpec) {
     let databases = At::Root("databases");
-    for database in &resolved.databases {
+    for database in &spec.databases {
         let at = databases.key(&database.name);
-        let groups = at.field("tablegroups");
-        for group in &database.table_groups {
-            let at = groups.key(&group.table_group_name);
+        // What cannot be read under the other spelling keeps the cluster from being resolved, which tells.
+        let groups = resolve::table_groups(database, &at, &mut Vec::new());
+        let own = |group: &crate::api::v1alpha1::TableGroupConfig| {
+            group.backup.is_some() || group.shards.iter().any(|shard| shard.backup.is_some())
+        };
+        if !groups.iter().any(own) {
+            continue;
+        }
+        let mut first: Option<(Location, String)> = None;
+        let list = at.field("tablegroups");
+        for group in groups.iter() {
+            let at = list.key(&group.name);
             let shards = at.field("shards");
-            for shard in &group.shards {
-                let at = shards.key(&shard.name);
-                claims(findings, &at.field("multiorch"), shard.multiorch.resources.as_ref());
-                let pools = at.field("pools");
-                for (name, pool) in &shard.pools {
-                    let at = pools.key(name);
-                    for (name, container) in [("postgres", &pool.postgres), ("multipooler", &pool.multipooler)] {
-                        let resources = container.as_ref().and_then(|one| one.resources.as_ref());
-                        claims(findings, &at.field(name), resources);
-                    }
+            let above = [spec.backup.as_ref(), database.backup.as_ref(), group.backup.as_ref()];
+            let named = group.shards.iter().map(|shard| (shards.key(&shard.name), shard.backup.as_ref()));
+            // A group without shards has one, which inherits everything.
+            let sole = group.shards.is_empty().then(|| (shards.key(defaults::SHARD), None));
+            for (at, backup) in named.chain(sole) {
+                let location = Location::of(above.into_iter().chain([backup]).flatten());
+                match &first {
+                    None => first = Some((location, at.to_string())),
+                    Some((known, _)) if *known == location => {}
+                    Some((_, other)) => findings.forbidden(
+                        &at.field("backup"),
+                        &location.text,
+                        format!(
+                            "shards of one database keep their backups in one place, and {other} has another one; set it on the \
+                             database, or make it the same for all of them"
+                        ),
+                    ),
                 }
             }
         }
     }
 }
 
-fn topology(findings: &mut Findings<'_>, at: &At<'_>, external: &ExternalTopoServerSpec) {
-    if external.implementation.as_deref().is_some_and(|given| given != defaults::TOPO_IMPLEMENTATION) {
-        let message = format!("the operator itself speaks only {:?}", defaults::TOPO_IMPLEMENTATION);
-        findings.warn(&at.field("implementation"), message);
-    }
+/// What the data plane is told about a repository.
+#[derive(PartialEq)]
+struct Location {
+    text: String,
+    endpoint: Option<String>,
+    region: Option<String>,
+    from_environment: bool,
+    encrypted: bool,
 }
 
-fn claims(findings: &mut Findings<'_>, at: &At<'_>, resources: Option<&ResourceRequirements>) {
-    if resources.is_some_and(|resources| resources.claims.as_ref().is_some_and(|claims| !claims.is_empty())) {
-        let message = "pods declare no resource claims yet, so those that ask for one are refused; remove it";
-        findings.warn(&at.field("resources").field("claims"), message);
+impl Location {
+    /// Of levels laid over each other, the lowest first.
+    fn of<'b>(levels: impl Iterator<Item = &'b BackupConfig>) -> Self {
+        let mut backup: Option<BackupConfig> = None;
+        for level in levels {
+            let fresh = || BackupConfig { r#type: level.r#type, ..BackupConfig::default() };
+            backup.get_or_insert_with(fresh).merge(level);
+        }
+        let backup = backup.unwrap_or_default();
+        let s3 = backup.s3.as_ref().filter(|_| backup.r#type == BackupType::S3);
+        let path = backup.filesystem.as_ref().and_then(|files| files.path.as_deref()).filter(|path| !path.is_empty());
+        let text = match s3 {
+            Some(s3) => format!("s3://{}/{}", s3.bucket, s3.key_prefix.as_deref().unwrap_or_default()),
+            None => path.unwrap_or(defaults::BACKUP_PATH).to_owned(),
+        };
+        Self {
+            text,
+            endpoint: s3.and_then(|s3| s3.endpoint.clone()).filter(|endpoint| !endpoint.is_empty()),
+            region: s3.map(|s3| s3.region.clone()),
+            from_environment: s3.and_then(|s3| s3.use_env_credentials).unwrap_or_default(),
+            encrypted: backup.encryption.is_some(),
+        }
     }
 }

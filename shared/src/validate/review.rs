@@ -3,7 +3,7 @@
 use crate::api::v1alpha1::MultigresClusterSpec;
 use crate::resolve::{self, Settings, Templates};
 
-use super::{Before, Findings, Surroundings, Verdict, cluster, unresolved, written};
+use super::{Before, Findings, Surroundings, Verdict, alike, cluster, unresolved, written};
 
 /// A cluster to judge.
 #[derive(Debug, Clone, Copy)]
@@ -22,10 +22,29 @@ pub struct Subject<'a> {
 
 /// Resolves a cluster and judges it, and its change where `old` is what it was before.
 ///
-/// Most specs are right, so where values came from is only looked up for those that are not.
+/// Most specs are right, so where values came from, and each of several cells or table groups that are alike, is only looked at in those
+/// that are not.
 pub fn review(old: Option<&MultigresClusterSpec>, subject: &Subject<'_>, around: &Surroundings) -> Verdict {
+    let old = old.filter(|old| *old != subject.spec);
+    if is_flawless_at_a_glance(old, subject, around) {
+        return Verdict::default();
+    }
+    in_full(old, subject, around)
+}
+
+/// Whether one of each sort of cells and table groups is enough to see that there is nothing to find.
+fn is_flawless_at_a_glance(old: Option<&MultigresClusterSpec>, subject: &Subject<'_>, around: &Surroundings) -> bool {
     let Subject { name, namespace, spec, templates, settings } = *subject;
-    let old = old.filter(|old| *old != spec);
+    let Some(represented) = alike::represented(old, spec) else { return false };
+    let resolve = |spec| resolve::quietly_without(&represented, name, namespace, spec, templates, settings).ok();
+    let before = old.and_then(resolve);
+    let before = old.zip(before.as_ref()).map(|(spec, resolved)| Before { spec, resolved });
+    resolve(spec).is_some_and(|resolved| cluster(before, name, spec, &resolved, around) == Verdict::default())
+}
+
+/// Judges all of a cluster.
+fn in_full(old: Option<&MultigresClusterSpec>, subject: &Subject<'_>, around: &Surroundings) -> Verdict {
+    let Subject { name, namespace, spec, templates, settings } = *subject;
     let before = old.and_then(|old| resolve::quietly(name, namespace, old, templates, settings).ok());
     let before = old.zip(before.as_ref()).map(|(spec, resolved)| Before { spec, resolved });
     match resolve::quietly(name, namespace, spec, templates, settings) {
@@ -47,6 +66,96 @@ pub fn review(old: Option<&MultigresClusterSpec>, subject: &Subject<'_>, around:
             verdict.errors.append(&mut findings.verdict.errors);
             verdict.warnings = findings.verdict.warnings;
             verdict
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::api::v1alpha1::{CellConfig, TableGroupConfig};
+    use crate::image::ImageSet;
+    use crate::resolve::tests::law;
+
+    /// Lets cells and table groups be like others.
+    fn with_copies(mut spec: MultigresClusterSpec, copies: &[(usize, bool)]) -> MultigresClusterSpec {
+        for (index, (from, located)) in copies.iter().enumerate() {
+            let Some(cell) = spec.cells.get(from % spec.cells.len().max(1)).cloned() else { break };
+            let zone = cell.zone.clone().filter(|_| *located);
+            spec.cells.push(CellConfig { name: format!("copy-{index}"), zone, ..cell });
+        }
+        for database in &mut spec.databases {
+            for (index, (from, shards_alone)) in copies.iter().enumerate() {
+                let Some(group) = database.tablegroups.get(from % database.tablegroups.len().max(1)) else { break };
+                let group = if *shards_alone {
+                    TableGroupConfig { shards: group.shards.clone(), ..TableGroupConfig::default() }
+                } else {
+                    group.clone()
+                };
+                database.tablegroups.push(TableGroupConfig { name: format!("copy-{index}"), default: None, ..group });
+            }
+        }
+        spec
+    }
+
+    fn settings() -> Settings {
+        Settings { images: ImageSet::default(), zone_id_label: resolve::ZONE_ID_LABEL.to_owned() }
+    }
+
+    #[test]
+    fn a_glance_is_enough_where_all_groups_are_alike_and_right() {
+        let pool = |size: &str| json!({"pools": {"main": {"cells": ["a"], "storage": {"size": size}}}});
+        let group = |name: &str, size: &str| json!({"name": name, "shards": [{"name": "0-inf", "spec": pool(size)}]});
+        let spec = |groups: &[Value]| {
+            let cluster = json!({
+                "cells": [{"name": "a"}],
+                "backup": {"type": "s3", "s3": {"bucket": "b", "region": "r"}},
+                "databases": [{"name": "postgres", "tablegroups": groups}],
+            });
+            serde_json::from_value::<MultigresClusterSpec>(cluster).unwrap()
+        };
+        let (settings, templates) = (settings(), Templates::default());
+        let glance = |old: Option<&MultigresClusterSpec>, spec: &MultigresClusterSpec| {
+            let subject = Subject { name: "demo", namespace: "prod", spec, templates: &templates, settings: &settings };
+            let glance = is_flawless_at_a_glance(old, &subject, &Surroundings::default());
+            assert!(!glance || review(old, &subject, &Surroundings::default()) == Verdict::default());
+            glance
+        };
+        let right = spec(&[group("default", "2Gi"), group("b", "2Gi"), group("c", "2Gi")]);
+        assert!(glance(None, &right));
+        assert!(!glance(None, &spec(&[group("default", "2Gi"), group("b", "2Gi"), group("c", "no")])));
+        assert!(!glance(None, &spec(&[group("default", "no"), group("b", "no"), group("c", "no")])));
+        let smaller = spec(&[group("default", "1Gi"), group("b", "1Gi"), group("c", "1Gi")]);
+        assert!(glance(Some(&smaller), &right));
+        let shrunk = spec(&[group("default", "2Gi"), group("b", "2Gi"), group("c", "3Gi")]);
+        assert!(!glance(Some(&shrunk), &right));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn a_glance_finds_whatever_a_close_look_finds(
+            spec in law::specs(),
+            other in law::specs(),
+            copies in prop::collection::vec((0_usize..4, any::<bool>()), 1..6),
+            copied: bool,
+            templates in law::template_sets(),
+        ) {
+            let spec = with_copies(spec, &copies);
+            let other = if copied { with_copies(other, &copies) } else { other };
+            let settings = settings();
+            let around = Surroundings { storage_classes: Some(super::super::StorageClasses::default()), nodes: None };
+            let subject =
+                Subject { name: "demo", namespace: "prod", spec: &spec, templates: &templates, settings: &settings };
+            for around in [around, Surroundings::default()] {
+                for old in [None, Some(&other)] {
+                    prop_assert_eq!(review(old, &subject, &around), in_full(old, &subject, &around));
+                }
+            }
         }
     }
 }

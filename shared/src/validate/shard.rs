@@ -25,7 +25,17 @@ impl<'a> Cells<'a> {
     /// All of them exist, and there is at least one where the cluster has any.
     fn check(&self, findings: &mut Findings<'_>, at: &At<'_>, cells: &[String]) {
         let at = at.field("cells");
-        for cell in cells.iter().filter(|cell| self.names.binary_search(&cell.as_str()).is_err()) {
+        // Most lists are in order, so the next one is looked at first.
+        let mut next = 0;
+        let mut is_known = |cell: &str| {
+            let place = match self.names.get(next) {
+                Some(name) if *name == cell => Some(next),
+                _ => self.names.binary_search(&cell).ok(),
+            };
+            next = place.map_or(next, |place| place + 1);
+            place.is_some()
+        };
+        for cell in cells.iter().filter(|cell| !is_known(cell)) {
             let message = if self.names.is_empty() {
                 "is no cell of the cluster, which has none; add it to spec.cells".to_owned()
             } else {

@@ -86,6 +86,28 @@ fn storage(
     });
 }
 
+/// A StorageClass that volumes need and that is not there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingClass {
+    /// Its name; none where the default class is needed and there is none.
+    pub class: Option<String>,
+    /// Path of the first field that needs it.
+    pub field: String,
+}
+
+/// The StorageClasses that a cluster needs and that do not exist, each once.
+pub fn missing_classes(resolved: &ResolvedCluster, classes: &StorageClasses) -> Vec<MissingClass> {
+    let mut missing: Vec<MissingClass> = Vec::new();
+    volumes(resolved, &mut |at, storage| {
+        let wanted = class(storage);
+        let exists = wanted.map_or(classes.has_default, |wanted| classes.names.contains(wanted));
+        if !exists && !missing.iter().any(|known| known.class.as_deref() == wanted) {
+            missing.push(MissingClass { class: wanted.map(str::to_owned), field: at.field("class").to_string() });
+        }
+    });
+    missing
+}
+
 fn class(storage: Option<&StorageSpec>) -> Option<&str> {
     storage.and_then(StorageSpec::storage_class).filter(|class| !class.is_empty())
 }
@@ -106,27 +128,17 @@ fn volumes(resolved: &ResolvedCluster, visit: &mut dyn FnMut(&At<'_>, Option<&St
             );
         }
     }
-    let databases = At::Root("databases");
-    for database in &resolved.databases {
-        let at = databases.key(&database.name);
-        let groups = at.field("tablegroups");
-        for group in &database.table_groups {
-            let at = groups.key(&group.table_group_name);
-            let shards = at.field("shards");
-            for shard in &group.shards {
-                let at = shards.key(&shard.name);
-                let pools = at.field("pools");
-                for (name, pool) in shard.pools.iter().filter(|(_, pool)| !pool.cells.is_empty()) {
-                    visit(&pools.key(name).field("storage"), pool.storage.as_ref());
-                }
-                let files = |backup: &BackupConfig| backup.r#type == BackupType::Filesystem;
-                if let Some(backup) = shard.backup.as_ref().filter(|backup| files(backup)) {
-                    let storage = backup.filesystem.as_ref().and_then(|files| files.storage.as_ref());
-                    visit(&at.field("backup").field("filesystem").field("storage"), storage);
-                }
-            }
+    resolved.each_shard(&mut |at, shard| {
+        let pools = at.field("pools");
+        for (name, pool) in shard.pools.iter().filter(|(_, pool)| !pool.cells.is_empty()) {
+            visit(&pools.key(name).field("storage"), pool.storage.as_ref());
         }
-    }
+        let files = |backup: &BackupConfig| backup.r#type == BackupType::Filesystem;
+        if let Some(backup) = shard.backup.as_ref().filter(|backup| files(backup)) {
+            let storage = backup.filesystem.as_ref().and_then(|files| files.storage.as_ref());
+            visit(&at.field("backup").field("filesystem").field("storage"), storage);
+        }
+    });
 }
 
 /// Some node is where each cell wants to be.

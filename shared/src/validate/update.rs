@@ -99,10 +99,13 @@ fn etcd(findings: &mut Findings<'_>, at: &At<'_>, before: &EtcdSpec, after: &Etc
     // The members that stay must be a quorum of the old cluster, or the topology is lost on the way.
     let quorum = old / 2 + 1;
     if new < quorum {
+        // Sizes are odd.
+        let next = quorum | 1;
+        let remedy = if next < old { format!("go down in steps, first to {next}") } else { format!("keep {old}") };
         findings.forbidden(
             &at.field("replicas"),
             new,
-            format!("was {old}; at least {quorum} members must stay to keep the quorum; go down in steps"),
+            format!("was {old}; at least {quorum} members must stay to keep the quorum; {remedy}"),
         );
     }
     if before.root_path != after.root_path {

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use crate::api::v1alpha1::{
     BackupConfig, BackupType, CellConfig, DatabaseConfig, DurabilityPolicy, EtcdSpec, ExternalServiceConfig,
-    LocalTopoServerSpec, MultigresClusterSpec, PoolSpec, ShardConfig, StorageSpec, TableGroupConfig,
+    ExternalServiceType, LocalTopoServerSpec, MultigresClusterSpec, PoolSpec, ShardConfig, StorageSpec,
+    TableGroupConfig,
 };
 use crate::field_path::At;
 use crate::resolve::{self, defaults};
@@ -13,7 +14,12 @@ use super::{Findings, limits, reason};
 
 pub fn check(findings: &mut Findings<'_>, name: &str, spec: &MultigresClusterSpec) {
     if !name.is_empty() {
-        findings.name(&At::Root("metadata.name"), name, limits::CLUSTER_NAME);
+        let at = At::Root("metadata.name");
+        findings.name(&at, name, limits::CLUSTER_NAME);
+        // Its Services carry its name in front, and their names are labels of RFC 1035.
+        if name.starts_with(|first: char| first.is_ascii_digit()) {
+            findings.invalid(&at, name, "must start with a letter, because Services are named after it".to_owned());
+        }
     }
     let root = At::Root("");
     findings.fields(&root, spec);
@@ -224,7 +230,9 @@ fn exposed(findings: &mut Findings<'_>, at: &At<'_>, service: Option<&ExternalSe
         findings.invalid(&ips, ip, "is not an IP address, such as 198.51.100.10 or 2001:db8::1");
     }
     findings.unique(&ips, service.external_ips.iter().map(String::as_str));
-    if service.external_ips.is_empty() {
-        findings.warn(at, "no externalIPs are given; the endpoint depends on a load balancer controller to assign one");
+    if service.external_ips.is_empty() && service.r#type != Some(ExternalServiceType::LoadBalancer) {
+        let message = "no externalIPs are given; the endpoint depends on a load balancer controller to assign one; give \
+                       externalIPs, or type LoadBalancer";
+        findings.warn(at, message);
     }
 }

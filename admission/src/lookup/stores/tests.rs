@@ -211,3 +211,22 @@ async fn live_reads_see_what_the_stores_do_not() {
     assert!(error.starts_with(r#"cannot read multigresclusters of namespace "prod": "#), "{error}");
     assert!(stores.storage_classes_live().await.is_err());
 }
+
+#[tokio::test]
+async fn a_burst_of_live_reads_does_not_hammer_the_api_server() {
+    let server = full();
+    let (stores, _readiness, _token, _task) = server.start(&[]);
+    let reads = || async {
+        let (templates, clusters, classes) =
+            tokio::join!(stores.templates_live("prod"), stores.clusters_live("prod"), stores.storage_classes_live());
+        (templates.unwrap().core.len(), clusters.unwrap().len(), classes.unwrap().is_some())
+    };
+    let found = futures::future::join_all((0..100).map(|_| reads())).await;
+    assert!(found.iter().all(|found| *found == (1, 1, true)), "{found:?}");
+    let paths = locked(&server.paths).clone();
+    for plural in ["coretemplates", "celltemplates", "shardtemplates", "multigresclusters"] {
+        let path = format!("/apis/multigres.com/v1alpha1/namespaces/prod/{plural}");
+        let lists = paths.iter().filter(|seen| **seen == path).count();
+        assert!((1..=2).contains(&lists), "{lists} of {plural}: {paths:?}");
+    }
+}

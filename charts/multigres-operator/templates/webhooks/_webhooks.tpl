@@ -1,13 +1,3 @@
-{{/* Whether the server evaluates match conditions: not empty means yes. */}}
-{{- define "multigres-operator.matchConditionsServed" -}}
-{{- if semverCompare ">=1.28.0-0" .Capabilities.KubeVersion.Version }}yes{{ end -}}
-{{- end -}}
-
-{{/* Whether the server has ValidatingAdmissionPolicies: not empty means yes. */}}
-{{- define "multigres-operator.policiesServed" -}}
-{{- if semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version }}yes{{ end -}}
-{{- end -}}
-
 {{/* What webhooks.childProtection.mode comes to: webhook, policy, both or none. */}}
 {{- define "multigres-operator.childProtection" -}}
 {{- $mode := .Values.webhooks.childProtection.mode -}}
@@ -38,6 +28,16 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "multigres-operator.co
 {{- $_ := set $settings $name $value -}}
 {{- end -}}
 {{- $settings | toJson -}}
+{{- end -}}
+
+{{/* Which namespaces are concerned: those that the user selects, of those that are watched; takes (dict "selector" "root"). */}}
+{{- define "multigres-operator.namespaceSelector" -}}
+{{- $selector := deepCopy (default (dict) .selector) -}}
+{{- with .root.Values.watch.namespaces -}}
+{{- $watched := dict "key" "kubernetes.io/metadata.name" "operator" "In" "values" . -}}
+{{- $_ := set $selector "matchExpressions" (append (default (list) $selector.matchExpressions) $watched) -}}
+{{- end -}}
+{{- if $selector -}}{{- toYaml $selector -}}{{- end -}}
 {{- end -}}
 
 {{/* CEL: the spec differs. Every part is guarded, because an error in a condition refuses the request. */}}
@@ -118,9 +118,9 @@ There is no caBundle here, and there must never be one: its owner is the admissi
       namespace: {{ .root.Release.Namespace }}
       path: {{ .path }}
       port: 443
-  {{- with $settings.namespaceSelector }}
+  {{- with include "multigres-operator.namespaceSelector" (dict "selector" $settings.namespaceSelector "root" .root) }}
   namespaceSelector:
-    {{- toYaml . | nindent 4 }}
+    {{- . | nindent 4 }}
   {{- end }}
   {{- with $settings.objectSelector }}
   objectSelector:

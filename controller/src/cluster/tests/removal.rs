@@ -96,6 +96,7 @@ fn an_etcd_whose_volumes_stay_is_emptied_because_the_next_cluster_may_find_them(
     let mut observed = healthy(MINIMAL);
     observed.retained_topology = Some(TopoAddress::new(["minimal-global-topo.prod.svc:2379"], "/multigres/global"));
     observed.table_groups.clear();
+    observed.cells.clear();
     let mut observed = leaving(observed);
     let lines = outline(&run(&observed));
     assert_eq!(lines, ["topology DeleteDatabase(\"postgres\")", "topology DeleteCell(\"zone-a\")"]);
@@ -132,12 +133,42 @@ fn a_cell_on_its_way_out_is_unregistered_with_the_others() {
     observed.table_groups.clear();
     let mut old = (*observed.cells[0]).clone();
     old.spec.name = "old".to_owned();
-    observed.cells.push(Arc::new(old));
+    observed.cells = vec![Arc::new(old)];
     let Sight::Seen { cells, .. } = observed.topology.clone() else { panic!("not seen") };
     let mut old = cells.records[0].clone();
     old.name = "old".to_owned();
     observed.topology = seen(&[cells.records[0].clone(), old], &[]);
     assert_eq!(outline(&run(&leaving(observed))), ["topology DeleteCell(\"a\")", "topology DeleteCell(\"old\")"]);
+}
+
+#[test]
+fn gateways_go_before_the_record_that_they_find_their_own_through() {
+    let mut observed = healthy(EXTERNAL);
+    observed.table_groups.clear();
+    let mut gateway = Pod::default();
+    gateway.metadata.labels = Some(shared::label::of_gateway("ext", "a", None, None));
+    observed.pods = vec![Arc::new(gateway)];
+    let mut observed = leaving(observed);
+    let lines = outline(&run(&observed));
+    assert!(lines.len() == 1 && lines[0].starts_with("delete Cell prod/ext-a-"), "{lines:?}");
+    observed.cells.clear();
+    assert!(run(&observed).writes.is_empty(), "the pods are still there");
+    let later = decide(&observed, &settings(), now() + jiff::SignedDuration::from_mins(3)).unwrap();
+    assert!(outline(&later).contains(&"topology DeleteCell(\"a\")".to_owned()), "nobody is waited for for ever");
+    observed.pods.clear();
+    let lines = outline(&run(&observed));
+    assert_eq!(lines, ["topology DeleteDatabase(\"postgres\")", "topology DeleteCell(\"a\")"]);
+}
+
+#[test]
+fn a_cell_with_a_topology_server_of_its_own_stays_while_records_in_it_are_removed() {
+    let mut observed = healthy(EXTERNAL);
+    observed.table_groups.clear();
+    edit(&mut observed.cells, |cell| {
+        cell.spec.topo_server = Some(shared::api::v1alpha1::LocalTopoServerSpec::default());
+    });
+    let lines = outline(&run(&leaving(observed)));
+    assert_eq!(lines, ["topology DeleteDatabase(\"postgres\")", "topology DeleteCell(\"a\")"]);
 }
 
 #[test]

@@ -37,6 +37,8 @@ pub const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
 pub fn settings() -> Settings {
     Settings {
         images: shared::image::ImageSet::default(),
+        image_update_strategy: shared::api::v1alpha1::ImageUpdateStrategy::Lazy,
+        template_wave: 10,
         zone_id_label: label::NODE_ZONE_ID.into(),
         cluster_domain: "cluster.local".into(),
         native_sidecars: true,
@@ -181,10 +183,13 @@ pub fn observed(shard: Shard) -> Observed {
         cipher: present(scope.cipher_secret().is_some()),
         config_reference: None,
         certificates: Certificates { ready: true, ..Certificates::default() },
+        topology_at: TopoAddress::new(
+            [&shard.spec.global_topo_server.address],
+            shard.spec.global_topo_server.root_path.as_str(),
+        ),
         topology: Snapshot { global: Ok(()), cells: BTreeMap::new(), malformed: Vec::new() },
         statuses: BTreeMap::new(),
         topology_away: None,
-        topology_at: TopoAddress::new(["etcd:2379"], "/multigres/global"),
         bodiless: BTreeMap::new(),
         nodes: BTreeMap::new(),
         inherited: Inherited::default(),

@@ -4,4 +4,6 @@ mod change;
 pub mod fixture;
 mod objects;
 mod pods;
+mod renderings;
 mod status;
+mod tombstones;

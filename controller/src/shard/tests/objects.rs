@@ -14,6 +14,7 @@ use super::fixture::*;
 use crate::{
     plan::Action,
     shard::{Observed, decide},
+    workload::fixture::legible,
 };
 
 fn objects(observed: &Observed) -> Vec<Object> {
@@ -28,7 +29,7 @@ fn objects(observed: &Observed) -> Vec<Object> {
 fn yaml(observed: &Observed) -> String {
     let mut documents = Vec::new();
     for object in objects(observed) {
-        let mut value = object.value;
+        let mut value = legible(object.value);
         if let Some(data) = value.get_mut("data").and_then(Value::as_object_mut) {
             data.values_mut().for_each(|text| *text = json!("..."));
         }

@@ -11,12 +11,9 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt as _, api::ListParams};
 use stories::{
     Bed, ClusterUnderTest,
-    audit::{Mark, Writes},
+    audit::{CONTROLLER_USER, Mark, Writes},
     bed::OPERATOR_NAMESPACE,
 };
-
-/// The controller's user name in the audit log ends so.
-const CONTROLLER_USER: &str = "multigres-operator-controller-manager";
 
 #[derive(Parser)]
 struct Args {

@@ -363,12 +363,30 @@ pub struct ShardInlineSpec {
     pub durability_policy: Option<DurabilityPolicy>,
 }
 
+/// Kind of a Service that is reachable from outside.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, strum::AsRefStr, strum::Display,
+)]
+pub enum ExternalServiceType {
+    /// An address inside of the cluster, and the external addresses that are given.
+    #[default]
+    #[serde(rename = "ClusterIP")]
+    #[strum(serialize = "ClusterIP")]
+    ClusterIp,
+    /// An address from the cloud, or from whoever plays it.
+    LoadBalancer,
+}
+
 /// Reachability of a Service from outside.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(rename_all = "camelCase")]
 pub struct ExternalServiceConfig {
     /// Whether the Service is reachable from outside.
     pub enabled: bool,
+    /// How it is: ClusterIP with externalIPs when absent, or a LoadBalancer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ExternalServiceType")]
+    pub r#type: Option<ExternalServiceType>,
     /// Addresses that lead to the nodes of the cluster.
     #[serde(default, rename = "externalIPs", skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "embedded::external_ips")]

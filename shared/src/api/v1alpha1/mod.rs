@@ -29,9 +29,9 @@ pub use backup::{
 pub use cell::{Cell, CellSpec, CellStatus, TopologyReconciliation};
 pub use cell_template::{CellTemplate, CellTemplateSpec};
 pub use cluster::{
-    CellConfig, CellInlineSpec, CellOverrides, DatabaseConfig, ExternalServiceConfig, MultiadminConfig,
-    MultiadminWebConfig, MultigresCluster, MultigresClusterSpec, ShardConfig, ShardInlineSpec, ShardOverrides,
-    TableGroupConfig, TemplateDefaults, TopologyPruningConfig,
+    CellConfig, CellInlineSpec, CellOverrides, DatabaseConfig, ExternalServiceConfig, ExternalServiceType,
+    MultiadminConfig, MultiadminWebConfig, MultigresCluster, MultigresClusterSpec, ShardConfig, ShardInlineSpec,
+    ShardOverrides, TableGroupConfig, TemplateDefaults, TopologyPruningConfig,
 };
 pub use common::{PodPlacementSpec, PvcDeletionPolicy, PvcRetention, StatelessSpec, StorageSpec};
 pub use core_template::{CoreTemplate, CoreTemplateSpec};

@@ -1,12 +1,13 @@
 //! TopoServer: an etcd cluster of ours, written by the operator.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::{api::core::v1::LocalObjectReference, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::common::{PodPlacementSpec, PvcDeletionPolicy};
 use super::embedded;
+use super::image::PullPolicy;
 use super::status::Phase;
 use super::topology::EtcdSpec;
 
@@ -39,6 +40,14 @@ pub struct TopoServerSpec {
     /// Where the pods may be scheduled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<PodPlacementSpec>,
+    /// When nodes pull images; absent means as the cluster says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "PullPolicy")]
+    pub image_pull_policy: Option<PullPolicy>,
+    /// Secrets with which nodes pull images; absent means those of the cluster.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "embedded::pull_secrets")]
+    pub image_pull_secrets: Vec<LocalObjectReference>,
 }
 
 /// What was observed of an etcd cluster.

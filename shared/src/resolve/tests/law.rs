@@ -82,7 +82,7 @@ fn databases() -> BoxedStrategy<Vec<DatabaseConfig>> {
     prop::collection::vec(database, 0..2).boxed()
 }
 
-fn specs() -> BoxedStrategy<MultigresClusterSpec> {
+pub fn specs() -> BoxedStrategy<MultigresClusterSpec> {
     let core = (prop::option::of(generate::etcd()), prop::option::of(generate::stateless()), reference());
     (cells(), databases(), core, generate::policy(), generate::backup(), reference())
         .prop_map(|(cells, databases, (etcd, admin, core), pvc_deletion_policy, backup, defaults)| {
@@ -109,7 +109,7 @@ fn specs() -> BoxedStrategy<MultigresClusterSpec> {
         .boxed()
 }
 
-fn template_sets() -> BoxedStrategy<Templates> {
+pub fn template_sets() -> BoxedStrategy<Templates> {
     (generate::stateless(), generate::etcd(), cell_inline(), generate::shard())
         .prop_map(|(admin, etcd, cell, shard)| {
             let core = CoreTemplateSpec {
@@ -249,9 +249,53 @@ proptest! {
         let quiet = quietly("demo", "prod", &spec, &templates, &settings());
         let loud = cluster("demo", "prod", &spec, &templates, &settings()).map(|resolved| {
             let mut resolved = ResolvedCluster { provenance: Provenance::quiet(), ..resolved };
-            resolved.cells.iter_mut().for_each(|cell| cell.all_cells.clear());
+            // Except for what children copy.
+            for cell in &mut resolved.cells {
+                let copied = CellSpec::default();
+                cell.images = copied.images;
+                cell.global_topo_server = copied.global_topo_server;
+                cell.all_cells = copied.all_cells;
+                cell.observability = copied.observability;
+            }
+            for group in resolved.databases.iter_mut().flat_map(|database| &mut database.table_groups) {
+                let copied = TableGroupSpec::default();
+                group.images = copied.images;
+                group.global_topo_server = copied.global_topo_server;
+                group.observability = copied.observability;
+                group.cell_topology_labels = copied.cell_topology_labels;
+                group.postgres_superuser = copied.postgres_superuser;
+                group.postgres_password_secret_ref = copied.postgres_password_secret_ref;
+            }
+            resolved
+        });
+        // Built-in resources are left out, too.
+        let quiet = quiet.map(|mut resolved| {
+            let components = [
+                (&mut resolved.multiadmin, defaults::multiadmin_resources as fn() -> _),
+                (&mut resolved.multiadmin_web, defaults::multiadmin_web_resources),
+            ];
+            for (component, built_in) in components {
+                component.spec.resources.get_or_insert_with(built_in);
+            }
+            let cells = resolved.cells.iter_mut();
+            let locals = cells.filter_map(|cell| {
+                cell.multigateway.resources.get_or_insert_with(defaults::multigateway_resources);
+                cell.topo_server.as_mut().and_then(|local| local.etcd.as_mut())
+            });
+            let global = match &mut resolved.global_topo {
+                GlobalTopo::Managed(topo) => topo.etcd.as_mut(),
+                GlobalTopo::External(_) => None,
+            };
+            for etcd in locals.chain(global) {
+                etcd.resources.get_or_insert_with(defaults::etcd_resources);
+            }
             let groups = resolved.databases.iter_mut().flat_map(|database| &mut database.table_groups);
-            groups.for_each(|group| group.cell_topology_labels.clear());
+            for shard in groups.flat_map(|group| &mut group.shards) {
+                shard.multiorch.resources.get_or_insert_with(defaults::multiorch_resources);
+                for pooler in shard.pools.values_mut().filter_map(|pool| pool.multipooler.as_mut()) {
+                    pooler.resources.get_or_insert_with(defaults::multipooler_resources);
+                }
+            }
             resolved
         });
         prop_assert_eq!(quiet, loud);

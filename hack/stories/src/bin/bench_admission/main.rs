@@ -22,6 +22,10 @@ use crate::{
     process::Service,
 };
 
+/// As in the admission binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What the Go operator did on one core, and the share of it that is asked for.
 struct Gate {
     endpoint: Endpoint,
@@ -55,14 +59,21 @@ enum Mode {
     /// Serves on one core until standard input ends; started by the benchmark itself.
     Serve,
     /// Times the parts of a review on their own, without a network.
-    Phases,
+    Phases {
+        /// Part of the title of the objects to look at.
+        #[arg(default_value = "")]
+        object: String,
+        /// Part of the name of the parts to time.
+        #[arg(default_value = "")]
+        part: String,
+    },
 }
 
 fn main() -> Result<()> {
     let args = Args::parse();
     match args.mode {
         Some(Mode::Serve) => service::run(),
-        Some(Mode::Phases) => phase::run(Duration::from_secs(args.seconds)),
+        Some(Mode::Phases { object, part }) => phase::run(Duration::from_secs(args.seconds), &object, &part),
         None => {
             process::bind_to_core(1).context("binding the load to a core")?;
             tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(measure(&args))

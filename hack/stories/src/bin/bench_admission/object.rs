@@ -1,13 +1,39 @@
-//! What is reviewed: the largest valid cluster, and the sample with three cells.
+//! What is reviewed: the largest valid cluster, in each way to write it, and the sample with three cells.
+//!
+//! A database has at most 20 table groups, a shard at most 8 pools, a cluster at most 50 cells, and a pool spans at most 10 of them. So
+//! each shard of a cluster with more than ten cells has to say where its pools are: either itself, or by a template.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
+use shared::{api::v1alpha1::ShardTemplateSpec, resolve::Templates};
+
+/// Name of the template with eight pools.
+const TEMPLATE: &str = "eight-pools";
 
 /// The objects by title.
 pub fn all() -> Result<Vec<(&'static str, Value)>> {
-    Ok(vec![("20 table groups, 8 pools, 50 cells", largest()), ("`samples/demo-multi-az.yaml`", sample()?)])
+    let group = |index: usize, shard: Value| {
+        let name = if index == 0 { "default".to_owned() } else { format!("group-{index:02}") };
+        let mut shard = shard;
+        shard["name"] = json!("0-inf");
+        json!({"name": name, "shards": [shard]})
+    };
+    let largest =
+        |shard: &dyn Fn(usize) -> Value| largest(&(0..20).map(|index| group(index, shard(index))).collect::<Vec<_>>());
+    Ok(vec![
+        ("20 table groups of a template with 8 pools, 50 cells", largest(&|_| json!({"shardTemplate": TEMPLATE}))),
+        ("20 table groups with 8 pools each, 50 cells", largest(&|_| json!({"spec": {"pools": pools(100)}}))),
+        ("the same, each table group different", largest(&|index| json!({"spec": {"pools": pools(100 + index)}}))),
+        ("`samples/demo-multi-az.yaml`", sample()?),
+    ])
+}
+
+/// The templates that exist.
+pub fn templates() -> Result<Templates> {
+    let template: ShardTemplateSpec = serde_json::from_value(json!({"pools": pools(100)}))?;
+    Ok(Templates { shard: BTreeMap::from([(TEMPLATE.to_owned(), template)]), ..Templates::default() })
 }
 
 fn sample() -> Result<Value> {
@@ -18,30 +44,30 @@ fn sample() -> Result<Value> {
     Ok(object)
 }
 
-/// As much as the schema takes: every list as long as it may be, each pool in as many cells as it may span.
-fn largest() -> Value {
-    let cells: Vec<String> = (0..50).map(|index| format!("zone-{index:02}")).collect();
-    let pools: Map<String, Value> = (0..8)
-        .map(|index| {
-            let cells: Vec<&String> = cells.iter().skip(index * 5).take(10).collect();
-            let pool = json!({
-                "type": "readWrite",
-                "cells": cells,
-                "replicasPerCell": 1,
-                "storage": {"size": "100Gi", "class": "standard"},
-                "postgres": {"resources": {"requests": {"cpu": "2", "memory": "8Gi"}, "limits": {"memory": "8Gi"}}},
-            });
-            (format!("pool-{index}"), pool)
-        })
-        .collect();
-    let groups: Vec<Value> = (0..20)
-        .map(|index| {
-            let name = if index == 0 { "default".to_owned() } else { format!("group-{index:02}") };
-            json!({"name": name, "shards": [{"name": "0-inf", "spec": {"pools": pools}}]})
-        })
-        .collect();
-    let cells: Vec<Value> = cells
-        .iter()
+fn cell(index: usize) -> String {
+    format!("zone-{index:02}")
+}
+
+/// As many pools as a shard may have, each in as many cells as it may span, with volumes of so many GiB.
+fn pools(size: usize) -> Map<String, Value> {
+    let pool = |index: usize| {
+        let cells: Vec<String> = (index * 5..50.min(index * 5 + 10)).map(cell).collect();
+        let pool = json!({
+            "type": "readWrite",
+            "cells": cells,
+            "replicasPerCell": 1,
+            "storage": {"size": format!("{size}Gi"), "class": "standard"},
+            "postgres": {"resources": {"requests": {"cpu": "2", "memory": "8Gi"}, "limits": {"memory": "8Gi"}}},
+        });
+        (format!("pool-{index}"), pool)
+    };
+    (0..8).map(pool).collect()
+}
+
+/// A cluster with as many cells as it may have.
+fn largest(groups: &[Value]) -> Value {
+    let cells: Vec<Value> = (0..50)
+        .map(cell)
         .map(|name| json!({"name": name, "zone": name, "spec": {"multigateway": {"replicas": 2}}}))
         .collect();
     json!({

@@ -10,19 +10,19 @@ use anyhow::{Result, anyhow, ensure};
 use serde_json::{Value, value::RawValue};
 use shared::{
     api::v1alpha1::{MultigresCluster, MultigresClusterSpec},
-    resolve::{self, Templates},
+    resolve,
     validate::{self, Subject},
 };
 
 use crate::{object, process, service};
 
-/// Times each part for that long and prints Markdown.
-pub fn run(length: Duration) -> Result<()> {
+/// Times each part for a share of that time and prints Markdown; of objects and parts only those whose names contain these words.
+pub fn run(length: Duration, only_object: &str, only_part: &str) -> Result<()> {
     println!("| Object | Part | Time |\n|---|---|---|");
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    let (reviewer, settings, around) = (service::reviewer(), service::settings(), service::surroundings());
-    let templates = Templates::default();
-    for (title, object) in object::all()? {
+    let (reviewer, settings, around) = (service::reviewer()?, service::settings(), service::surroundings());
+    let templates = object::templates()?;
+    for (title, object) in object::all()?.into_iter().filter(|(title, _)| title.contains(only_object)) {
         let body = object::review(&object);
         let review: Value = serde_json::from_slice(&body)?;
         let text = review["request"]["object"].to_string();
@@ -48,6 +48,9 @@ pub fn run(length: Duration) -> Result<()> {
         };
         let each = length / 7;
         let row = |part: &str, run: &mut dyn FnMut() -> bool| {
+            if !part.contains(only_part) {
+                return Ok(());
+            }
             time(each, run).map(|micros| println!("| {title} | {part} | {micros:.1} µs |"))
         };
         row("look through the envelope", &mut || serde_json::from_slice::<&RawValue>(&body).is_ok())?;

@@ -18,13 +18,15 @@ use shared::{
     admin::Bind,
     image::ImageSet,
     metrics::{Build, Metrics},
-    pki,
-    resolve::{self, Templates},
+    pki, resolve,
     validate::{StorageClasses, Surroundings},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::process::{self, Address};
+use crate::{
+    object,
+    process::{self, Address},
+};
 
 /// What the operator's own configuration contributes.
 pub fn settings() -> resolve::Settings {
@@ -37,10 +39,10 @@ pub fn surroundings() -> Surroundings {
     Surroundings { storage_classes: Some(classes), nodes: None }
 }
 
-/// The reviewer over a namespace without templates.
-pub fn reviewer() -> Reviewer {
+/// The reviewer over a namespace with the templates that are named.
+pub fn reviewer() -> Result<Reviewer> {
     let world = World {
-        templates: [("default".to_owned(), Arc::new(Templates::default()))].into(),
+        templates: [("default".to_owned(), Arc::new(object::templates()?))].into(),
         surroundings: Arc::new(surroundings()),
         ..World::default()
     };
@@ -50,7 +52,7 @@ pub fn reviewer() -> Reviewer {
         writers: Vec::new(),
         writer_groups: Vec::new(),
     };
-    Reviewer::new(Arc::new(Fixed::new(world)), options)
+    Ok(Reviewer::new(Arc::new(Fixed::new(world)), options))
 }
 
 /// Serves on one core until standard input ends.
@@ -78,7 +80,7 @@ pub fn run() -> Result<()> {
         workers: Some(1),
     };
     let metrics = Metrics::new(Build { version: env!("CARGO_PKG_VERSION"), revision: "bench" })?;
-    let server = Server::new(settings, Arc::new(reviewer()), Arc::new(tls), &metrics)?;
+    let server = Server::new(settings, Arc::new(reviewer()?), Arc::new(tls), &metrics)?;
     let address = Address { port: server.address().port(), authority: authority.pair().certificate.clone() };
     println!("{}", serde_json::to_string(&address)?);
 

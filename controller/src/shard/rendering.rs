@@ -1,0 +1,223 @@
+//! The renderings of a shard: the description of the pods of each pool in each cell, and the settings that `PostgreSQL` runs with.
+//!
+//! They stay in force until what the user wants of them changes (see `workload::revision`), so that a pod that is added or replaced
+//! is like its siblings. They are kept packed in the `ConfigMap` with the settings, which is written anyway: one write makes
+//! settings and pods change together, and a `ControllerRevision` would add one for every shard. Entries that nobody needs any more
+//! disappear with the next write.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{ConfigMap, PodSpec},
+};
+use kube::ResourceExt as _;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use shared::{
+    annotation,
+    api::v1alpha1::{PoolSpec, ShardImages},
+    name,
+    pgconfig::Rendered,
+};
+
+use super::{
+    config,
+    observe::{Observed, applied_text},
+    pod,
+    scope::{Member, PoolInCell, Scope},
+};
+use crate::{
+    error::Error,
+    settings::Settings,
+    workload::revision::{self, Adoption},
+};
+
+/// Key of the packed renderings. Pods mount the settings alone.
+const KEY: &str = "renderings";
+/// Stands for the name of a pod in a description that serves all pods of a pool. No name can contain it.
+const ANY_POD: &str = "__ANY_POD__";
+
+/// What the shard's pods are made from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Renderings {
+    /// The settings; none if what the spec refers to cannot be read and never could.
+    pub config: Option<Rendered>,
+    /// By pool and cell, with [`ANY_POD`] for the name.
+    pods: BTreeMap<String, Pinned>,
+    /// How they are stored.
+    pub packed: Packed,
+}
+
+/// Renderings as they are stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packed {
+    /// Of the content.
+    digest: String,
+    bytes: Vec<u8>,
+}
+
+impl Packed {
+    /// Adds the renderings to the `ConfigMap` that keeps them.
+    pub fn keep_in(&self, map: &mut ConfigMap) {
+        let bytes = ByteString(self.bytes.clone());
+        map.binary_data.get_or_insert_default().insert(KEY.to_owned(), bytes);
+        let annotations = map.metadata.annotations.get_or_insert_default();
+        annotations.insert(annotation::RENDERING.to_owned(), revision::seal(&self.digest, &self.bytes));
+    }
+
+    fn of(map: &ConfigMap) -> Option<Self> {
+        let bytes = &map.binary_data.as_ref()?.get(KEY)?.0;
+        let digest = revision::sealed(map.annotations().get(annotation::RENDERING)?, bytes)?;
+        Some(Self { digest: digest.to_owned(), bytes: bytes.clone() })
+    }
+}
+
+/// One rendering with the intent behind it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Pinned {
+    intent: String,
+    rendering: Value,
+}
+
+/// Everything that is stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Content {
+    config: Option<Pinned>,
+    pods: BTreeMap<String, Pinned>,
+}
+
+impl Renderings {
+    /// The renderings in force: of each the stored one if its intent is the same, else the one of today.
+    pub fn of(scope: &Scope<'_>, observed: &Observed, settings: &Settings) -> Result<Self, Error> {
+        let adoption = Adoption::of(&scope.shard.metadata);
+        let (config, readable) = match &observed.config_reference {
+            None => (Some(config::render(scope, None)), true),
+            Some(Ok(text)) => (Some(config::render(scope, Some(text))), true),
+            // What cannot be read today stays as it was applied last.
+            Some(Err(_)) => (applied_text(observed).map(config::reread), false),
+        };
+        let fresh = |rendered: &Rendered| Pinned {
+            intent: config_intent(scope, observed),
+            rendering: Value::String(rendered.text.clone()),
+        };
+        let mut content = Content { config: config.as_ref().map(fresh), pods: BTreeMap::new() };
+        for pool in scope.pools() {
+            let member = Member { pool, pod: ANY_POD.to_owned(), index: 0 };
+            let rendering = revision::value(&pod::spec(scope, settings, &member, &observed.inherited))?;
+            content.pods.insert(key(pool), Pinned { intent: pod_intent(scope, pool), rendering });
+        }
+        let stored = observed.applied_config.as_deref().and_then(Packed::of);
+        let mut digest = revision::digest(&revision::value(&content)?);
+        let same = stored.as_ref().is_some_and(|stored| stored.digest == digest);
+        if !same
+            && adoption == Adoption::Lazy
+            && let Some(before) =
+                stored.as_ref().and_then(|stored| revision::unpack::<Content>(&stored.bytes, &stored.digest))
+        {
+            content.keep(before, readable);
+            digest = revision::digest(&revision::value(&content)?);
+        }
+        let config = match &content.config {
+            Some(Pinned { rendering: Value::String(text), .. }) if readable => {
+                config.map(|today| if today.text == *text { today } else { config::reread(text) })
+            }
+            _ => config,
+        };
+        // Packing again could give other bytes for the same content.
+        let packed = match stored.filter(|stored| stored.digest == digest) {
+            Some(stored) => stored,
+            None => Packed { bytes: revision::pack(&revision::value(&content)?), digest },
+        };
+        Ok(Self { config, pods: content.pods, packed })
+    }
+
+    /// The description of one pod.
+    pub fn pod(&self, member: &Member<'_>) -> Result<PodSpec, Error> {
+        let rendering = self.pods.get(&key(member.pool)).map_or(&Value::Null, |pinned| &pinned.rendering);
+        let text = rendering
+            .to_string()
+            .replace(ANY_POD, &member.pod)
+            .replace(&name::pooler_service_id(ANY_POD), &name::pooler_service_id(&member.pod));
+        serde_json::from_str(&text).map_err(|source| Error::Serialise { object: format!("Pod {}", member.pod), source })
+    }
+}
+
+impl Content {
+    /// Goes back to what is stored wherever the intent is the same.
+    fn keep(&mut self, before: Self, readable: bool) {
+        if let (Some(today), Some(stored)) = (&mut self.config, before.config)
+            && (today.intent == stored.intent || !readable)
+        {
+            *today = stored;
+        }
+        for (key, stored) in before.pods {
+            if let Some(today) = self.pods.get_mut(&key)
+                && today.intent == stored.intent
+            {
+                *today = stored;
+            }
+        }
+    }
+}
+
+fn key(pool: PoolInCell<'_>) -> String {
+    format!("{}/{}", pool.id.pool, pool.id.cell)
+}
+
+/// What the user wants of the settings.
+fn config_intent(scope: &Scope<'_>, observed: &Observed) -> String {
+    let spec = scope.spec();
+    let size = |pool: &PoolSpec| {
+        let resources = pool.postgres.as_ref().and_then(|container| container.resources.as_ref());
+        json!({ "resources": resources, "storage": pool.storage.as_ref().and_then(|storage| storage.size.as_ref()) })
+    };
+    let sizes: BTreeMap<&String, Value> = spec.pools.iter().map(|(name, pool)| (name, size(pool))).collect();
+    revision::intent(&json!({
+        "reference": observed.config_reference.as_ref().and_then(|text| text.as_ref().ok()),
+        "settings": spec.postgres_config,
+        "pools": sizes,
+        "initdbArgs": spec.initdb_args,
+    }))
+}
+
+/// What the user wants of the pods of a pool in a cell. How many there are, and how large their volumes are, is not part of it.
+fn pod_intent(scope: &Scope<'_>, pool: PoolInCell<'_>) -> String {
+    let spec = scope.spec();
+    let images = ShardImages { multiorch: String::new(), ..spec.images.clone() };
+    let described = PoolSpec {
+        cells: Vec::new(),
+        replicas_per_cell: None,
+        storage: None,
+        pvc_deletion_policy: None,
+        r#type: None,
+        ..pool.spec.clone()
+    };
+    let levels = spec.log_levels.as_ref();
+    let backup = scope.backup().map(|backup| {
+        json!({
+            "type": backup.r#type,
+            "path": scope.backup_volume().map(|_| scope.backup_path()),
+            "scope": scope.backup_volume(),
+            "region": scope.s3().map(|s3| &s3.region),
+            "credentials": scope.s3().and_then(|s3| s3.credentials_secret.as_ref()),
+            "account": scope.s3().and_then(|s3| s3.service_account_name.as_ref()),
+            "certificates": scope.user_tls_secret(),
+            "cipher": scope.cipher_secret(),
+        })
+    });
+    revision::intent(&json!({
+        "images": images,
+        "pool": described,
+        "nodes": scope.node_selector(pool.id.cell),
+        "topology": spec.global_topo_server,
+        "initdbArgs": spec.initdb_args,
+        "backup": backup,
+        "internalTLS": scope.internal_tls(),
+        "observability": spec.observability,
+        "logLevels": [levels.and_then(|levels| levels.pgctld), levels.and_then(|levels| levels.multipooler)],
+        "superuser": spec.postgres_superuser,
+        "password": spec.postgres_password_secret_ref,
+        "project": scope.project(),
+    }))
+}

@@ -1,0 +1,51 @@
+//! The fields that do not change anything rendered, and what is promised about each instead.
+
+/// A field by the end of the way to it, and why it is listed.
+pub type Entry = (&'static str, &'static str);
+
+/// Fields of later work. Until it is done they are refused, or said to have no effect, when they are given.
+pub const PENDING: &[Entry] = &[
+    ("certCommonName", "no certificate is issued for it"),
+    ("resources.claims[].name", "pods declare no resource claims"),
+    ("resources.claims[].request", "pods declare no resource claims"),
+];
+
+/// Fields that count when pools get smaller: then it is tried that they do.
+pub const ON_SCALE: &[Entry] = &[
+    ("tablegroups[].pvcDeletionPolicy.whenScaled", "volumes without a pod are kept or given up"),
+    ("shards[].spec.pvcDeletionPolicy.whenScaled", "volumes without a pod are kept or given up"),
+    ("pools{}.pvcDeletionPolicy.whenScaled", "volumes without a pod are kept or given up"),
+];
+
+/// The same for fields that stand at the top of a template and have another effect, too, at the top of a cluster.
+pub const ON_SCALE_OF_TEMPLATES: &[(&str, &str)] = &[("ShardTemplate", "pvcDeletionPolicy.whenScaled")];
+
+/// Fields that count when something is made. A later edit is refused, or condition `ChangeHasNoEffect` tells. Names that have a single
+/// legal value are here, too: every other value is refused.
+pub const BOOTSTRAP_ONLY: &[Entry] = &[
+    ("databases[].name", "there is one database"),
+    ("databases[].default", "the only database is the default one"),
+    ("tablegroups[].default", "the only table group is the default one"),
+    ("shards[].name", "there is one key range"),
+    ("external.implementation", "there is one protocol"),
+    ("localTopoServer.external.caSecret", "the data plane takes one set of certificates, that of the global topology"),
+    (
+        "localTopoServer.external.clientCertSecret",
+        "the data plane takes one set of certificates, that of the global topology",
+    ),
+    ("multipooler.runAsUser", "both containers of a pod share files"),
+    ("cells[].zone", "volumes cannot move"),
+    ("cells[].zoneId", "volumes cannot move"),
+    ("cells[].region", "volumes cannot move"),
+    ("backup.encryption.secretName", "a repository is encrypted once"),
+    ("initdbArgs", "read when the data directory is made"),
+    ("postgresSuperuser", "made with the data directory"),
+    ("etcd.storage.size", "the volumes of a StatefulSet stay as they were made"),
+    ("storage.class", "volumes stay as they were made"),
+    ("storage.storageClassName", "volumes stay as they were made"),
+    ("storage.accessModes[]", "volumes stay as they were made"),
+];
+
+/// Fields with an effect that an edit reaches step by step: what is rendered on the way is not what a fresh cluster would get.
+pub const GRADUAL: &[Entry] =
+    &[("cells[].name", "a cell that leaves is drained first"), ("etcd.replicas", "members join one by one")];

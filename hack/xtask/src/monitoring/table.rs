@@ -1,0 +1,69 @@
+//! The tables of the documentation: families and alerts, between marks that stay.
+
+use std::fmt::Write as _;
+
+use anyhow::Context;
+use shared::metrics::families::{ALL, FOREIGN, Program};
+
+use super::Alert;
+
+/// The text with its tables made anew.
+pub fn fill(text: &str, alerts: &[Alert]) -> anyhow::Result<String> {
+    let text = replace(text, "families", &families())?;
+    let text = replace(&text, "foreign", &foreign())?;
+    replace(&text, "alerts", &alerts_table(alerts))
+}
+
+fn replace(text: &str, name: &str, table: &str) -> anyhow::Result<String> {
+    let (start, end) = (format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->"));
+    let (before, rest) = text.split_once(&start).with_context(|| format!("no {start:?}"))?;
+    let (_, after) = rest.split_once(&end).with_context(|| format!("no {end:?}"))?;
+    Ok(format!("{before}{start}\n{table}\n{end}{after}"))
+}
+
+fn families() -> String {
+    let mut out = "| Family | Type | Labels | From | Says |\n| --- | --- | --- | --- | --- |\n".to_owned();
+    for family in &ALL {
+        let from = match family.program {
+            Program::Controller => "controller",
+            Program::Admission => "admission",
+            Program::Both => "both",
+        };
+        let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
+        let _ = writeln!(
+            out,
+            "| `{}` | {} | {} | {from} | {} |",
+            family.name,
+            family.kind.as_str(),
+            labels.join(", "),
+            family.help
+        );
+    }
+    out
+}
+
+fn foreign() -> String {
+    let mut out = "| Series | From |\n| --- | --- |\n".to_owned();
+    for (name, from) in FOREIGN {
+        let _ = writeln!(out, "| `{name}` | {from} |");
+    }
+    out
+}
+
+fn alerts_table(alerts: &[Alert]) -> String {
+    let mut sorted: Vec<&Alert> = alerts.iter().collect();
+    sorted.sort_by(|a, b| (&a.group, &a.name).cmp(&(&b.group, &b.name)));
+    let mut out = "| Group | Alert | Severity | After | Threshold |\n| --- | --- | --- | --- | --- |\n".to_owned();
+    for alert in sorted {
+        let _ = writeln!(
+            out,
+            "| {} | [{name}](../monitoring/runbooks/{name}.md) | {} | {} | {} |",
+            alert.group.trim_start_matches("multigres-operator."),
+            alert.severity(),
+            alert.text("for"),
+            alert.threshold().unwrap_or_default(),
+            name = alert.name,
+        );
+    }
+    out
+}
