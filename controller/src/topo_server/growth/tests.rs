@@ -377,7 +377,7 @@ proptest! {
                 Event::Break(ordinal) => drop(world.broken.insert(ordinal)),
                 Event::Mend(ordinal) => drop(world.broken.remove(&ordinal)),
                 // One way of meddling at a time: whoever rewrites the list, or has it change size just now, and scales to nothing, too, is not helped.
-                Event::ScaleByHand(_) if lists || world.declared != Some(Declared::settled(world.members.len() as u32)) => {}
+                Event::ScaleByHand(_) if lists || world.declared != u32::try_from(world.members.len()).ok().map(Declared::settled) => {}
                 Event::RewriteList(_) if !lists => {}
                 // Nobody scales down under the policy that deletes volumes: that loses data whatever we do.
                 Event::ScaleByHand(pods) if world.retain || world.pods.is_some_and(|now| pods >= now) => {
