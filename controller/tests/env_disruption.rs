@@ -200,8 +200,8 @@ async fn a_switchover_that_is_refused_names_itself_and_is_tried_again() {
         let objects = bed.objects().await;
         let old: Vec<&str> = pods(&objects).into_iter().map(image).filter(|i| *i != "registry.test/pgctld:2").collect();
         let pod = bed.object(&format!("Pod/{first}")).await;
-        let state = pod["metadata"]["annotations"][annotation::DRAIN_STATE].clone();
-        if old.len() == 1 && state == "requested" { Ok(()) } else { Err(format!("{old:?} {state}")) }
+        let step = pod["metadata"]["annotations"][annotation::DRAIN_STATE].clone();
+        if old.len() == 1 && step == "requested" { Ok(()) } else { Err(format!("{old:?} {step}")) }
     })
     .await;
     stage.refuse(false);

@@ -107,7 +107,7 @@ pub enum Resize {
     /// Nothing to do.
     None,
     /// It grows, while it is in use.
-    Grow(Action),
+    Grow(Box<Action>),
     /// No volume ever shrinks: it stays as large as it is.
     Refused,
 }
@@ -127,7 +127,7 @@ pub fn resize(live: &PersistentVolumeClaim, desired: &PersistentVolumeClaim) -> 
     }
     let Some(target) = Target::of(live) else { return Resize::None };
     let patch = json!({ "spec": { "resources": { "requests": { "storage": wanted } } } });
-    Resize::Grow(Action::Merge { target, patch })
+    Resize::Grow(Box::new(Action::Merge { target, patch }))
 }
 
 /// What becomes of a data volume that no member uses any more: kept, or kept for [`ORPHAN_RETENTION`] and then deleted. None while

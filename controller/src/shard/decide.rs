@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::{Resource, ResourceExt};
 use serde_json::json;
@@ -32,11 +32,15 @@ use crate::{
     error::Error,
     plan::{Action, Note, Plan, Requeue, Target},
     settings::Settings,
+    upstream::primary,
     workload::{
         revision::{self, Adoption},
         want, want_once,
     },
 };
+
+/// How long a lost primary that nobody wants any more has to be without a successor to be made anew.
+const NOBODY_TOOK_OVER: SignedDuration = SignedDuration::from_mins(1);
 
 /// A plan, and what it says about disruptions.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,7 +71,8 @@ pub fn weigh(observed: &Observed, settings: &Settings, now: Timestamp) -> Result
         observed.config_reference.as_ref().and_then(|reference| reference.as_ref().err()).map(String::as_str);
     let renderings = Renderings::of(scope, observed, settings)?;
     shared_objects(scope, observed, Some(&renderings).filter(|_| config_error.is_none()), &mut plan)?;
-    let drift = pods(scope, observed, &members, &renderings, &mut plan)?;
+    let stray = stray_primary(scope, observed, &facts, now).filter(|lost| members.iter().all(|m| m.pod != lost.pod));
+    let drift = pods(scope, observed, members.iter().chain(&stray), &renderings, &mut plan)?;
     orchestrators(scope, observed, &mut plan)?;
     let too_large = volumes(scope, observed, &members, now, &mut plan);
     let budgets = protection(scope, observed, &facts, &mut plan)?;
@@ -134,10 +139,10 @@ fn shared_objects(
 }
 
 /// Pods and their data volumes. Returns how running pods differ from what a new one would be made from.
-fn pods(
-    scope: &Scope<'_>,
+fn pods<'a>(
+    scope: &Scope<'a>,
     observed: &Observed,
-    members: &[Member<'_>],
+    members: impl IntoIterator<Item = &'a Member<'a>>,
     renderings: &Renderings,
     plan: &mut Plan<ShardStatus>,
 ) -> Result<BTreeMap<String, String>, Error> {
@@ -165,6 +170,23 @@ fn pods(
     Ok(drift)
 }
 
+/// A primary that was lost on its way out. It may hold commits that nobody else has, and the others may be too few to go on without it:
+/// where nobody takes over for a while it is made anew, and leaves in order once there is another one.
+fn stray_primary<'a>(scope: &Scope<'a>, observed: &Observed, facts: &Facts, now: Timestamp) -> Option<Member<'a>> {
+    if observed.topology_away.is_some() || !observed.topology.is_complete() || facts.primary.is_some() {
+        return None;
+    }
+    let records = observed.records();
+    let lost = *primary::claims(&records).first()?;
+    let since = observed.bodiless.get(&lost.id)?;
+    let member = scope.member(lost.pod_name()?)?;
+    let claims = by_name(&observed.claims);
+    let claim = *claims.get(&name::data_pvc(&member.pod))?;
+    let usable = !is_deleting(claim) && !scope.set_aside.contains(&claim.name_any());
+    let due = now.duration_since(*since) >= NOBODY_TOOK_OVER;
+    (due && usable && member.pool.id.cell == lost.id.cell).then_some(member)
+}
+
 /// Follows size and deletion policy with existing volumes, and takes those back that are wanted again. Returns the names of those that
 /// should be smaller.
 fn volumes(
@@ -187,7 +209,7 @@ fn volumes(
             }
             match claim::resize(live, wanted) {
                 Resize::None => {}
-                Resize::Grow(action) => plan.write("VolumeGrown", action),
+                Resize::Grow(action) => plan.write("VolumeGrown", *action),
                 Resize::Refused => too_large.push(name),
             }
         } else if !used.contains(&name)

@@ -8,8 +8,7 @@ use kube::ResourceExt as _;
 use serde_json::{Value, json};
 use shared::{
     annotation::{self, DrainState},
-    health,
-    name,
+    health, name,
     pgconfig::Rendered,
 };
 
@@ -72,8 +71,7 @@ pub fn carry_out<S>(
 /// When to look again while something is under way.
 pub fn requeue(verdict: &Verdict) -> Option<Duration> {
     match (&verdict.act, verdict.row) {
-        (Some(Act::Hasten), _) => Some(AT_ONCE),
-        (_, Row::Lost) => Some(AT_ONCE),
+        (Some(Act::Hasten), _) | (_, Row::Lost) => Some(AT_ONCE),
         (Some(_), _) | (None, Row::Draining | Row::Waiting | Row::Split) => Some(SOON),
         (None, Row::NodeDrain | Row::NoQuorum | Row::Switchover) => {
             let waits = verdict.blocker.as_ref().is_some_and(|blocker| blocker.reason != Reason::SwitchoverFailed);

@@ -139,6 +139,13 @@ impl<'a> Scope<'a> {
         self.pools().into_iter().flat_map(of_pool).collect()
     }
 
+    /// The member of that name of a pool that there is, whether or not it is wanted.
+    pub fn member(&self, pod: &str) -> Option<Member<'a>> {
+        let index = pod.rsplit('-').next()?.parse().ok()?;
+        let pool = self.pools().into_iter().find(|pool| name::pool_pod(pool.id, index) == pod)?;
+        Some(Member { pool, pod: pod.to_owned(), index })
+    }
+
     /// Cells that host pools, sorted.
     pub fn pool_cells(&self) -> BTreeSet<&'a str> {
         self.pools().into_iter().map(|pool| pool.id.cell).collect()

@@ -7,7 +7,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-use kube::ResourceExt as _;
+use kube::ResourceExt;
 use shared::{
     annotation::{self, DrainState},
     condition, health, label, name,
@@ -44,21 +44,28 @@ pub fn view(scope: &Scope<'_>, observed: &Observed, differences: &Differences, n
     let pods = by_name(&observed.pods);
     let claims = by_name(&observed.claims);
     let records = observed.records();
-    let top = primary::claims(&records).first().map(|claim| claim.rule);
+    let claim = primary::claims(&records).first().copied();
+    let top = claim.map(|claim| claim.rule);
     let seen = Conversation::of(observed, &records, now);
     let wanted: BTreeMap<String, (&str, u32)> =
         scope.members().into_iter().map(|member| (member.pod, (member.pool.id.cell, member.index))).collect();
-    let names: BTreeSet<&String> = wanted.keys().chain(pods.keys()).collect();
+    // Nobody may want the lost primary any more, but somebody has to take over from it.
+    let lost = claim.filter(|claim| observed.bodiless.contains_key(&claim.id));
+    let lost = lost.and_then(|claim| Some((claim.pod_name()?.to_owned(), claim.id.cell.clone())));
+    let names: BTreeSet<&String> =
+        wanted.keys().chain(pods.keys()).chain(lost.as_ref().map(|(name, _)| name)).collect();
     let mut members = Vec::new();
     for name in names {
         let live = pods.get(name).copied();
         let cell = wanted.get(name).map(|(cell, _)| (*cell).to_owned());
-        let cell = cell.or_else(|| live.and_then(|pod| pod.labels().get(label::CELL).cloned())).unwrap_or_default();
+        let cell = cell.or_else(|| live.and_then(|pod| pod.labels().get(label::CELL).cloned()));
+        let of_lost = || lost.as_ref().filter(|(lost, _)| lost == name).map(|(_, cell)| cell.clone());
+        let cell = cell.or_else(of_lost).unwrap_or_default();
         let record = records.iter().find(|record| is_about(record, name, &cell));
         let claim = claims.get(&name::data_pvc(name)).copied();
         let claims_primary =
             record.is_some_and(|record| record.role == Claim::Primary && !record.is_out() && top == Some(record.rule));
-        let created = live.and_then(|pod| pod.creation_timestamp()).map(|at| at.0);
+        let created = live.and_then(ResourceExt::creation_timestamp).map(|at| at.0);
         let answer = record.and_then(|record| seen.answer(&record.id, created));
         members.push(Member {
             pod: name.clone(),

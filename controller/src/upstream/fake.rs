@@ -11,8 +11,7 @@ use futures::{FutureExt, future::BoxFuture};
 use super::{
     CellRecord, DatabaseRecord, Error, LifecycleMark, Listing, Member, MemberChange, Members, Orchestrator, Pooler,
     PoolerAddress, PoolerId, PoolerRecord, PoolerStatus, Registration, Reloaded, Result, Scope, Snapshot, TopoAddress,
-    Topology, Upstream,
-    Written, codec, key,
+    Topology, Upstream, Written, codec, key,
     kv::{Entry, Kv, Range},
     tree::Tree,
 };

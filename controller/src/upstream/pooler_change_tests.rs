@@ -223,7 +223,7 @@ async fn a_reload_is_believed_only_with_its_time(
 ) {
     let plane = plane();
     *plane.reload.lock().unwrap() = data::ReloadConfigResponse {
-        config_load_time: loaded.then(|| prost_types::Timestamp { seconds: 1, nanos: 0 }),
+        config_load_time: loaded.then_some(prost_types::Timestamp { seconds: 1, nanos: 0 }),
         mismatches: mismatches
             .iter()
             .map(|name| data::SettingMismatch { name: (*name).to_owned(), ..data::SettingMismatch::default() })

@@ -73,6 +73,9 @@ fn hand_over(view: &View, member: &Member, drain: &Drain) -> Verdict {
             if !any && let Safety::Unsafe(missed) = view.safety(member) {
                 return verdict.blocked(Reason::WaitingForQuorum, waiting_for(&missed));
             }
+            if !any && let Some(other) = view.returning(member) {
+                return verdict.blocked(Reason::WaitingForMember, format!("{} is not healthy yet", other.pod));
+            }
             verdict.act(Act::Resign { pod: pod.clone() })
         }
     }
@@ -112,6 +115,9 @@ fn take_out(view: &View, member: &Member, drain: &Drain) -> Verdict {
     }
     if let Safety::Unsafe(missed) = view.safety(member) {
         return held(Reason::WaitingForQuorum, waiting_for(&missed));
+    }
+    if let Some(other) = view.returning(member) {
+        return held(Reason::WaitingForMember, format!("{} is not healthy yet", other.pod));
     }
     if !member.is_down() && view.serving_primary().is_none() {
         return held(Reason::NoPrimary, "No primary serves".to_owned());

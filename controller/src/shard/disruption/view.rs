@@ -139,6 +139,18 @@ impl View {
         others.filter(on_its_way).min_by_key(|other| &other.pod)
     }
 
+    /// Another member that has yet to get healthy. Two members may have been chosen, each before the other's choice was seen: the second
+    /// one waits until the first is back. For a member that is not well itself only those count that are up to date or certainly down: the
+    /// others may be waiting for it.
+    pub fn returning(&self, apart_from: &Member) -> Option<&Member> {
+        let well = self.is_healthy(apart_from);
+        let others = self.members.iter().filter(|other| other.pod != apart_from.pod);
+        others
+            .filter(|other| other.wanted && other.is_live() && !other.is_quarantined())
+            .filter(|other| (well || other.outdated.is_none() || other.is_down()) && !self.is_healthy(other))
+            .min_by_key(|other| &other.pod)
+    }
+
     /// Pods that should have ended long ago.
     pub fn stuck(&self) -> Vec<&str> {
         let stuck = |member: &&Member| match member.presence {

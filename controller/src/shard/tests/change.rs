@@ -477,3 +477,40 @@ fn a_file_system_that_waits_for_a_restart_gets_one() {
     *claim = patched::<PersistentVolumeClaim>(claim, &waiting("2027-01-15T07:50:00Z"));
     assert_eq!(weigh(&observed, &settings(), NOW).unwrap().verdict.row, Row::Resize);
 }
+
+#[test]
+fn a_primary_that_was_lost_on_its_way_out_comes_back_unless_somebody_takes_over() {
+    let mut shard = minimal();
+    shard.spec.pools.get_mut("default").unwrap().replicas_per_cell = Some(3);
+    let mut observed = healthy(shard);
+    elect(&mut observed, 2);
+    record(&mut observed, 0).role = Role::Replica;
+    let lost = members(&observed.shard)[2].clone();
+    let id = record(&mut observed, 2).id.clone();
+    let led = observed.clone();
+    scale(&mut observed, 2);
+    observed.pods.retain(|pod| pod.name_any() != lost);
+    observed.statuses.remove(&id);
+    let comes_back = |observed: &Observed| {
+        let writes = weigh(observed, &settings(), NOW).unwrap().plan.writes;
+        let pod = |action: &Action| matches!(action, Action::CreateOnce(object) if object.gvk.kind == "Pod" && object.name == lost);
+        writes.iter().any(|write| pod(&write.action))
+    };
+    let for_seconds = |seconds| NOW - jiff::SignedDuration::from_secs(seconds);
+    observed.bodiless.insert(id.clone(), for_seconds(59));
+    assert!(!comes_back(&observed), "somebody may take over yet");
+    assert_eq!(weigh(&observed, &settings(), NOW).unwrap().verdict.act, Some(Act::Hasten));
+    observed.bodiless.insert(id.clone(), for_seconds(60));
+    assert!(comes_back(&observed));
+
+    let mut blind = observed.clone();
+    blind.topology_away = Some("Unavailable");
+    assert!(!comes_back(&blind), "somebody may have taken over");
+    let mut without = observed.clone();
+    without.claims.retain(|claim| claim.name_any() != name::data_pvc(&lost));
+    assert!(!comes_back(&without), "an empty volume has nothing that anybody needs");
+    observed.statuses = led.statuses;
+    observed.statuses.remove(&id);
+    elect(&mut observed, 0);
+    assert!(!comes_back(&observed), "another one leads");
+}

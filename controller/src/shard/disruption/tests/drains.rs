@@ -26,8 +26,8 @@ fn leaving(state: DrainState, seconds: u64) -> View {
     view.with("d", |d| d.wanted = false).with("d", drain(state, Cause::ScaleDown, seconds))
 }
 
-fn dropped(pod: &str, ending: Ending) -> Option<Act> {
-    Some(Act::Drop { pod: pod.into(), ending })
+fn dropped(pod: &str, ending: Ending) -> Act {
+    Act::Drop { pod: pod.into(), ending }
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn no_step_is_taken_while_the_others_do_not_suffice(#[case] state: DrainState) {
     let verdict = decide(&rolling("b", state, 1).with("c", sick));
     assert_eq!((verdict.act.clone(), reason(&verdict)), (None, Some(Reason::WaitingForQuorum)));
     let verdict = decide(&rolling("b", state, LONG).with("c", sick));
-    assert_eq!(verdict.act, dropped("b", Ending::Aborted));
+    assert_eq!(verdict.act, Some(dropped("b", Ending::Aborted)));
 }
 
 #[rstest]
@@ -71,9 +71,9 @@ fn no_step_is_taken_while_the_others_do_not_suffice(#[case] state: DrainState) {
 #[case(DrainState::ReadyForDeletion)]
 fn a_choice_whose_cause_is_gone_is_dropped(#[case] state: DrainState) {
     let verdict = decide(&rolling("b", state, 1).with("b", |b| b.outdated = None));
-    assert_eq!(verdict.act, dropped("b", Ending::Cancelled));
+    assert_eq!(verdict.act, Some(dropped("b", Ending::Cancelled)));
     let verdict = decide(&leaving(state, 1).with("d", |d| d.wanted = true));
-    assert_eq!(verdict.act, dropped("d", Ending::Cancelled));
+    assert_eq!(verdict.act, Some(dropped("d", Ending::Cancelled)));
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn somebody_elses_annotation_is_judged_by_the_facts() {
         view.with("b", drain(DrainState::Draining, Cause::RollingUpdate, 1))
             .with("b", |b| b.drain.as_mut().unwrap().cause = None)
     };
-    assert_eq!(decide(&foreign(three())).act, dropped("b", Ending::Cancelled));
+    assert_eq!(decide(&foreign(three())).act, Some(dropped("b", Ending::Cancelled)));
     let verdict = decide(&foreign(three().with("b", outdated)));
     assert_eq!(verdict.act, Some(Act::Advance { pod: "b".into(), to: DrainState::Acknowledged }));
 }
@@ -110,7 +110,7 @@ fn a_primary_is_asked_to_hand_over() {
 #[test]
 fn a_primary_whose_standbys_became_outdated_waits_for_them() {
     let view = rolling("a", DrainState::Requested, 1).each(outdated);
-    assert_eq!(decide(&view).act, dropped("a", Ending::Cancelled));
+    assert_eq!(decide(&view).act, Some(dropped("a", Ending::Cancelled)));
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn a_primary_that_nobody_can_follow_is_left_after_a_while() {
             .with("c", |c| c.vitals.as_mut().unwrap().lag = u64::MAX)
     };
     assert_eq!(reason(&decide(&alone(1))), Some(Reason::NoStandby));
-    assert_eq!(decide(&alone(LONG)).act, dropped("a", Ending::SwitchoverFailed));
+    assert_eq!(decide(&alone(LONG)).act, Some(dropped("a", Ending::SwitchoverFailed)));
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn a_primary_that_was_asked_is_waited_for_and_then_left() {
     assert_eq!((verdict.act.clone(), reason(&verdict)), (Some(Act::Hasten), Some(Reason::WaitingForSwitchover)));
     let late = Duration::from_secs(FORCE_AFTER.as_secs() + 1);
     let verdict = decide(&rolling("a", DrainState::Draining, late.as_secs()));
-    assert_eq!(verdict.act, dropped("a", Ending::SwitchoverFailed));
+    assert_eq!(verdict.act, Some(dropped("a", Ending::SwitchoverFailed)));
     assert_eq!(verdict.notes[0].reason, "SwitchoverFailed");
 }
 
@@ -177,11 +177,22 @@ fn a_primary_that_left_a_bad_node_stays_as_a_standby() {
     view.members[0] = member("a", "z1", 0);
     view.members[1] = primary("b", "z2", 0);
     let view = view.with("a", |a| a.node = Node::Cordoned).with("a", drain(DrainState::Draining, Cause::NodeDrain, 5));
-    assert_eq!(decide(&view).act, dropped("a", Ending::Success));
+    assert_eq!(decide(&view).act, Some(dropped("a", Ending::Success)));
 }
 
 #[test]
 fn a_node_that_is_well_again_keeps_its_primary() {
     let view = three().with("a", drain(DrainState::Requested, Cause::NodeDrain, 1));
-    assert_eq!(decide(&view).act, dropped("a", Ending::Cancelled));
+    assert_eq!(decide(&view).act, Some(dropped("a", Ending::Cancelled)));
+}
+
+#[rstest]
+fn the_second_of_two_choices_waits_until_the_first_is_back(#[values(true, false)] again: bool) {
+    let mut view = rolling("b", DrainState::ReadyForDeletion, 1).with("c", sick);
+    view.members.push(member("d", "z1", 1));
+    let view = if again { view.with("c", outdated) } else { view };
+    let verdict = decide(&view);
+    assert_eq!((verdict.act.clone(), reason(&verdict)), (None, Some(Reason::WaitingForMember)));
+    let act = decide(&view.with("c", |c| *c = member("c", "z3", 0))).act;
+    assert_eq!(act, Some(Act::Remove { pod: "b".into() }));
 }

@@ -72,12 +72,14 @@ pub fn two() -> View {
 
 impl View {
     /// The same with one member changed.
+    #[must_use]
     pub fn with(mut self, pod: &str, change: impl FnOnce(&mut Member)) -> Self {
         change(self.members.iter_mut().find(|member| member.pod == pod).unwrap());
         self
     }
 
     /// The same with every member changed.
+    #[must_use]
     pub fn each(mut self, change: impl Fn(&mut Member)) -> Self {
         self.members.iter_mut().for_each(change);
         self

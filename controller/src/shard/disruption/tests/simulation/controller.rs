@@ -19,6 +19,7 @@ impl World {
                 self.create(&name, &cell, index);
             }
         }
+        self.bring_back();
         let view = self.view();
         let verdict = decide(&view);
         assert!(!verdict.pending || verdict.act.is_some() || verdict.blocker.is_some(), "a nameless halt: {view:#?}");
@@ -35,6 +36,22 @@ impl World {
         }
     }
 
+    /// A leader that was lost on its way out comes back if nobody takes over.
+    fn bring_back(&mut self) {
+        let (now, wanted) = (self.now, self.spec.wanted());
+        let leader = self.plane.leader.clone().filter(|leader| !self.plane.serves(leader, now));
+        let leader = leader.filter(|leader| !self.seen.contains_key(leader) && !wanted.contains_key(leader));
+        let before = self.lost.take();
+        let Some(leader) = leader else { return };
+        let since = before.filter(|(name, _)| *name == leader).map_or(now, |(_, since)| since);
+        self.lost = Some((leader.clone(), since));
+        if now - since >= 60_000 && now >= self.blind_until {
+            let cell = self.plane.cells[&leader].clone();
+            let index = leader.rsplit('-').next().unwrap().parse().unwrap();
+            self.create(&leader, &cell, index);
+        }
+    }
+
     fn view(&self) -> View {
         let wanted = self.spec.wanted();
         let mut members: Vec<Member> = Vec::new();
@@ -42,6 +59,9 @@ impl World {
             if !self.seen.contains_key(name) {
                 members.push(self.member(name, cell, *index, true, None));
             }
+        }
+        if let Some((name, _)) = &self.lost {
+            members.push(self.member(name, &self.plane.cells[name], 0, false, None));
         }
         for (name, (_, pod)) in &self.seen {
             if let Some(pod) = pod {
@@ -144,8 +164,7 @@ impl World {
                 self.mark(&pod, DrainState::Draining);
             }
             Act::LeaveCohort { pod } => {
-                let rest = self.plane.cohort.iter().filter(|other| **other != pod);
-                if self.plane.suffices(rest) && self.same(&pod).is_some() {
+                if self.plane.lets_go(&pod, self.now) && self.same(&pod).is_some() {
                     self.plane.cohort.remove(&pod);
                     // A controller may be killed between the two.
                     if !self.chance.once_in(8) {

@@ -93,6 +93,16 @@ impl Plane {
         }
     }
 
+    /// Whether the cohort can do without a member. The change is a commit like any other: those who stay have to confirm it, and with
+    /// it everything before.
+    pub fn lets_go(&self, name: &str, now: Time) -> bool {
+        let confirms = |other: &String| {
+            self.serves(other, now)
+                || (self.streams(other, now) && self.servers.get(other).is_some_and(|server| !server.lags))
+        };
+        self.suffices(self.cohort.iter().filter(|other| *other != name && confirms(other)))
+    }
+
     /// How far a standby is behind.
     pub fn lag(&self, name: &str) -> u64 {
         let end = self.leader.as_ref().and_then(|leader| self.log.get(leader)).copied().unwrap_or_default();
@@ -146,7 +156,7 @@ impl Plane {
         }
         let gone: Vec<String> = self.cohort.iter().filter(|name| !self.servers.contains_key(*name)).cloned().collect();
         for name in gone {
-            if self.suffices(self.cohort.iter().filter(|other| **other != name)) {
+            if self.lets_go(&name, now) {
                 self.cohort.remove(&name);
             }
         }
@@ -179,7 +189,13 @@ impl Plane {
         });
         let Some(best) = best.cloned() else { return };
         let end = self.log.get(&best).copied().unwrap_or_default();
-        assert!(end >= self.acknowledged, "{best} leads with {end}, but {} was acknowledged", self.acknowledged);
+        assert!(
+            end >= self.acknowledged,
+            "{best} leads with {end}, but {} was acknowledged; cohort {:?}, up {up:?}, logs {:?}",
+            self.acknowledged,
+            self.cohort,
+            self.log
+        );
         self.lead(&best, now);
     }
 

@@ -88,6 +88,8 @@ pub struct World {
     /// What the watch has shown of each pod, and when it was true.
     pub seen: BTreeMap<String, (Time, Option<Pod>)>,
     pub plane: Plane,
+    /// The leader that has no pod although nobody wants one of it, and since when.
+    pub lost: Option<(String, Time)>,
     /// Until when calls to a pooler fail.
     pub silent: BTreeMap<String, Time>,
     /// Until when the topology does not answer.
@@ -120,6 +122,7 @@ impl World {
             pods: BTreeMap::new(),
             seen: BTreeMap::new(),
             plane: Plane::new(policy),
+            lost: None,
             silent: BTreeMap::new(),
             blind_until: 0,
             blocked: None,
