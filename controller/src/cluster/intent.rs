@@ -63,6 +63,19 @@ impl Intent {
         Some(intent)
     }
 
+    /// Adds the one thing that a child which talks to the managed global topology takes from that server's template: the root of
+    /// its keys. The rest of the template is not the child's.
+    fn in_topology(mut self, observed: &Observed, resolved: &ResolvedCluster) -> Self {
+        if resolved.managed_topo().is_some() {
+            let spec = &observed.cluster.spec;
+            let reference = spec.global_topo_server.as_ref().and_then(|topo| topo.template_ref.as_deref());
+            let name = root_of(&template(TemplateKind::CoreTemplate, reference, spec.template_defaults.as_ref()));
+            let digest = observed.templates.get(&name).cloned().unwrap_or_default();
+            self.templates.insert(name, digest);
+        }
+        self
+    }
+
     /// Whether only templates have changed since `before`.
     fn follows_templates_alone(&self, before: &Self) -> bool {
         self.own == before.own && self.templates != before.templates
@@ -249,7 +262,8 @@ fn cell(observed: &Observed, resolved: &ResolvedCluster, name: &str) -> Result<I
     let content = bare(&spec, &format!("cells[{name}]"), said)?;
     let config = observed.cluster.spec.cells.iter().find(|cell| cell.name == name);
     let reference = config.and_then(|config| config.cell_template.as_deref());
-    Ok(intent(observed, &content, [(TemplateKind::CellTemplate, reference)]))
+    let intent = intent(observed, &content, [(TemplateKind::CellTemplate, reference)]);
+    Ok(intent.in_topology(observed, resolved))
 }
 
 fn table_group(observed: &Observed, resolved: &ResolvedCluster, database: &str, group: &str) -> Result<Intent, Error> {
@@ -260,7 +274,7 @@ fn table_group(observed: &Observed, resolved: &ResolvedCluster, database: &str, 
     let references = databases.iter().find(|config| config.name == database).map(|config| shards(config, group));
     let references = references.filter(|references| !references.is_empty()).unwrap_or_else(|| vec![None]);
     let references = references.iter().map(|reference| (TemplateKind::ShardTemplate, reference.as_deref()));
-    Ok(intent(observed, &content, references))
+    Ok(intent(observed, &content, references).in_topology(observed, resolved))
 }
 
 /// The template that each shard of a table group names.
@@ -308,7 +322,7 @@ fn deployment(observed: &Observed, resolved: &ResolvedCluster, part: Part) -> Re
     });
     let mut intent = intent(observed, &content, [(TemplateKind::CoreTemplate, reference)]);
     intent.spread = effective.spec.replicas.unwrap_or(1) > 1;
-    Ok(intent)
+    Ok(if part == Part::Admin { intent.in_topology(observed, resolved) } else { intent })
 }
 
 fn intent<'r>(
@@ -336,6 +350,11 @@ fn template(kind: TemplateKind, reference: Option<&str>, defaults: Option<&Templ
     });
     let named = [reference, default].into_iter().flatten().find(|name| !name.is_empty());
     format!("{kind}/{}", named.unwrap_or(DEFAULT_TEMPLATE))
+}
+
+/// The key under which the root path that a CoreTemplate gives has a digest of its own. No template has a colon in its name.
+pub fn root_of(template: &str) -> String {
+    format!("{template}:rootPath")
 }
 
 /// A resolved spec without what the operator filled in. `at` is where the spec stands in the cluster.

@@ -88,7 +88,7 @@ pub struct Observed {
     pub own: Option<Box<ResolvedCluster>>,
     /// Which default images it runs.
     pub adopted: Adopted,
-    /// Digests of the templates that it uses, by `Kind/name`.
+    /// Digests of the templates that it uses, by `Kind/name`, and of the root path that a CoreTemplate gives, by `intent::root_of`.
     pub templates: BTreeMap<String, String>,
     /// Other clusters that use the same templates, read only while some template has a version that this one has not.
     pub peers: Vec<Peer>,

@@ -144,7 +144,7 @@ fn emptied<S: Default>(templates: &BTreeMap<String, S>) -> BTreeMap<String, S> {
     templates.keys().map(|name| (name.clone(), S::default())).collect()
 }
 
-/// Digests of the templates that a cluster uses, by `Kind/name`.
+/// Digests of the templates that a cluster uses, by `Kind/name`, and of the root path that a CoreTemplate gives, by `intent::root_of`.
 pub(super) fn digests(
     resolved: &Result<Box<ResolvedCluster>, Vec<Refusal>>,
     templates: &Templates,
@@ -153,6 +153,13 @@ pub(super) fn digests(
     if let Ok(resolved) = resolved {
         let used = &resolved.resolved_templates;
         digest(TemplateKind::CoreTemplate, &used.core_templates, &templates.core, &mut digests)?;
+        for (name, spec) in used.core_templates.iter().filter_map(|name| Some((name, templates.core.get(name)?))) {
+            let etcd = spec.global_topo_server.as_ref().and_then(|topo| topo.etcd.as_ref());
+            if let Some(root) = etcd.and_then(|etcd| etcd.root_path.as_ref()) {
+                let name = intent::root_of(&format!("{}/{name}", TemplateKind::CoreTemplate));
+                digests.insert(name, revision::intent(&revision::value(root)?));
+            }
+        }
         digest(TemplateKind::CellTemplate, &used.cell_templates, &templates.cell, &mut digests)?;
         digest(TemplateKind::ShardTemplate, &used.shard_templates, &templates.shard, &mut digests)?;
     }
