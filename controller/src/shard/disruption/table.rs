@@ -166,10 +166,12 @@ fn work(view: &View) -> Verdict {
     }
     let live = || in_order(view).into_iter().filter(|member| member.is_live());
     // One that is on its way back costs nothing more. Nobody else goes before it.
-    let sick: Vec<&Member> = live()
+    let mut sick: Vec<&Member> = live()
         .filter(|member| member.wanted && member.outdated.is_some() && member.role != Role::Primary)
         .filter(|member| !view.is_healthy(member))
         .collect();
+    // One that says it is no use goes before one that only does not answer; of those the latest, which may not be back from its own turn.
+    sick.sort_by_key(|member| (member.vitals.is_none(), Reverse(member.created)));
     // Of several that are not well it is not known which ones still confirm commits. Most get well or prove to be down; after a
     // while the policy alone decides.
     let patient = view.blocked_since.is_none_or(|since| view.past(since, PROGRESS_DEADLINE).is_none());

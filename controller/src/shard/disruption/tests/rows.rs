@@ -194,6 +194,23 @@ fn p7_a_silent_member_may_still_confirm_commits() {
 }
 
 #[test]
+fn p7_of_several_that_are_not_well_the_one_that_certainly_is_not_goes_first() {
+    let silent = |member: &mut Member| {
+        member.ready = false;
+        member.vitals = None;
+    };
+    let mut view = three();
+    view.members.push(member("d", "z1", 1));
+    let view = View { blocked_since: Some(ago(PROGRESS_DEADLINE)), ..view.each(outdated) };
+    assert_eq!(requested(&decide(&view.clone().with("b", silent).with("c", sick))), "c");
+    let young = |member: &mut Member| {
+        silent(member);
+        member.created = Some(secs(600));
+    };
+    assert_eq!(requested(&decide(&view.with("b", silent).with("c", young))), "c");
+}
+
+#[test]
 fn p7_without_a_primary_the_cure_is_tried_on_all_claims_last() {
     let view = three().each(outdated).each(dead);
     assert_eq!(decide(&view).act, Some(Act::Replace { pod: "b".into() }));
