@@ -94,6 +94,9 @@ impl Input {
         let database = &mut sized.spec["databases"][0];
         let groups = if database["tableGroups"].is_array() { "tableGroups" } else { "tablegroups" };
         let shard = &mut database[groups][0]["shards"][0];
+        if let Some(pools) = shard.pointer_mut("/overrides/pools").and_then(Value::as_object_mut) {
+            pools.values_mut().for_each(|pool| pool["replicasPerCell"] = replicas.into());
+        }
         let described = if shard["spec"].is_object() {
             &mut shard["spec"]
         } else {

@@ -8,7 +8,9 @@ use super::{
     world::{Pod, World},
 };
 use crate::{
-    shard::disruption::{Act, Drain, Ending, Failures, Member, Node, Presence, Role, Row, View, Vitals, decide},
+    shard::disruption::{
+        Act, Drain, Ending, Failures, Member, Node, PROGRESS_DEADLINE, Presence, Role, Row, View, Vitals, decide,
+    },
     upstream::Lifecycle,
 };
 
@@ -205,7 +207,14 @@ impl World {
     fn goes(&mut self, name: &str) {
         let now = self.now;
         let wanted = self.spec.wanted();
-        let ours: Vec<&String> = self.ours.keys().filter(|other| *other != name).collect();
+        // Who is up to date is waited for however long it takes. Of outdated ones that do not get well the policy alone decides after
+        // a while: a newer description may be the cure.
+        let waited_for = |other: &String, since: Time| {
+            let outdated = self.pods.get(other).is_some_and(|pod| pod.version != self.spec.version);
+            !outdated || u128::from(now - since) < PROGRESS_DEADLINE.as_millis()
+        };
+        let ours = self.ours.iter().filter(|(other, since)| *other != name && waited_for(other, **since));
+        let ours: Vec<&String> = ours.map(|(other, _)| other).collect();
         assert!(ours.is_empty(), "{name} goes while {ours:?} are down by our doing");
         let others = || self.pods.keys().filter(|other| *other != name);
         let well: Vec<&String> = others().filter(|other| self.plane.counts(other, now)).collect();
@@ -217,9 +226,8 @@ impl World {
             self.plane.suffices(well.iter().copied()) || (!slack && all_well) || moves_only || !counted,
             "{name} goes, and only {well:?} are left"
         );
-        let uid = self.pods[name].uid;
         if wanted.contains_key(name) && counted {
-            self.ours.insert(name.to_owned(), uid);
+            self.ours.insert(name.to_owned(), now);
         }
     }
 }

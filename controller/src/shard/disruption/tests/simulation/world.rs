@@ -95,8 +95,8 @@ pub struct World {
     /// Until when the topology does not answer.
     pub blind_until: Time,
     pub blocked: Option<(Time, Reason)>,
-    /// Members that are down by our doing, until they count again.
-    pub ours: BTreeMap<String, u64>,
+    /// Members that are down by our doing, until they count again, and since when.
+    pub ours: BTreeMap<String, Time>,
     pub switchovers: usize,
     pub drained: usize,
     pub acts: usize,
