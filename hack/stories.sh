@@ -8,8 +8,9 @@ ensure_nextest
 [ -n "${MULTIGRES_BUILT:-}" ] || cargo nextest run --locked --workspace --no-run
 export MULTIGRES_BUILT=1
 if [ "$FORM" = soak ]; then
-  step "all rotations of certificates, all fields, and all generated reviews"
-  cargo nextest run --locked --workspace --profile soak --run-ignored only -E 'test(pki::rotation) or test(every_field_within_an_affinity)'
+  step "all rotations of certificates, all lives of a simulated shard, all fields, and all generated reviews"
+  cargo nextest run --locked --workspace --profile soak --run-ignored only \
+    -E 'test(pki::rotation) or test(disruption) or test(every_field_within_an_affinity)'
   cargo nextest run --locked --workspace --profile soak -E 'binary(generated)'
   hack/test-oldest.sh
 fi

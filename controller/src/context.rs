@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret};
 use kube::{Api, Client};
 use shared::{
     clock::Clock,
@@ -20,6 +20,7 @@ use crate::{
     plan::Note,
     requeue::Backoff,
     settings::Settings,
+    shard::node,
     stores::Stores,
     upstream::Upstream,
 };
@@ -83,15 +84,18 @@ impl Events {
 
 /// How long the answer to a read of a user's object is used again.
 const FRESH_FOR: Duration = Duration::from_mins(1);
+/// How long the answer to a read of a node is used again, by all shards with pods there.
+const NODE_FRESH_FOR: Duration = Duration::from_secs(5);
 /// How long one such read may take.
 const READ_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Reads Secrets and ConfigMaps of users by name, each at most once a minute.
+/// Reads Secrets and ConfigMaps of users by name, each at most once a minute, and the nodes that our pods run on.
 ///
 /// They are never listed or watched: their number is not ours to know, and memory must not grow with it.
 pub struct References {
     client: Client,
     seen: Mutex<HashMap<Asked, (Instant, Answer)>>,
+    nodes: Mutex<HashMap<String, (Instant, Option<node::Seen>)>>,
 }
 
 /// Kind, namespace and name.
@@ -109,7 +113,7 @@ pub struct Seen {
 impl References {
     /// Reads through `client`.
     pub fn new(client: Client) -> Self {
-        Self { client, seen: Mutex::new(HashMap::new()) }
+        Self { client, seen: Mutex::default(), nodes: Mutex::default() }
     }
 
     /// The data of a Secret, or `None` if there is none of that name.
@@ -137,6 +141,23 @@ impl References {
             Arc::new(Seen { data: text.chain(binary).collect() })
         });
         Ok(self.remember("ConfigMap", namespace, name, found))
+    }
+
+    /// What matters of a node, or `None` if there is none of that name. Looked at more often than other objects: who empties a
+    /// node waits for us.
+    pub async fn node(&self, name: &str) -> Result<Option<node::Seen>, Error> {
+        {
+            let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+            nodes.retain(|_, (at, _)| at.elapsed() < NODE_FRESH_FOR);
+            if let Some((_, known)) = nodes.get(name) {
+                return Ok(known.clone());
+            }
+        }
+        let api: Api<Node> = Api::all(self.client.clone());
+        let found = read(api.get_opt(name), "Node", "", name).await?.map(|node| node::Seen::of(&node));
+        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        nodes.insert(name.to_owned(), (Instant::now(), found.clone()));
+        Ok(found)
     }
 
     /// What was found lately, if anybody asked.

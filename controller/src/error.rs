@@ -60,6 +60,12 @@ pub enum Error {
         #[source]
         source: upstream::Error,
     },
+    /// A volume would have been given up without anything to restore it from.
+    #[error("{pooler} knows of no complete backup")]
+    NoBackup {
+        /// Whom we asked.
+        pooler: String,
+    },
     /// Key material could not be generated or parsed.
     #[error("certificates of {object}")]
     Pki {
@@ -135,7 +141,9 @@ impl Error {
             | Self::Foreign { .. }
             | Self::Unlabelled { .. }
             | Self::Serialise { .. } => Class::Bug,
-            Self::Deadline { .. } | Self::Upstream { .. } | Self::Pki { .. } => Class::Transient,
+            Self::Deadline { .. } | Self::Upstream { .. } | Self::NoBackup { .. } | Self::Pki { .. } => {
+                Class::Transient
+            }
         }
     }
 

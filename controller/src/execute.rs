@@ -6,11 +6,12 @@
 mod trouble;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, Resource, ResourceExt as _,
     api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions},
@@ -26,10 +27,11 @@ use shared::{
 
 use crate::{
     error::Error,
-    metrics::Metrics,
+    metrics::{Drained, Metrics},
     plan::{Action, Plan, Requeue, Target, TopoWrite, Write},
     stores::Stores,
-    upstream::{self, TopoAddress, Upstream, Written},
+    takeover,
+    upstream::{self, PoolerAddress, Reloaded, TopoAddress, Upstream, Written},
 };
 
 pub use trouble::Trouble;
@@ -93,8 +95,14 @@ impl Executor {
         let mut outcome = Outcome { requeue: plan.requeue, errors: Vec::new(), sent: 0 };
         let mut settled = true;
         for write in plan.writes {
+            let reason = write.reason;
             match self.write(write).await {
                 Ok(effect) => {
+                    if effect == Effect::Sent
+                        && let Some(how) = Drained::by(reason)
+                    {
+                        self.metrics.drained(&ObjectKey::of(object), how);
+                    }
                     outcome.sent += usize::from(effect == Effect::Sent);
                     settled &= effect == Effect::Held;
                 }
@@ -116,27 +124,99 @@ impl Executor {
     }
 
     async fn write(&self, intended: Write) -> Result<Effect, Error> {
-        let reason = intended.reason;
-        let effect = match intended.action {
-            Action::Apply(object) => self.apply(object).await?,
-            Action::CreateOnce(object) => self.create_once(object).await?,
-            Action::Merge { target, patch } => self.merge(target, patch).await?,
-            Action::Delete(target) => self.delete(target).await?,
+        let effect = self.act(intended.action).await?;
+        if effect == Effect::Sent {
+            self.metrics.writes.with_label_values(&[intended.reason]).inc();
+        }
+        Ok(effect)
+    }
+
+    async fn act(&self, action: Action) -> Result<Effect, Error> {
+        match action {
+            Action::Apply(object) => self.apply(object).await,
+            Action::CreateOnce(object) => self.create_once(object).await,
+            Action::Merge { target, patch } => self.merge(target, patch).await,
+            Action::Delete(target) => self.delete(target, None).await,
+            Action::Remove { target, resource_version } => self.delete(target, Some(resource_version)).await,
+            Action::Sequence(actions) => {
+                let mut sum = Effect::Held;
+                for action in actions {
+                    match Box::pin(self.act(action)).await? {
+                        // What was observed is not what is there: the rest was decided about something else.
+                        Effect::Unseen => return Ok(if sum == Effect::Sent { sum } else { Effect::Unseen }),
+                        Effect::Sent => sum = Effect::Sent,
+                        Effect::Held => {}
+                    }
+                }
+                Ok(sum)
+            }
+            Action::HandOver { primary, standbys, orchestrators } => {
+                let what = format!("switching over from {primary}");
+                let outcome = takeover::hand_over(&self.upstream, &primary, &standbys, &orchestrators).await;
+                outcome.map(|()| Effect::Sent).map_err(|source| Error::Upstream { what, source })
+            }
+            Action::Hasten { orchestrators } => {
+                takeover::hasten(&self.upstream, &orchestrators).await;
+                Ok(Effect::Unseen)
+            }
+            Action::LeaveCohort { primary, member } => {
+                let what = format!("taking {member} out of the cohort of {primary}");
+                let outcome = self.upstream.poolers().leave_cohort(&primary, &member).await;
+                outcome.map(|()| Effect::Sent).map_err(|source| Error::Upstream { what, source })
+            }
+            Action::Reload { pooler, expected, target, done, needs_restart } => {
+                self.reload(&pooler, &expected, target, done, needs_restart).await
+            }
+            Action::RequireBackup { pooler } => {
+                let what = format!("asking {pooler} for backups");
+                match self.upstream.poolers().complete_backups(&pooler).await {
+                    Ok(0) => Err(Error::NoBackup { pooler: pooler.to_string() }),
+                    Ok(_) => Ok(Effect::Held),
+                    Err(source) => Err(Error::Upstream { what, source }),
+                }
+            }
+            Action::RequireAbsent { pod } => {
+                let api: Api<Pod> = Api::namespaced(self.client.clone(), pod.namespace.as_deref().unwrap_or_default());
+                let found = self.call("get", &pod, api.get_metadata_opt(&pod.name)).await?;
+                Ok(if found.is_some() { Effect::Unseen } else { Effect::Held })
+            }
             Action::Topology { at, write } => {
                 let what = format!("{write:?} in the topology server {}", at.endpoints.join(","));
                 let call = topology(&self.upstream, &at, &write);
                 match tokio::time::timeout(TOPOLOGY_DEADLINE, call).await {
-                    Ok(Ok(true)) => Effect::Sent,
-                    Ok(Ok(false)) => Effect::Held,
-                    Ok(Err(source)) => return Err(Error::Upstream { what, source }),
-                    Err(_) => return Err(Error::Deadline { what, seconds: TOPOLOGY_DEADLINE.as_secs() }),
+                    Ok(Ok(true)) => Ok(Effect::Sent),
+                    Ok(Ok(false)) => Ok(Effect::Held),
+                    Ok(Err(source)) => Err(Error::Upstream { what, source }),
+                    Err(_) => Err(Error::Deadline { what, seconds: TOPOLOGY_DEADLINE.as_secs() }),
                 }
             }
-        };
-        if effect == Effect::Sent {
-            self.metrics.writes.with_label_values(&[reason]).inc();
         }
-        Ok(effect)
+    }
+
+    /// Reloads settings. Files reach a pod with a delay and poolers may be busy, so anything but an answer means: later.
+    async fn reload(
+        &self,
+        pooler: &PoolerAddress,
+        expected: &BTreeMap<String, String>,
+        target: Target,
+        done: Value,
+        needs_restart: Value,
+    ) -> Result<Effect, Error> {
+        match self.upstream.poolers().reload(pooler, expected).await {
+            Ok(Reloaded::Done) => self.merge(target, done).await,
+            Ok(Reloaded::NeedsRestart(names)) => {
+                tracing::info!(%pooler, settings = names.join(","), "settings need a restart");
+                self.merge(target, needs_restart).await
+            }
+            Ok(Reloaded::Pending(names)) => {
+                tracing::debug!(%pooler, settings = names.join(","), "settings have not reached the pod yet");
+                Ok(Effect::Unseen)
+            }
+            Err(error) => {
+                tracing::warn!(%pooler, error = shared::telemetry::chain(&error), "settings not reloaded; tried again");
+                Ok(Effect::Unseen)
+            }
+        }
     }
 
     async fn apply(&self, object: Object) -> Result<Effect, Error> {
@@ -228,7 +308,8 @@ impl Executor {
         }
     }
 
-    async fn delete(&self, target: Target) -> Result<Effect, Error> {
+    /// Deletes an object by UID and, where one is given, only at that version.
+    async fn delete(&self, target: Target, resource_version: Option<String>) -> Result<Effect, Error> {
         if self.memory().deleted.contains_key(&target.uid) {
             return Ok(Effect::Unseen);
         }
@@ -238,11 +319,12 @@ impl Executor {
             Some(live) if live.uid().as_deref() == Some(target.uid.as_str()) => live,
             _ => return Ok(Effect::Unseen),
         };
-        if live.metadata.deletion_timestamp.is_some() {
+        let changed = resource_version.is_some() && live.metadata.resource_version != resource_version;
+        if changed || live.metadata.deletion_timestamp.is_some() {
             return Ok(Effect::Unseen);
         }
         let params = DeleteParams {
-            preconditions: Some(Preconditions { uid: Some(target.uid.clone()), resource_version: None }),
+            preconditions: Some(Preconditions { uid: Some(target.uid.clone()), resource_version }),
             ..DeleteParams::background()
         };
         match self.call("delete", &target.key, api.delete(&target.key.name, &params)).await {
@@ -493,46 +575,5 @@ fn significant(status: &Value) -> (String, Vec<(String, String)>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_merge_patch_that_changes_nothing_is_recognised() {
-        let live = json!({"metadata": {"finalizers": ["a"], "labels": {"x": "1", "y": "2"}}});
-        assert!(holds_patch(&live, &json!({"metadata": {"finalizers": ["a"]}})));
-        assert!(holds_patch(&live, &json!({"metadata": {"annotations": {"gone": null}}})));
-        assert!(!holds_patch(&live, &json!({"metadata": {"labels": {"x": null}}})));
-        assert!(!holds_patch(&live, &json!({"metadata": {"finalizers": []}})));
-    }
-
-    #[test]
-    fn an_absent_status_field_equals_an_empty_one() {
-        assert!(same_status(
-            &json!({"phase": "Healthy"}),
-            &json!({"phase": "Healthy", "podRoles": {}, "conditions": []})
-        ));
-        assert!(!same_status(&json!({"phase": "Healthy"}), &json!({"phase": "Healthy", "ready": 0})));
-        assert!(!same_status(&Value::Null, &json!({"phase": "Healthy"})));
-    }
-
-    #[test]
-    fn on_the_way_only_availability_is_significant() {
-        let one = json!({"phase": "Progressing", "conditions": [{"type": "Available", "status": "False"}, {"type": "Ready", "status": "False"}]});
-        let mut two = one.clone();
-        two["conditions"][1]["status"] = json!("True");
-        assert_eq!(significant(&one), significant(&two));
-        two["conditions"][0]["status"] = json!("True");
-        assert_ne!(significant(&one), significant(&two));
-    }
-
-    #[test]
-    fn phase_and_conditions_are_significant_and_texts_are_not() {
-        let one = json!({"phase": "Degraded", "message": "1 of 3", "conditions": [{"type": "Available", "status": "False", "reason": "X", "message": "1 of 3"}]});
-        let mut two = one.clone();
-        two["message"] = json!("2 of 3");
-        two["conditions"][0]["message"] = json!("2 of 3");
-        assert_eq!(significant(&one), significant(&two));
-        two["conditions"][0]["status"] = json!("True");
-        assert_ne!(significant(&one), significant(&two));
-    }
-}
+#[path = "execute_tests.rs"]
+mod tests;

@@ -22,6 +22,7 @@ pub mod settings;
 pub mod shard;
 pub mod stores;
 pub mod table_group;
+mod takeover;
 pub mod topo_server;
 pub mod upstream;
 pub mod watch;

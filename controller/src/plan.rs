@@ -3,12 +3,12 @@
 //! `decide` of every kind returns a [`Plan`] and does nothing else; only `execute` has effects. Everything that wants to know
 //! what the operator *would* do (tests that stop at every write, explanations, simulation) stands on this split.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::Value;
 use shared::kubeutil::{Object, ObjectKey};
 
-use crate::upstream::{CellRecord, DatabaseRecord, LifecycleMark, MemberChange, PoolerId, TopoAddress};
+use crate::upstream::{CellRecord, DatabaseRecord, LifecycleMark, MemberChange, PoolerAddress, PoolerId, TopoAddress};
 
 /// The outcome of `decide` for one object of ours, with `S` the status type of its kind.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,6 +67,60 @@ pub enum Action {
     },
     /// Delete exactly this object, by UID.
     Delete(Target),
+    /// Delete exactly this pod, and only while it is as it was observed: any change since asks for another decision.
+    Remove {
+        /// Which.
+        target: Target,
+        /// `metadata.resourceVersion` as observed.
+        resource_version: String,
+    },
+    /// Several effects, each one only after the one before it is in force.
+    Sequence(Vec<Action>),
+    /// Ask a primary to become a standby, hurry its orchestrators from the same moment on, and wait for a while until one of the
+    /// standbys serves.
+    HandOver {
+        /// The primary.
+        primary: PoolerAddress,
+        /// Who may take over.
+        standbys: Vec<PoolerAddress>,
+        /// Who elects.
+        orchestrators: Vec<PoolerAddress>,
+    },
+    /// Have orchestrators run a recovery cycle now. Best effort.
+    Hasten {
+        /// Who elects.
+        orchestrators: Vec<PoolerAddress>,
+    },
+    /// Have a primary change its rule so that it no longer counts a member.
+    LeaveCohort {
+        /// The primary.
+        primary: PoolerAddress,
+        /// The member.
+        member: PoolerId,
+    },
+    /// Have a pooler read its settings again, and note on its pod what came of it.
+    Reload {
+        /// The pooler.
+        pooler: PoolerAddress,
+        /// What its files must say.
+        expected: BTreeMap<String, String>,
+        /// Its pod.
+        target: Target,
+        /// Merge patch for settings that are in force.
+        done: Value,
+        /// Merge patch for settings of which some need a restart.
+        needs_restart: Value,
+    },
+    /// Go on only if the repository holds a complete backup.
+    RequireBackup {
+        /// Whom to ask.
+        pooler: PoolerAddress,
+    },
+    /// Go on only if the API server itself says that there is no such pod.
+    RequireAbsent {
+        /// Which.
+        pod: ObjectKey,
+    },
     /// A write to the cluster's topology server.
     Topology {
         /// Which server and root.

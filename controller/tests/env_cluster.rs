@@ -57,7 +57,6 @@ const MINIMAL: &[&str] = &[
     "ConfigMap/minimal-postgres-default-0-inf-1e3c045c-exporter-queries",
     "ConfigMap/minimal-postgres-default-0-inf-1e3c045c-postgres-config",
     "Service/minimal-postgres-default-0-inf-pool-default-zone-a-h---22cdf02c",
-    "PodDisruptionBudget/minimal-postgres-default-0-inf-pdb-standby-59f03d3d",
     "PersistentVolumeClaim/backup-data-minimal-postgres-default-0-inf-zone-a",
     "PersistentVolumeClaim/data-minimal-postgres-default-0-inf-pool-default-zone-a-a3a0d77b-0",
     "PersistentVolumeClaim/data-minimal-postgres-default-0-inf-pool-default-zone-a-a3a0d77b-1",
@@ -279,7 +278,7 @@ async fn drift_of_children_is_reverted_and_foreign_fields_stay() {
     const CELL: &str = "Cell/minimal-zone-a-96c88ae0";
     const HBA: &str = "ConfigMap/minimal-postgres-default-0-inf-1e3c045c-pg-hba";
     const POD: &str = "Pod/minimal-postgres-default-0-inf-pool-default-zone-a-a3a0d77b-1";
-    const BUDGET: &str = "PodDisruptionBudget/minimal-postgres-default-0-inf-pdb-standby-59f03d3d";
+    const BUDGET: &str = "PodDisruptionBudget/minimal-global-topo";
 
     let Some(bed) = Bed::open().await else { return };
     bed.create_cluster("minimal", &minimal()).await;

@@ -183,7 +183,7 @@ impl World {
             net,
             folder: tempfile::tempdir().unwrap(),
             settings: Args::try_parse_from(["controller"]).unwrap().work.settings(true, |_| None),
-            upstream: Upstream::of(plane.topology, plane.poolers, Arc::new(members)),
+            upstream: Upstream::of(plane.topology, plane.poolers.clone(), plane.poolers, Arc::new(members)),
             server,
             list: None,
             set: None,

@@ -38,6 +38,8 @@ pub const ZONE_ID: &str = "multigres.com/zone-id";
 pub const REGION: &str = "multigres.com/region";
 /// Role of a pool pod, where it has a special one.
 pub const ROLE: &str = "multigres.com/role";
+/// Value of [`ROLE`] on the pod of the confirmed primary; no other pod carries it.
+pub const PRIMARY: &str = "primary";
 /// Since when a volume claim waits for its delayed deletion, see [`orphan_since`].
 pub const ORPHAN_SINCE: &str = "multigres.com/orphan-since";
 /// Marks a cluster that refers to a CoreTemplate.

@@ -28,11 +28,19 @@ pub fn cell(owner: &Owner, project: Option<&str>, spec: &CellSpec, pinned: &Anno
 }
 
 /// A table group.
-pub fn table_group(owner: &Owner, project: Option<&str>, spec: &TableGroupSpec, pinned: &Annotations) -> TableGroup {
+pub fn table_group(
+    owner: &Owner,
+    project: Option<&str>,
+    paused: Option<&str>,
+    spec: &TableGroupSpec,
+    pinned: &Annotations,
+) -> TableGroup {
     let labels = label::of_table_group(&owner.name, &spec.database_name, &spec.table_group_name);
     let name = name::table_group(&owner.name, &spec.database_name, &spec.table_group_name);
     let mut metadata = owner.meta(name, labels);
-    metadata.annotations = annotations(marked(project, pinned));
+    let mut handed_down = marked(project, pinned);
+    handed_down.extend(paused.map(|value| (annotation::PAUSE.to_owned(), value.to_owned())));
+    metadata.annotations = annotations(handed_down);
     TableGroup { metadata, spec: spec.clone(), status: None }
 }
 

@@ -201,6 +201,11 @@ impl Observed {
         self.cluster.annotations().get(annotation::PROJECT_REF).map(String::as_str)
     }
 
+    /// The user's wish that running pods are left as they are.
+    fn paused(&self) -> Option<&str> {
+        self.cluster.annotations().get(annotation::PAUSE).map(String::as_str)
+    }
+
     /// The records that the topology should hold.
     fn wanted_records(&self, resolved: &ResolvedCluster, now: Timestamp) -> Wanted {
         let mut wanted = Wanted::default();
@@ -329,7 +334,8 @@ fn carry_out(
     for group in resolved.table_groups() {
         let key = (group.database_name.clone(), group.table_group_name.clone());
         let pinned = settled.table_groups.get(&key).unwrap_or(&unpinned);
-        want(plan, "Desired", &children::table_group(owner, observed.project(), group, pinned))?;
+        let group = children::table_group(owner, observed.project(), observed.paused(), group, pinned);
+        want(plan, "Desired", &group)?;
     }
     let spec = &observed.cluster.spec;
     want(plan, "Desired", &gateway::primary_service(owner, spec.external_gateway.as_ref()))?;

@@ -1,7 +1,7 @@
 //! Measures the calls of the data plane, whatever answers them.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,8 +10,9 @@ use futures::future::BoxFuture;
 use prometheus::HistogramVec;
 
 use crate::upstream::{
-    CellRecord, DatabaseRecord, Error, LifecycleMark, Listing, Member, MemberChange, Members, Pooler, PoolerAddress,
-    PoolerId, PoolerStatus, Registration, Result, Scope, Snapshot, TopoAddress, Topology, Upstream, Written,
+    CellRecord, DatabaseRecord, Error, LifecycleMark, Listing, Member, MemberChange, Members, Orchestrator, Pooler,
+    PoolerAddress, PoolerId, PoolerStatus, Registration, Reloaded, Result, Scope, Snapshot, TopoAddress, Topology,
+    Upstream, Written,
 };
 
 /// Label value of a call that worked.
@@ -26,7 +27,12 @@ struct Timed {
 /// Wraps a data plane.
 pub(super) fn timed(inner: Upstream, topology: HistogramVec, poolers: HistogramVec) -> Upstream {
     let timed = Arc::new(Timed { inner, topology, poolers });
-    Upstream::of(Arc::clone(&timed) as Arc<dyn Topology>, Arc::clone(&timed) as Arc<dyn Pooler>, timed)
+    Upstream::of(
+        Arc::clone(&timed) as Arc<dyn Topology>,
+        Arc::clone(&timed) as Arc<dyn Pooler>,
+        Arc::clone(&timed) as Arc<dyn Orchestrator>,
+        timed,
+    )
 }
 
 /// Observes when it goes away, so that a call that is given up counts, too.
@@ -76,6 +82,17 @@ impl Timed {
     ) -> BoxFuture<'a, Result<T>> {
         Box::pin(async move {
             let watch = Watch::new(&self.topology, what);
+            watch.ended(call.await)
+        })
+    }
+
+    fn pooler<'a, T: Send + 'a>(
+        &'a self,
+        what: &'static str,
+        call: BoxFuture<'a, Result<T>>,
+    ) -> BoxFuture<'a, Result<T>> {
+        Box::pin(async move {
+            let watch = Watch::new(&self.poolers, what);
             watch.ended(call.await)
         })
     }
@@ -151,10 +168,33 @@ impl Topology for Timed {
 
 impl Pooler for Timed {
     fn status<'a>(&'a self, address: &'a PoolerAddress, deadline: Duration) -> BoxFuture<'a, Result<PoolerStatus>> {
-        Box::pin(async move {
-            let watch = Watch::new(&self.poolers, "Status");
-            watch.ended(self.inner.poolers().status(address, deadline).await)
-        })
+        self.pooler("Status", self.inner.poolers().status(address, deadline))
+    }
+
+    fn resign<'a>(&'a self, primary: &'a PoolerAddress) -> BoxFuture<'a, Result<()>> {
+        self.pooler("Resign", self.inner.poolers().resign(primary))
+    }
+
+    fn leave_cohort<'a>(&'a self, primary: &'a PoolerAddress, member: &'a PoolerId) -> BoxFuture<'a, Result<()>> {
+        self.pooler("LeaveCohort", self.inner.poolers().leave_cohort(primary, member))
+    }
+
+    fn reload<'a>(
+        &'a self,
+        address: &'a PoolerAddress,
+        expected: &'a BTreeMap<String, String>,
+    ) -> BoxFuture<'a, Result<Reloaded>> {
+        self.pooler("Reload", self.inner.poolers().reload(address, expected))
+    }
+
+    fn complete_backups<'a>(&'a self, address: &'a PoolerAddress) -> BoxFuture<'a, Result<usize>> {
+        self.pooler("Backups", self.inner.poolers().complete_backups(address))
+    }
+}
+
+impl Orchestrator for Timed {
+    fn hasten<'a>(&'a self, address: &'a PoolerAddress) -> BoxFuture<'a, Result<()>> {
+        self.pooler("Hasten", self.inner.orchestrators().hasten(address))
     }
 }
 

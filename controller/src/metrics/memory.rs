@@ -23,6 +23,19 @@ pub enum Drained {
     Error,
 }
 
+impl Drained {
+    /// What a write of the disruption planner says about the end of a drain, by its reason in the plan.
+    pub fn by(reason: &str) -> Option<Self> {
+        Some(match reason {
+            "DrainCompleted" => Self::Success,
+            "DrainForced" => Self::Timeout,
+            "DrainCancelled" => Self::Cancelled,
+            "DrainAborted" | "SwitchoverFailed" => Self::Error,
+            _ => return None,
+        })
+    }
+}
+
 /// The passes of one object.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Passes {

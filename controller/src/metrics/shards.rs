@@ -24,6 +24,8 @@ const REQUIRED_POOLERS: f64 = 2.0;
 const BACKUP_HEALTHY: &str = "BackupHealthy";
 /// Condition of a shard: whether its records can be read.
 const TOPOLOGY_REACHABLE: &str = "TopologyReachable";
+/// Condition of a shard: why its pods cannot be changed now.
+const DISRUPTION_BLOCKED: &str = "DisruptionBlocked";
 
 /// A pool in one cell.
 struct InCell {
@@ -218,6 +220,13 @@ impl Objects {
             "False" => Some(0.0),
             _ => None,
         });
+        let mut blocked = text.family("multigres_operator_disruption_blocked");
+        for shard in shards {
+            if let Some(condition) = find(shard, DISRUPTION_BLOCKED).filter(|condition| condition.status == "True") {
+                let reason = condition.reason.as_str();
+                blocked.add(&[&cluster_of(&**shard), &shard.name_any(), &namespace(&**shard), reason], 1.0);
+            }
+        }
         let mut drains = text.family("multigres_operator_drain_operations_total");
         for shard in shards {
             for (result, ended) in self.memory.drains(&ObjectKey::of(&**shard)) {

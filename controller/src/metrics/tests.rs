@@ -122,7 +122,7 @@ fn stores() -> Arc<Stores> {
     stores.shards.insert(shard(json!({
         "phase": "Degraded", "primary": "pod-0", "drift": { "pod-0": "image" },
         "lastBackupTime": "2027-01-15T07:00:00Z", "lastBackupType": "diff",
-        "conditions": [condition("BackupHealthy", "True"), condition("TopologyReachable", "False"), condition("Odd", "Unknown")],
+        "conditions": [condition("BackupHealthy", "True"), condition("TopologyReachable", "False"), condition("Odd", "Unknown"), condition("DisruptionBlocked", "True")],
     })));
     stores.pods.insert(pod("pod-0", true, &json!({})));
     stores.pods.insert(pod("pod-1", false, &json!({})));
@@ -191,6 +191,7 @@ fn objects_are_shown_as_the_tables_have_them() {
             &format!("multigres_operator_backup_healthy{{{of_shard}}} 1"),
             &format!(r#"multigres_operator_shard_primary_present{{{of_shard},shard_name="0-inf"}} 1"#),
             &format!("multigres_operator_shard_required_poolers{{{of_shard}}} 2"),
+            &format!(r#"multigres_operator_disruption_blocked{{{of_shard},reason="X"}} 1"#),
             &format!(r#"multigres_operator_drain_operations_total{{{of_shard},result="timeout"}} 0"#),
             r#"multigres_operator_topology_connected{cluster="minimal",cell="",namespace="prod"} 0"#,
             r#"multigres_operator_object_phase{kind="Cell",namespace="prod",name="minimal-zone-a",cluster="minimal",phase="Progressing"} 1"#,
@@ -252,6 +253,22 @@ fn passes_are_counted_by_object_and_by_the_worst_of_their_errors() {
             &format!("multigres_operator_object_last_success_timestamp_seconds{{{object}}} 1800000060"),
         ],
     );
+}
+
+#[test]
+fn writes_that_end_a_drain_are_told_from_others() {
+    let results = [
+        ("DrainCompleted", Some(Drained::Success)),
+        ("DrainForced", Some(Drained::Timeout)),
+        ("DrainCancelled", Some(Drained::Cancelled)),
+        ("DrainAborted", Some(Drained::Error)),
+        ("SwitchoverFailed", Some(Drained::Error)),
+        ("DrainStarted", None),
+        ("Desired", None),
+    ];
+    for (reason, expected) in results {
+        assert_eq!(Drained::by(reason), expected, "{reason}");
+    }
 }
 
 #[test]

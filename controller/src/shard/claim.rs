@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimSpec, VolumeResourceRequirements},
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::OwnerReference},
@@ -9,9 +10,11 @@ use k8s_openapi::{
 use kube::ResourceExt as _;
 use serde_json::json;
 use shared::{
+    annotation,
     api::v1alpha1::{BackupScope, PvcDeletionPolicy, PvcRetention, StorageSpec},
     label::{self, Component, Labels},
     name,
+    quantity::Quantity as Amount,
 };
 
 use super::{
@@ -24,6 +27,9 @@ use crate::plan::{Action, Target};
 const DATA_SIZE: &str = "1Gi";
 /// Size of a repository volume where none is given.
 const BACKUP_SIZE: &str = "10Gi";
+
+/// How long a volume that the policy gives up is kept all the same.
+pub const ORPHAN_RETENTION: SignedDuration = SignedDuration::from_hours(720);
 
 /// The claim for the data of one pod. It outlives its pod, and under the policy `Retain` also the Shard.
 pub fn data(scope: &Scope<'_>, member: &Member<'_>) -> PersistentVolumeClaim {
@@ -86,6 +92,72 @@ pub fn ownership(scope: &Scope<'_>, live: &PersistentVolumeClaim) -> Option<Acti
     }
     let references = if owners.is_empty() { serde_json::Value::Null } else { json!(owners) };
     Some(Action::Merge { target: Target::of(live)?, patch: json!({ "metadata": { "ownerReferences": references } }) })
+}
+
+/// Sets a claim aside whose pooler gave up on the data: it stays, marked with the time, and no pod uses it any more.
+pub fn set_aside(live: &PersistentVolumeClaim, now: Timestamp) -> Option<Action> {
+    let at = Timestamp::from_second(now.as_second()).unwrap_or(now);
+    let patch = json!({ "metadata": { "annotations": { annotation::QUARANTINED_AT: at.to_string() } } });
+    Some(Action::Merge { target: Target::of(live)?, patch })
+}
+
+/// How the size that the spec asks for compares with what an existing claim asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Resize {
+    /// Nothing to do.
+    None,
+    /// It grows, while it is in use.
+    Grow(Box<Action>),
+    /// No volume ever shrinks: it stays as large as it is.
+    Refused,
+}
+
+/// What becomes of the size of an existing claim, given what would be made today.
+pub fn resize(live: &PersistentVolumeClaim, desired: &PersistentVolumeClaim) -> Resize {
+    let size = |claim: &PersistentVolumeClaim| {
+        claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage").map(|size| size.0.clone())
+    };
+    let (Some(has), Some(wanted)) = (size(live), size(desired)) else { return Resize::None };
+    let (Ok(now), Ok(then)) = (has.parse::<Amount>(), wanted.parse::<Amount>()) else { return Resize::None };
+    if then < now {
+        return Resize::Refused;
+    }
+    if then == now {
+        return Resize::None;
+    }
+    let Some(target) = Target::of(live) else { return Resize::None };
+    let patch = json!({ "spec": { "resources": { "requests": { "storage": wanted } } } });
+    Resize::Grow(Box::new(Action::Merge { target, patch }))
+}
+
+/// What becomes of a data volume that no member uses any more: kept, or kept for [`ORPHAN_RETENTION`] and then deleted. None while
+/// there is nothing to do.
+pub fn give_up(scope: &Scope<'_>, live: &PersistentVolumeClaim, now: Timestamp) -> Option<(&'static str, Action)> {
+    let pool = live.labels().get(label::POOL)?;
+    let since = live.labels().get(label::ORPHAN_SINCE);
+    if when_scaled(scope, pool) == PvcRetention::Retain {
+        // The policy was changed before the time was over.
+        return Some(("VolumeKept", reclaim(live)?));
+    }
+    let Some(since) = since else {
+        let owners: Vec<&OwnerReference> =
+            live.owner_references().iter().filter(|owner| owner.uid != scope.owner.uid).collect();
+        let owners = if owners.is_empty() { serde_json::Value::Null } else { json!(owners) };
+        let labels = json!({ label::ORPHAN_SINCE: label::orphan_since(now) });
+        let patch = json!({ "metadata": { "labels": labels, "ownerReferences": owners } });
+        return Some(("VolumeOrphaned", Action::Merge { target: Target::of(live)?, patch }));
+    };
+    // A time that cannot be read is somebody else's, and no reason to delete data.
+    let since = label::parse_orphan_since(since)?;
+    (now.duration_since(since) >= ORPHAN_RETENTION).then_some(())?;
+    Some(("PolicyDelete", Action::Delete(Target::of(live)?)))
+}
+
+/// What becomes of data volumes of members that are no longer wanted. A pool that is no longer in the spec follows the shard.
+fn when_scaled(scope: &Scope<'_>, pool: &str) -> PvcRetention {
+    let of = |policy: Option<&PvcDeletionPolicy>| policy?.when_scaled;
+    let own = scope.spec().pools.get(pool).and_then(|pool| of(pool.pvc_deletion_policy.as_ref()));
+    own.or_else(|| of(scope.spec().pvc_deletion_policy.as_ref())).unwrap_or_default()
 }
 
 /// Takes a wanted claim back that waits for its delayed removal; none where it does not.

@@ -105,6 +105,8 @@ pub fn multipooler(scope: &Scope<'_>, settings: &Settings, member: &Member<'_>, 
         log_level(spec.log_levels.as_ref().and_then(|levels| levels.multipooler)),
         // Left to itself it asks reverse DNS, and registers its bare pod name if it is quicker than the name server.
         format!("--hostname={}", host(scope, settings, member)),
+        // Off by itself. A pooler that gives up on its data is given a fresh volume.
+        "--postgres-unrecoverable-timeout=5m".to_owned(),
     ];
     if spec.backup.is_some() {
         args.push(format!("--pgbackrest-cert-file={PGBACKREST_DIR}/pgbackrest.crt"));

@@ -1,13 +1,13 @@
 //! What a pass intends to do about a shard. Pure: the same observation gives the same plan.
 //!
-//! Missing objects are created at once, in all cells. A running pod is never touched: what differs from its description, and what
-//! nobody wants any more, is only reported. The one exception is a pod that has ended, which is removed so that the next pass can
-//! create it anew on the same volume.
+//! Missing objects are created at once, in all cells. A running pod is taken down only as the disruption planner says.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::{Resource, ResourceExt};
+use serde_json::json;
 use shared::{
     api::v1alpha1::{Phase, ShardStatus},
     label::{self, Component},
@@ -15,29 +15,53 @@ use shared::{
 };
 
 use super::{
-    claim, config,
+    claim::{self, Resize},
+    config, disrupt,
+    disruption::{self, Verdict},
     facts::Facts,
     multiorch, network,
     observe::{Observed, RECENT, Reference, by_name, is_deleting},
     origin, pod,
     rendering::Renderings,
     scope::{Member, Scope},
-    status, tombstone,
+    sight::{self, Differences},
+    status::{self, Disruptions},
+    tombstone,
 };
 use crate::{
     error::Error,
     plan::{Action, Note, Plan, Requeue, Target},
     settings::Settings,
+    upstream::primary,
     workload::{
         revision::{self, Adoption},
         want, want_once,
     },
 };
 
+/// How long a lost primary that nobody wants any more has to be without a successor to be made anew.
+const NOBODY_TOOK_OVER: SignedDuration = SignedDuration::from_mins(1);
+
+/// A plan, and what it says about disruptions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// The plan.
+    pub plan: Plan<ShardStatus>,
+    /// What the disruption planner decided; the plan carries it out.
+    pub verdict: Verdict,
+}
+
 /// The plan for one shard.
 pub fn decide(observed: &Observed, settings: &Settings, now: Timestamp) -> Result<Plan<ShardStatus>, Error> {
+    weigh(observed, settings, now).map(|decision| decision.plan)
+}
+
+/// The plan for one shard, with the reasons for what it does or does not take down.
+pub fn weigh(observed: &Observed, settings: &Settings, now: Timestamp) -> Result<Decision, Error> {
     let shard = origin::settled(observed);
-    let scope = Scope::of(&shard)?;
+    let mut scope = Scope::of(&shard)?;
+    let aside = observed.claims.iter().filter(|claim| sight::quarantined_at(claim).is_some());
+    scope.set_aside = aside.map(|claim| claim.name_any()).collect();
     let scope = &scope;
     let facts = Facts::of(scope, observed, now);
     let members = scope.members();
@@ -47,21 +71,43 @@ pub fn decide(observed: &Observed, settings: &Settings, now: Timestamp) -> Resul
         observed.config_reference.as_ref().and_then(|reference| reference.as_ref().err()).map(String::as_str);
     let renderings = Renderings::of(scope, observed, settings)?;
     shared_objects(scope, observed, Some(&renderings).filter(|_| config_error.is_none()), &mut plan)?;
-    let drift = pods(scope, observed, &members, &renderings, &mut plan)?;
+    let stray = stray_primary(scope, observed, &facts, now).filter(|lost| members.iter().all(|m| m.pod != lost.pod));
+    let drift = pods(scope, observed, members.iter().chain(&stray), &renderings, &mut plan)?;
     orchestrators(scope, observed, &mut plan)?;
-    volumes(scope, observed, &members, &mut plan);
-    obsolete(scope, observed, &mut plan);
-    ended_pod(observed, &members, &facts, &mut plan);
-    tombstones(scope, observed, &members, &facts, now, &mut plan);
+    let too_large = volumes(scope, observed, &members, now, &mut plan);
+    let budgets = protection(scope, observed, &facts, &mut plan)?;
+    obsolete(scope, observed, &budgets, &mut plan);
+    role_labels(observed, &facts, &mut plan);
 
-    let config = status::Config { rendered: renderings.config.as_ref(), error: config_error };
-    let next = status::build(scope, observed, &facts, drift, &config, now);
+    let rendered = renderings.config.as_ref();
+    let differences = Differences {
+        outdated: drift.clone(),
+        reload_hash: rendered.filter(|_| config_error.is_none()).map(|rendered| rendered.reload_hash.clone()),
+    };
+    let view = sight::view(scope, observed, &differences, now);
+    let verdict = disruption::decide(&view);
+    tombstones(scope, observed, &members, &facts, now, &mut plan);
+    disrupt::carry_out(observed, &view, &verdict, rendered, &mut plan);
+
+    let config = status::Config { rendered, error: config_error };
+    let next = status::build(
+        scope,
+        observed,
+        &facts,
+        drift,
+        &config,
+        &Disruptions { view: &view, verdict: &verdict, too_large: &too_large },
+        now,
+    );
     // A primary that did not answer this time is asked again before its last word is too old to count.
     let answered = facts.confirmed.is_some_and(|at| now.duration_since(at) <= RECENT);
     let settled = next.phase == Some(Phase::Healthy) && answered;
     plan.requeue = Requeue::After(if settled { settings.poll_settled } else { settings.poll_unsettled });
+    if let Some(delay) = disrupt::requeue(&verdict) {
+        plan.requeue = plan.requeue.sooner(Requeue::After(delay));
+    }
     plan.status = Some(next);
-    Ok(plan)
+    Ok(Decision { plan, verdict })
 }
 
 /// What the shard has once, or once per pool and cell.
@@ -85,9 +131,6 @@ fn shared_objects(
     for pool in scope.pools() {
         want(plan, "Desired", &network::headless(scope, &pool))?;
     }
-    if let Some(budget) = network::budget(scope) {
-        want(plan, "Desired", &budget)?;
-    }
     for claim in claim::backups(scope) {
         want_once(plan, "Desired", &claim)?;
     }
@@ -95,10 +138,10 @@ fn shared_objects(
 }
 
 /// Pods and their data volumes. Returns how running pods differ from what a new one would be made from.
-fn pods(
-    scope: &Scope<'_>,
+fn pods<'a>(
+    scope: &Scope<'a>,
     observed: &Observed,
-    members: &[Member<'_>],
+    members: impl IntoIterator<Item = &'a Member<'a>>,
     renderings: &Renderings,
     plan: &mut Plan<ShardStatus>,
 ) -> Result<BTreeMap<String, String>, Error> {
@@ -126,14 +169,53 @@ fn pods(
     Ok(drift)
 }
 
-/// Follows the deletion policy with existing volumes, and takes those back that are wanted again.
-fn volumes(scope: &Scope<'_>, observed: &Observed, members: &[Member<'_>], plan: &mut Plan<ShardStatus>) {
-    let wanted: BTreeSet<String> = members.iter().map(|member| name::data_pvc(&member.pod)).collect();
+/// A primary that was lost on its way out. It may hold commits that nobody else has, and the others may be too few to go on without it:
+/// where nobody takes over for a while it is made anew, and leaves in order once there is another one.
+fn stray_primary<'a>(scope: &Scope<'a>, observed: &Observed, facts: &Facts, now: Timestamp) -> Option<Member<'a>> {
+    if observed.topology_away.is_some() || !observed.topology.is_complete() || facts.primary.is_some() {
+        return None;
+    }
+    let records = observed.records();
+    let lost = *primary::claims(&records).first()?;
+    let since = observed.bodiless.get(&lost.id)?;
+    let member = scope.member(lost.pod_name()?)?;
+    let claims = by_name(&observed.claims);
+    let claim = *claims.get(&name::data_pvc(&member.pod))?;
+    let usable = !is_deleting(claim) && !scope.set_aside.contains(&claim.name_any());
+    let due = now.duration_since(*since) >= NOBODY_TOOK_OVER;
+    (due && usable && member.pool.id.cell == lost.id.cell).then_some(member)
+}
+
+/// Follows size and deletion policy with existing volumes, and takes those back that are wanted again. Returns the names of those that
+/// should be smaller.
+fn volumes(
+    scope: &Scope<'_>,
+    observed: &Observed,
+    members: &[Member<'_>],
+    now: Timestamp,
+    plan: &mut Plan<ShardStatus>,
+) -> Vec<String> {
+    let data = members.iter().map(|member| claim::data(scope, member));
+    let desired: BTreeMap<String, PersistentVolumeClaim> =
+        data.chain(claim::backups(scope)).map(|claim| (claim.name_any(), claim)).collect();
+    let used: BTreeSet<String> = observed.pods.iter().map(|pod| name::data_pvc(&pod.name_any())).collect();
+    let mut too_large = Vec::new();
     for live in observed.claims.iter().filter(|claim| !is_deleting(claim.as_ref())) {
-        if wanted.contains(&live.name_any())
-            && let Some(action) = claim::reclaim(live)
+        let name = live.name_any();
+        if let Some(wanted) = desired.get(&name) {
+            if let Some(action) = claim::reclaim(live) {
+                plan.write("VolumeWanted", action);
+            }
+            match claim::resize(live, wanted) {
+                Resize::None => {}
+                Resize::Grow(action) => plan.write("VolumeGrown", *action),
+                Resize::Refused => too_large.push(name),
+            }
+        } else if !used.contains(&name)
+            && let Some((reason, action)) = claim::give_up(scope, live, now)
         {
-            plan.write("VolumeWanted", action);
+            plan.write(reason, action);
+            continue;
         }
         if let Some(action) = claim::ownership(scope, live) {
             plan.write("VolumePolicy", action);
@@ -142,6 +224,7 @@ fn volumes(scope: &Scope<'_>, observed: &Observed, members: &[Member<'_>], plan:
             plan.write("Origin", action);
         }
     }
+    too_large
 }
 
 /// Whether everything that a new pod mounts exists.
@@ -165,7 +248,7 @@ fn orchestrators(scope: &Scope<'_>, observed: &Observed, plan: &mut Plan<ShardSt
 
 /// Removes what the shard controls and no longer wants, apart from pods and volumes: orchestrators of a cell that left, budgets of
 /// another layout, addresses of a pool without pods.
-fn obsolete(scope: &Scope<'_>, observed: &Observed, plan: &mut Plan<ShardStatus>) {
+fn obsolete(scope: &Scope<'_>, observed: &Observed, budgets: &BTreeSet<String>, plan: &mut Plan<ShardStatus>) {
     let cells = scope.orchestrator_cells();
     let id = scope.id();
     let deployments: BTreeSet<String> = cells.iter().map(|cell| name::multiorch_deployment(id, cell)).collect();
@@ -173,14 +256,13 @@ fn obsolete(scope: &Scope<'_>, observed: &Observed, plan: &mut Plan<ShardStatus>
     services.extend(scope.pools().iter().map(|pool| name::pool_headless(pool.id)));
     // A pod that waits for its removal keeps its address.
     services.extend(observed.pods.iter().filter_map(|pod| pod.spec.as_ref()?.subdomain.clone()));
-    let budgets: BTreeSet<String> = network::budget(scope).iter().map(ResourceExt::name_any).collect();
     for gone in unwanted(&observed.deployments, &deployments, &[Component::Multiorch]) {
         plan.write("Obsolete", Action::Delete(gone));
     }
     for gone in unwanted(&observed.services, &services, &[Component::Multiorch, Component::ShardPool]) {
         plan.write("Obsolete", Action::Delete(gone));
     }
-    for gone in unwanted(&observed.budgets, &budgets, &[Component::ShardPool]) {
+    for gone in unwanted(&observed.budgets, budgets, &[Component::ShardPool]) {
         plan.write("Obsolete", Action::Delete(gone));
     }
 }
@@ -199,16 +281,42 @@ where
         .collect()
 }
 
-/// Removes at most one wanted pod that has ended (evicted, or failed with its node), never the confirmed primary.
-fn ended_pod(observed: &Observed, members: &[Member<'_>], facts: &Facts, plan: &mut Plan<ShardStatus>) {
-    let live = by_name(&observed.pods);
-    let ended = members.iter().filter_map(|member| live.get(&member.pod)).find(|pod| {
-        pod::is_terminal(pod) && !is_deleting(**pod) && facts.primary.as_deref() != pod.metadata.name.as_deref()
-    });
-    if let Some(target) = ended.and_then(|pod| Target::of(*pod)) {
-        let message = format!("Pod {} has ended and is created anew on the same volume", target.key.name);
-        plan.notes.push(Note::warning("PodReplaced", message));
-        plan.write("PodEnded", Action::Delete(target));
+/// The disruption budgets. They are made once there is a primary, so that they start with the bounds that stay. Returns the names of
+/// those that should exist.
+fn protection(
+    scope: &Scope<'_>,
+    observed: &Observed,
+    facts: &Facts,
+    plan: &mut Plan<ShardStatus>,
+) -> Result<BTreeSet<String>, Error> {
+    let all_well = facts.all_well();
+    let budgets = network::budgets(scope, facts.desired + facts.extra.len(), all_well);
+    let names: BTreeSet<String> = budgets.iter().map(ResourceExt::name_any).collect();
+    let live = by_name(&observed.budgets);
+    for budget in budgets {
+        if facts.primary.is_some() || live.contains_key(&budget.name_any()) {
+            want(plan, "Desired", &budget)?;
+        }
+    }
+    Ok(names)
+}
+
+/// The label of the primary follows the confirmed one. The old one loses it first: two pods with it would protect neither.
+fn role_labels(observed: &Observed, facts: &Facts, plan: &mut Plan<ShardStatus>) {
+    let Some(primary) = &facts.primary else { return };
+    let has = |pod: &Pod| pod.labels().get(label::ROLE).is_some_and(|role| role == label::PRIMARY);
+    let mut move_to = |pod: &Pod, role: Option<&str>| {
+        if let Some(target) = Target::of(pod) {
+            let patch = json!({ "metadata": { "labels": { label::ROLE: role } } });
+            plan.write("RoleMoved", Action::Merge { target, patch });
+        }
+    };
+    for pod in observed.pods.iter().filter(|pod| has(pod) && pod.name_any() != *primary) {
+        move_to(pod, None);
+    }
+    let pod = observed.pods.iter().find(|pod| pod.name_any() == *primary && !has(pod) && !is_deleting(pod.as_ref()));
+    if let Some(pod) = pod {
+        move_to(pod, Some(label::PRIMARY));
     }
 }
 
@@ -221,12 +329,12 @@ fn tombstones(
     now: Timestamp,
     plan: &mut Plan<ShardStatus>,
 ) {
-    let marks = tombstone::marks(scope, observed, members, facts, now);
-    if !marks.is_empty() {
-        let message = format!("{} topology records of poolers without a pod are marked as shut down", marks.len());
+    let buried = tombstone::burials(scope, observed, members, facts, now);
+    if !buried.is_empty() {
+        let message = format!("{} topology records of poolers without a pod are marked as shut down", buried.len());
         plan.notes.push(Note::normal("DeadPoolersMarked", message));
     }
-    for write in marks {
-        plan.write("NoPod", Action::Topology { at: observed.topology_at.clone(), write });
+    for burial in buried {
+        plan.write("NoPod", burial);
     }
 }

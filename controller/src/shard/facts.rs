@@ -136,6 +136,15 @@ impl Facts {
         self.desired > 0 && self.unready.is_empty()
     }
 
+    /// Whether every wanted member serves or streams, as far as the records and the primary tell.
+    pub fn all_well(&self) -> bool {
+        self.pools_ready()
+            && self.primary.is_some()
+            && self.detached.is_empty()
+            && self.unregistered.is_empty()
+            && self.quarantined.is_empty()
+    }
+
     /// Whether the orchestrators of every cell are ready.
     pub fn orchestrators_ready(&self) -> bool {
         self.waiting_orchestrators.is_empty()

@@ -1,16 +1,19 @@
 //! Reconciles `Shard`: one replicated PostgreSQL, as pods and volumes that are managed directly, with its orchestrators.
 //!
-//! `observe` gathers, `decide` plans, the modules named after objects build them, and `status` tells what is true. Running pods are
-//! never changed here.
+//! `observe` gathers, `decide` plans, the modules named after objects build them, and `status` tells what is true. Whether a running
+//! pod may be taken down is decided in `disruption` alone: `sight` shows it what is known, `disrupt` turns its verdict into writes.
 
 mod certificate;
 mod claim;
 mod config;
 mod container;
 mod decide;
+mod disrupt;
+pub mod disruption;
 mod facts;
 mod multiorch;
 mod network;
+pub mod node;
 mod observe;
 mod origin;
 mod pod;
@@ -18,6 +21,7 @@ mod port;
 pub mod primary;
 mod rendering;
 mod scope;
+mod sight;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -28,7 +32,7 @@ use shared::api::v1alpha1::{Shard, ShardStatus};
 
 pub use self::{
     certificate::Certificates,
-    decide::decide,
+    decide::{Decision, decide, weigh},
     observe::{Observed, Reference, observe},
 };
 use crate::{
@@ -46,6 +50,18 @@ pub async fn plan(shard: &Shard, ctx: &Ctx) -> Result<Plan<ShardStatus>, Error> 
         }
         return Ok(Plan { requeue: Requeue::Never, ..Plan::nothing() });
     }
-    let observed = observe(shard, ctx).await?;
-    decide(&observed, &ctx.settings, ctx.clock.now())
+    let mut observed = observe(shard, ctx).await?;
+    let mut decision = weigh(&observed, &ctx.settings, ctx.clock.now())?;
+    // Asking everybody costs calls, so it is done only where somebody might be taken down, and not while every moment counts.
+    let urgent = matches!(decision.verdict.row, disruption::Row::Lost | disruption::Row::Ended);
+    if decision.verdict.pending && !urgent {
+        observe::look_closer(&mut observed, ctx).await?;
+        decision = weigh(&observed, &ctx.settings, ctx.clock.now())?;
+    }
+    let Decision { plan, verdict } = decision;
+    if verdict.pending {
+        let row: &'static str = verdict.row.into();
+        tracing::debug!(row, act = ?verdict.act, blocker = ?verdict.blocker, "disruption weighed");
+    }
+    Ok(plan)
 }

@@ -1,11 +1,14 @@
-//! Addresses and protection of pool pods: a headless Service per pool and cell, one disruption budget per shard.
+//! Addresses and protection of pool pods: a headless Service per pool and cell, one disruption budget per role.
 
 use k8s_openapi::{
     api::{
         core::v1::{Service, ServicePort, ServiceSpec},
         policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
     },
-    apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
+    apimachinery::pkg::{
+        apis::meta::v1::{LabelSelector, LabelSelectorRequirement},
+        util::intstr::IntOrString,
+    },
 };
 use shared::{
     label::{self, Component},
@@ -50,22 +53,40 @@ pub fn headless(scope: &Scope<'_>, pool: &PoolInCell<'_>) -> Service {
     }
 }
 
-/// Lets at most one pool pod of the whole shard be evicted at a time.
+/// How many of a shard's pods evictions have to leave, by role. The two budgets select disjoint pods, because a pod that two
+/// budgets select cannot be evicted at all.
 ///
-/// The bound is an integer because bare pods have no scale that the disruption controller could take a share of. A shard with a
-/// single pooler has none: it would block every drain.
-pub fn budget(scope: &Scope<'_>) -> Option<PodDisruptionBudget> {
-    let desired = i32::try_from(scope.desired()).unwrap_or(i32::MAX);
-    (desired > 1).then(|| PodDisruptionBudget {
-        metadata: scope.meta(name::standby_budget(scope.id()), scope.labels(Component::ShardPool)),
+/// The bounds are integers: bare pods have no scale that the disruption controller could take a share of. A single pooler has no
+/// budget, for it would block every drain.
+pub fn budgets(scope: &Scope<'_>, members: usize, all_well: bool) -> Vec<PodDisruptionBudget> {
+    if members < 2 {
+        return Vec::new();
+    }
+    let standbys = i32::try_from(members - 1).unwrap_or(i32::MAX);
+    let role = |operator: &str| LabelSelectorRequirement {
+        key: label::ROLE.into(),
+        operator: operator.into(),
+        values: Some(vec![label::PRIMARY.into()]),
+    };
+    vec![
+        // The primary stays until it has handed over: then another pod carries its label.
+        budget(scope, name::primary_budget(scope.id()), 1, role("In")),
+        // One standby at a time, and none while another member is not well.
+        budget(scope, name::standby_budget(scope.id()), standbys - i32::from(all_well), role("NotIn")),
+    ]
+}
+
+fn budget(scope: &Scope<'_>, name: String, least: i32, role: LabelSelectorRequirement) -> PodDisruptionBudget {
+    PodDisruptionBudget {
+        metadata: scope.meta(name, scope.labels(Component::ShardPool)),
         spec: Some(PodDisruptionBudgetSpec {
-            min_available: Some(IntOrString::Int(desired - 1)),
+            min_available: Some(IntOrString::Int(least)),
             selector: Some(LabelSelector {
                 match_labels: Some(label::all_pool_pods(scope.id())),
-                ..LabelSelector::default()
+                match_expressions: Some(vec![role]),
             }),
             ..PodDisruptionBudgetSpec::default()
         }),
         ..PodDisruptionBudget::default()
-    })
+    }
 }

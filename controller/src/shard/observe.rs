@@ -1,6 +1,10 @@
 //! What a pass knows about a shard: stored objects, references of the user, topology records, answers of poolers.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::future::join_all;
 use jiff::{SignedDuration, Timestamp};
@@ -18,20 +22,28 @@ use shared::{
 
 use super::{
     certificate::{self, Certificates},
-    config,
+    config, node,
     primary::to_ask,
     scope::Scope,
+    sight,
 };
 use crate::{
     context::Ctx,
     error::Error,
     topo_server::client::Secrets,
-    upstream::{self, PoolerId, PoolerRecord, ShardKey, Snapshot, TopoAddress, primary::Seen},
+    upstream::{
+        self, PoolerId, PoolerRecord, ShardKey, Snapshot, TopoAddress,
+        primary::{self, Seen},
+    },
     workload::telemetry::Inherited,
 };
 
 /// How long a pooler may take to say how it is.
 const STATUS_DEADLINE: Duration = Duration::from_secs(5);
+/// How long it may take when all are asked: nobody is taken down on the word of those who hesitate.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
+/// While disruptions are pending, an answer this young is not asked for again.
+const ASKED_LATELY: Duration = Duration::from_millis(900);
 /// An answer this young is not asked for again: events come in bursts.
 pub const RECENT: SignedDuration = SignedDuration::from_secs(4);
 
@@ -70,6 +82,12 @@ pub struct Observed {
     pub topology: Snapshot,
     /// Answers of poolers that still count.
     pub statuses: BTreeMap<PoolerId, Seen>,
+    /// Why the topology did not answer this time; what is known of it then is from before.
+    pub topology_away: Option<&'static str>,
+    /// Registered poolers without a pod, and since when.
+    pub bodiless: BTreeMap<PoolerId, Timestamp>,
+    /// Nodes of pods, as far as somebody asked for them.
+    pub nodes: BTreeMap<String, node::Seen>,
     /// Telemetry variables of the operator's own process.
     pub inherited: Inherited,
 }
@@ -101,7 +119,7 @@ pub async fn observe(shard: &Shard, ctx: &Ctx) -> Result<Observed, Error> {
     let spec = scope.spec();
     let password = &spec.postgres_password_secret_ref;
     let password_keys = [password.key.as_str()];
-    let (password, user_tls, cipher, config_reference, (topology_at, topology)) = tokio::join!(
+    let (password, user_tls, cipher, config_reference, topology) = tokio::join!(
         secret(ctx, &scope, &password.name, &password_keys),
         async {
             match scope.user_tls_secret() {
@@ -118,14 +136,29 @@ pub async fn observe(shard: &Shard, ctx: &Ctx) -> Result<Observed, Error> {
         config_text(ctx, &scope),
         topology(ctx, &scope, now),
     );
-    let statuses = ask(ctx, &scope, &topology, now).await;
+    let (topology_at, topology, topology_away) = topology;
+    let records: Vec<PoolerRecord> = topology.poolers().cloned().collect();
+    let claims = to_ask(&records, &ctx.primaries.statuses(&scope.owner.uid, now), now, RECENT);
+    ask(ctx, &scope, claims, STATUS_DEADLINE, now).await;
+    let statuses = ctx.primaries.statuses(&scope.owner.uid, now);
     let (namespace, cluster) = (scope.namespace, scope.cluster);
     let of_shard = label::selector(&label::of_shard(scope.id(), Component::ShardPool));
     let of_orchestrators = label::selector(&label::of_shard(scope.id(), Component::Multiorch));
     let uid = scope.owner.uid.as_str();
     let certificates = certificate::observe(&scope, &ctx.stores, &ctx.settings.cluster_domain, now)?;
+    let pods = ctx.stores.pods.matching(namespace, cluster, &of_shard);
+    // The node of the primary is the only one that matters while nothing else is going on.
+    let primary = primary::confirmed(&records, &statuses, now);
+    let primary = pods.iter().filter(|pod| primary.is_some_and(|record| is_record_of(record, pod)));
+    let nodes = nodes(ctx, primary).await;
+    let lost = |record: &&PoolerRecord| !record.is_out() && !pods.iter().any(|pod| is_record_of(record, pod));
+    let lost = records.iter().filter(lost).map(|record| record.id.clone()).collect();
     Ok(Observed {
-        pods: ctx.stores.pods.matching(namespace, cluster, &of_shard),
+        bodiless: ctx.primaries.bodiless(&scope.owner.uid, lost, now),
+        pods,
+        topology_at,
+        topology_away,
+        nodes,
         orchestrator_pods: ctx.stores.pods.matching(namespace, cluster, &of_orchestrators),
         claims: ctx.stores.claims.matching(namespace, cluster, &of_shard),
         deployments: ctx.stores.deployments.controlled_by(namespace, cluster, uid),
@@ -137,7 +170,6 @@ pub async fn observe(shard: &Shard, ctx: &Ctx) -> Result<Observed, Error> {
         cipher,
         config_reference,
         certificates,
-        topology_at,
         topology,
         statuses,
         inherited: Inherited::of_process(),
@@ -177,7 +209,8 @@ async fn config_text(ctx: &Ctx, scope: &Scope<'_>) -> Option<Result<String, Stri
     })
 }
 
-async fn topology(ctx: &Ctx, scope: &Scope<'_>, now: Timestamp) -> (TopoAddress, Snapshot) {
+/// Where the records are, what they say, and why they are not from this moment if they are not.
+async fn topology(ctx: &Ctx, scope: &Scope<'_>, now: Timestamp) -> (TopoAddress, Snapshot, Option<&'static str>) {
     let server = &scope.spec().global_topo_server;
     let mut at = TopoAddress::new([&server.address], &server.root_path);
     match Secrets::of_reference(server).read(&ctx.references, scope.namespace).await {
@@ -185,37 +218,85 @@ async fn topology(ctx: &Ctx, scope: &Scope<'_>, now: Timestamp) -> (TopoAddress,
         Ok(Some(credentials)) => at = at.with(credentials),
         Err(detail) => {
             let denied = upstream::Error::Denied { target: server.address.clone(), detail };
+            let away = denied.reason();
             let nothing = Snapshot { global: Err(denied), cells: BTreeMap::new(), malformed: Vec::new() };
             let bridged = ctx.primaries.bridge(&scope.owner.uid, nothing, now);
-            return (at, bridged);
+            return (at, bridged, Some(away));
         }
     }
     let id = scope.id();
     let wanted = upstream::Scope::shard(ShardKey::new(id.database, id.table_group, id.shard));
     let snapshot = ctx.upstream.topology().snapshot(&at, &wanted).await;
+    let cells = snapshot.cells.values().filter_map(|cell| cell.as_ref().err());
+    let away = snapshot.global.as_ref().err().or(cells.into_iter().next()).map(upstream::Error::reason);
     let bridged = ctx.primaries.bridge(&scope.owner.uid, snapshot, now);
-    (at, bridged)
+    (at, bridged, away)
 }
 
-/// Asks those who claim to be primary whether they are.
-async fn ask(ctx: &Ctx, scope: &Scope<'_>, topology: &Snapshot, now: Timestamp) -> BTreeMap<PoolerId, Seen> {
+/// Asks poolers how they are, all at once. One that does not answer keeps its last word until that is too old to count.
+async fn ask<'a>(
+    ctx: &Ctx,
+    scope: &Scope<'_>,
+    poolers: impl IntoIterator<Item = &'a PoolerRecord>,
+    deadline: Duration,
+    now: Timestamp,
+) {
     let uid = &scope.owner.uid;
-    let records: Vec<PoolerRecord> = topology.poolers().cloned().collect();
-    let known = ctx.primaries.statuses(uid, now);
-    let asked =
-        to_ask(&records, &known, now, RECENT).into_iter().filter_map(|record| Some((&record.id, record.grpc()?)));
+    let asked = poolers.into_iter().filter_map(|record| Some((&record.id, record.grpc()?)));
     let calls = asked.map(|(id, address)| async move {
-        // A pooler that does not answer keeps its last word until that is too old to count.
-        match ctx.upstream.poolers().status(&address, STATUS_DEADLINE).await {
+        match ctx.upstream.poolers().status(&address, deadline).await {
             Ok(status) => {
-                tracing::debug!(pooler = %id, ?status, "claim to be primary answered");
+                tracing::debug!(pooler = %id, ?status, "pooler answered");
                 ctx.primaries.answered(uid, id.clone(), status, now);
             }
-            Err(error) => tracing::debug!(pooler = %id, error = shared::telemetry::chain(&error), "claim to be primary not answered"),
+            Err(error) => {
+                tracing::debug!(pooler = %id, error = shared::telemetry::chain(&error), "pooler did not answer");
+            }
         }
     });
     join_all(calls).await;
-    ctx.primaries.statuses(uid, now)
+}
+
+/// Looks closer, because somebody may be about to be taken down: asks all poolers, and for the nodes of all pods.
+pub async fn look_closer(observed: &mut Observed, ctx: &Ctx) -> Result<(), Error> {
+    let shard = Arc::clone(&observed.shard);
+    let scope = Scope::of(&shard)?;
+    let now = ctx.clock.now();
+    let records = observed.records();
+    // A record may outlive its pod, and nobody answers for it then.
+    let has_pod = |record: &PoolerRecord| observed.pods.iter().any(|pod| is_record_of(record, pod));
+    let due = |record: &&PoolerRecord| {
+        !record.is_out() && has_pod(record) && sight::is_stale(observed.statuses.get(&record.id), now, ASKED_LATELY)
+    };
+    let due: Vec<&PoolerRecord> = records.iter().filter(due).collect();
+    let (nodes, ()) = tokio::join!(nodes(ctx, &observed.pods), ask(ctx, &scope, due, CLOSE_DEADLINE, now));
+    observed.statuses = ctx.primaries.statuses(&scope.owner.uid, now);
+    observed.nodes = nodes;
+    Ok(())
+}
+
+/// What is known of the nodes of pods. A node that cannot be read is no reason to do anything.
+async fn nodes<'a>(ctx: &Ctx, pods: impl IntoIterator<Item = &'a Arc<Pod>>) -> BTreeMap<String, node::Seen> {
+    let names: BTreeSet<String> = pods
+        .into_iter()
+        .filter_map(|pod| pod.spec.as_ref()?.node_name.clone())
+        .filter(|name| !name.is_empty())
+        .collect();
+    let asked = names.into_iter().map(|name| async move {
+        match ctx.references.node(&name).await {
+            Ok(found) => found.map(|seen| (name, seen)),
+            Err(error) => {
+                tracing::debug!(node = name, error = error.chain(), "node not read");
+                None
+            }
+        }
+    });
+    join_all(asked).await.into_iter().flatten().collect()
+}
+
+fn is_record_of(record: &PoolerRecord, pod: &Pod) -> bool {
+    let name = pod.name_any();
+    record.id.name == name::pooler_service_id(&name) || record.is_of_pod(&name)
 }
 
 /// The text of the settings as they were last applied.

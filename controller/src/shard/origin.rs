@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use shared::{annotation, api::v1alpha1::Shard, label, quantity::Quantity};
+use shared::{annotation, api::v1alpha1::Shard, label};
 
 use super::{
     claim,
@@ -98,7 +98,7 @@ pub fn too_late(scope: &Scope<'_>, observed: &Observed) -> BTreeMap<String, Stri
     late
 }
 
-/// Where a volume differs from what would be asked for today.
+/// Where a volume differs for good from what would be asked for today. Its size is no part of it: it grows.
 fn deviations(live: &PersistentVolumeClaim, wanted: &PersistentVolumeClaim) -> Vec<(&'static str, String)> {
     let (Some(live), Some(wanted)) = (&live.spec, &wanted.spec) else { return Vec::new() };
     let mut found = Vec::new();
@@ -108,15 +108,6 @@ fn deviations(live: &PersistentVolumeClaim, wanted: &PersistentVolumeClaim) -> V
     }
     if live.access_modes != wanted.access_modes {
         found.push(("accessModes", live.access_modes.clone().unwrap_or_default().join(", ")));
-    }
-    let size = |spec: &k8s_openapi::api::core::v1::PersistentVolumeClaimSpec| {
-        let request = spec.resources.as_ref()?.requests.as_ref()?.get("storage")?;
-        request.0.parse::<Quantity>().ok()
-    };
-    if let (Some(live), Some(wanted)) = (size(live), size(wanted))
-        && live != wanted
-    {
-        found.push(("size", live.to_string()));
     }
     found
 }
@@ -213,9 +204,10 @@ mod tests {
         (storage.class, storage.size) = (Some("fast".to_owned()), Some("5Gi".to_owned()));
         storage.access_modes = vec!["ReadWriteOncePod".to_owned()];
         let message = condition(&observed).unwrap();
-        for part in ["class", "size", "accessModes"] {
+        for part in ["class", "accessModes"] {
             assert!(message.contains(&format!("pools[default].storage.{part}")), "{message}");
         }
+        assert!(!message.contains("size"), "volumes grow: {message}");
         let storage =
             Arc::make_mut(&mut observed.shard).spec.pools.get_mut("default").unwrap().storage.as_mut().unwrap();
         (storage.class, storage.size, storage.access_modes) = (None, Some("1024Mi".to_owned()), Vec::new());

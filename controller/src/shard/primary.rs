@@ -26,9 +26,20 @@ struct Memory {
     used: Timestamp,
     statuses: BTreeMap<PoolerId, primary::Seen>,
     cells: BTreeMap<String, (Timestamp, Vec<PoolerRecord>)>,
+    bodiless: BTreeMap<PoolerId, Timestamp>,
 }
 
 impl Seen {
+    /// Remembers which poolers have a record and no pod, and tells since when. Who has a pod again starts anew.
+    pub fn bodiless(&self, shard: &str, now_without: Vec<PoolerId>, now: Timestamp) -> BTreeMap<PoolerId, Timestamp> {
+        self.with(shard, now, |memory| {
+            let before = std::mem::take(&mut memory.bodiless);
+            let since = |id: &PoolerId| before.get(id).copied().unwrap_or(now);
+            memory.bodiless = now_without.into_iter().map(|id| (id.clone(), since(&id))).collect();
+            memory.bodiless.clone()
+        })
+    }
+
     /// Remembers an answer.
     pub fn answered(&self, shard: &str, pooler: PoolerId, status: PoolerStatus, at: Timestamp) {
         self.with(shard, at, |memory| memory.statuses.insert(pooler, primary::Seen { status, at }));
@@ -84,6 +95,7 @@ impl Seen {
             used: now,
             statuses: BTreeMap::new(),
             cells: BTreeMap::new(),
+            bodiless: BTreeMap::new(),
         });
         memory.used = now;
         act(memory)
@@ -184,6 +196,17 @@ mod tests {
         seen.bridge("uid", snapshot(Ok(vec![claim("a", 1)])), NOW);
         let absent = snapshot(Err(Error::NotFound { what: "cell z".into() }));
         assert_eq!(seen.bridge("uid", absent.clone(), later(1)), absent);
+    }
+
+    #[test]
+    fn a_pooler_without_a_pod_is_counted_from_the_first_look() {
+        let seen = Seen::default();
+        let ids = |names: &[&str]| names.iter().map(|name| PoolerId::new("z", *name)).collect::<Vec<_>>();
+        seen.bodiless("uid", ids(&["a"]), NOW);
+        let both = seen.bodiless("uid", ids(&["a", "b"]), later(20));
+        assert_eq!(both.into_values().collect::<Vec<_>>(), [NOW, later(20)]);
+        assert!(seen.bodiless("uid", Vec::new(), later(30)).is_empty());
+        assert_eq!(seen.bodiless("uid", ids(&["a"]), later(40)).into_values().collect::<Vec<_>>(), [later(40)]);
     }
 
     #[test]

@@ -103,7 +103,7 @@ impl Renderings {
         };
         let mut content = Content { config: config.as_ref().map(fresh), pods: BTreeMap::new() };
         for pool in scope.pools() {
-            let member = Member { pool, pod: ANY_POD.to_owned() };
+            let member = Member { pool, pod: ANY_POD.to_owned(), index: 0 };
             let rendering = revision::value(&pod::spec(scope, settings, &member, &observed.inherited))?;
             content.pods.insert(key(pool), Pinned { intent: pod_intent(scope, pool), rendering });
         }

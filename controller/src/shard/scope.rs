@@ -25,6 +25,8 @@ pub struct Scope<'a> {
     pub object: &'a str,
     /// What its children carry of it.
     pub owner: Owner,
+    /// Data volumes that are kept but not used any more: their members' numbers are skipped.
+    pub set_aside: BTreeSet<String>,
 }
 
 /// One pool in one cell.
@@ -45,6 +47,8 @@ pub struct Member<'a> {
     pub pool: PoolInCell<'a>,
     /// Name of the pod.
     pub pod: String,
+    /// Its number within the pool and cell.
+    pub index: u32,
 }
 
 impl<'a> Scope<'a> {
@@ -63,6 +67,7 @@ impl<'a> Scope<'a> {
             namespace: meta.namespace.as_deref().ok_or_else(|| missing("namespace"))?,
             object,
             owner: Owner::of(shard)?,
+            set_aside: BTreeSet::new(),
         })
     }
 
@@ -126,9 +131,19 @@ impl<'a> Scope<'a> {
     /// Every pod that the shard should have, sorted by pool, cell and index.
     pub fn members(&self) -> Vec<Member<'a>> {
         let of_pool = |pool: PoolInCell<'a>| {
-            (0..pool.replicas).map(move |index| Member { pool, pod: name::pool_pod(pool.id, index) })
+            (0..)
+                .map(move |index| Member { pool, pod: name::pool_pod(pool.id, index), index })
+                .filter(|member| !self.set_aside.contains(&name::data_pvc(&member.pod)))
+                .take(pool.replicas as usize)
         };
         self.pools().into_iter().flat_map(of_pool).collect()
+    }
+
+    /// The member of that name of a pool that there is, whether or not it is wanted.
+    pub fn member(&self, pod: &str) -> Option<Member<'a>> {
+        let index = pod.rsplit('-').next()?.parse().ok()?;
+        let pool = self.pools().into_iter().find(|pool| name::pool_pod(pool.id, index) == pod)?;
+        Some(Member { pool, pod: pod.to_owned(), index })
     }
 
     /// Cells that host pools, sorted.
@@ -192,10 +207,5 @@ impl<'a> Scope<'a> {
     /// The Secret with the keys of an encrypted repository.
     pub fn cipher_secret(&self) -> Option<&'a str> {
         Some(self.backup()?.encryption.as_ref()?.secret_name.as_str())
-    }
-
-    /// How many pods the shard should have.
-    pub fn desired(&self) -> usize {
-        self.pools().iter().map(|pool| pool.replicas as usize).sum()
     }
 }

@@ -16,6 +16,7 @@ use shared::{
 };
 
 use super::{
+    disruption::{Reason, Row, Verdict, View},
     facts::{Facts, names},
     observe::{Observed, Reference, is_deleting},
     origin,
@@ -41,6 +42,15 @@ pub const PODS_OUTDATED: &str = "PodsOutdated";
 /// Pods run that nobody wants any more.
 pub const SCALE_DOWN_PENDING: &str = "ScaleDownPending";
 
+/// Something should be done that disturbs a member, and cannot be done now.
+pub const DISRUPTION_BLOCKED: &str = "DisruptionBlocked";
+/// A member of today's description does not get healthy, so no other one is touched.
+pub const ROLLOUT_STALLED: &str = "RolloutStalled";
+/// A pod does not end.
+pub const POD_STUCK: &str = "PodStuck";
+
+/// Volumes are larger than the spec asks for, and stay so.
+pub const VOLUME_SHRINK_REFUSED: &str = "VolumeShrinkRefused";
 /// The spec asks for what counts only when data and volumes are made, and they are made otherwise.
 pub const CHANGE_HAS_NO_EFFECT: &str = "ChangeHasNoEffect";
 
@@ -56,6 +66,17 @@ pub struct Config<'a> {
     pub error: Option<&'a str>,
 }
 
+/// What was decided about disruptions, and on what grounds.
+#[derive(Clone, Copy, Debug)]
+pub struct Disruptions<'a> {
+    /// What was known.
+    pub view: &'a View,
+    /// What follows.
+    pub verdict: &'a Verdict,
+    /// Volumes that are larger than the spec asks for.
+    pub too_large: &'a [String],
+}
+
 /// The next status.
 pub fn build(
     scope: &Scope<'_>,
@@ -63,17 +84,18 @@ pub fn build(
     facts: &Facts,
     drift: BTreeMap<String, String>,
     config: &Config<'_>,
+    disruptions: &Disruptions<'_>,
     now: Timestamp,
 ) -> ShardStatus {
     let none = ShardStatus::default();
     let previous = scope.shard.status.as_ref().unwrap_or(&none);
     let generation = scope.shard.metadata.generation;
     let lost = facts.primary.is_none() && had_primary(&previous.conditions);
-    let (phase, message) = phase(scope, observed, facts, config, lost);
+    let (phase, message) = phase(scope, observed, facts, config, disruptions.verdict, lost);
     ShardStatus {
         observed_generation: generation,
         postgres_config: Some(postgres_config(observed, config, previous.postgres_config.as_ref(), now)),
-        conditions: conditions(scope, observed, facts, &drift, config, lost, &previous.conditions, now),
+        conditions: conditions(scope, observed, facts, &drift, config, disruptions, lost, &previous.conditions, now),
         phase: Some(phase),
         message: Some(message),
         cells: scope.pool_cells().union(&scope.orchestrator_cells()).map(|cell| (*cell).to_owned()).collect(),
@@ -89,7 +111,14 @@ pub fn build(
 }
 
 /// Phase and message: the first thing that is wrong, by severity.
-fn phase(scope: &Scope<'_>, observed: &Observed, facts: &Facts, config: &Config<'_>, lost: bool) -> (Phase, String) {
+fn phase(
+    scope: &Scope<'_>,
+    observed: &Observed,
+    facts: &Facts,
+    config: &Config<'_>,
+    verdict: &Verdict,
+    lost: bool,
+) -> (Phase, String) {
     if let Some(what) = degraded(scope, facts, lost) {
         return (Phase::Degraded, what);
     }
@@ -100,7 +129,7 @@ fn phase(scope: &Scope<'_>, observed: &Observed, facts: &Facts, config: &Config<
         // Running pods go on without it, but none of them could be replaced.
         return (if observed.pods.is_empty() { Phase::Progressing } else { Phase::Degraded }, what);
     }
-    match pending(facts) {
+    match pending(facts).or_else(|| under_way(verdict)) {
         Some(what) => (Phase::Progressing, facts.unplaced.clone().unwrap_or_else(|| what.to_owned())),
         None => (Phase::Healthy, "Ready".to_owned()),
     }
@@ -153,6 +182,11 @@ fn pending(facts: &Facts) -> Option<&'static str> {
     }
 }
 
+/// What is still to be done to running pods. A user who paused it knows.
+fn under_way(verdict: &Verdict) -> Option<&'static str> {
+    (verdict.pending && verdict.row != Row::Paused).then_some("Bringing pods up to date")
+}
+
 /// What the user has to provide.
 fn missing_references(observed: &Observed, config: &Config<'_>) -> Option<String> {
     if observed.password != Reference::Present {
@@ -171,6 +205,7 @@ fn conditions(
     facts: &Facts,
     drift: &BTreeMap<String, String>,
     config: &Config<'_>,
+    disruptions: &Disruptions<'_>,
     lost: bool,
     previous: &[Condition],
     now: Timestamp,
@@ -243,6 +278,21 @@ fn conditions(
     }
     if !facts.extra.is_empty() {
         set = set.set(SCALE_DOWN_PENDING, true, "ExtraPods", format!("No longer wanted: {}", names(&facts.extra)));
+    }
+    if let Some(blocker) = &disruptions.verdict.blocker {
+        set = set.set(DISRUPTION_BLOCKED, true, blocker.reason.as_str(), &blocker.message);
+        if blocker.reason == Reason::RolloutStalled {
+            set = set.set(ROLLOUT_STALLED, true, "MemberNotHealthy", &blocker.message);
+        }
+    }
+    if !disruptions.too_large.is_empty() {
+        let message = format!("No volume shrinks; larger than asked for: {}", names(disruptions.too_large));
+        set = set.set(VOLUME_SHRINK_REFUSED, true, "SmallerThanVolume", message);
+    }
+    let stuck = disruptions.view.stuck();
+    if !stuck.is_empty() {
+        let message = format!("Asked to end, and still there: {}", names(stuck));
+        set = set.set(POD_STUCK, true, "StuckTerminating", message);
     }
     set.finish()
 }

@@ -103,6 +103,7 @@ fn desired(observed: &Observed) -> Vec<Shard> {
     let spec = &observed.group.spec;
     let project = observed.group.metadata.annotations.as_ref().and_then(|all| all.get(annotation::PROJECT_REF));
     let project = project.filter(|project| !project.is_empty());
+    let paused = observed.group.metadata.annotations.as_ref().and_then(|all| all.get(annotation::PAUSE));
     spec.shards
         .iter()
         .map(|shard| {
@@ -114,8 +115,9 @@ fn desired(observed: &Observed) -> Vec<Shard> {
             };
             let mut metadata = observed.owner.meta(name::shard(id), label::of_shard(id, Component::Shard));
             let project = project.map(|project| (annotation::PROJECT_REF.to_owned(), project.clone()));
+            let paused = paused.map(|value| (annotation::PAUSE.to_owned(), value.clone()));
             let told = Adoption::of(&observed.group.metadata).told();
-            metadata.annotations = annotations(project.into_iter().chain(told).collect());
+            metadata.annotations = annotations(project.into_iter().chain(paused).chain(told).collect());
             Shard { metadata, spec: resolve::shard(spec, shard), status: None }
         })
         .collect()

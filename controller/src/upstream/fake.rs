@@ -9,9 +9,9 @@ use std::{
 use futures::{FutureExt, future::BoxFuture};
 
 use super::{
-    CellRecord, DatabaseRecord, Error, LifecycleMark, Listing, Member, MemberChange, Members, Pooler, PoolerAddress,
-    PoolerId, PoolerRecord, PoolerStatus, Registration, Result, Scope, Snapshot, TopoAddress, Topology, Upstream,
-    Written, codec, key,
+    CellRecord, DatabaseRecord, Error, LifecycleMark, Listing, Member, MemberChange, Members, Orchestrator, Pooler,
+    PoolerAddress, PoolerId, PoolerRecord, PoolerStatus, Registration, Reloaded, Result, Scope, Snapshot, TopoAddress,
+    Topology, Upstream, Written, codec, key,
     kv::{Entry, Kv, Range},
     tree::Tree,
 };
@@ -43,6 +43,16 @@ pub enum Call {
     DeleteRegistration(Registration),
     /// [`Pooler::status`].
     Status(PoolerAddress),
+    /// [`Pooler::resign`].
+    Resign(PoolerAddress),
+    /// [`Pooler::leave_cohort`]: whom the primary is asked to let go.
+    LeaveCohort(PoolerAddress, PoolerId),
+    /// [`Pooler::reload`].
+    Reload(PoolerAddress, BTreeMap<String, String>),
+    /// [`Pooler::complete_backups`].
+    Backups(PoolerAddress),
+    /// [`Orchestrator::hasten`].
+    Hasten(PoolerAddress),
 }
 
 /// All doubles together with the handle to give to the code under test.
@@ -64,7 +74,7 @@ impl FakeDataPlane {
 
     /// The handle.
     pub fn upstream(&self) -> Upstream {
-        Upstream::of(self.topology.clone(), self.poolers.clone(), self.members.clone())
+        Upstream::of(self.topology.clone(), self.poolers.clone(), self.poolers.clone(), self.members.clone())
     }
 }
 
@@ -202,10 +212,15 @@ impl Topology for FakeTopology {
     }
 }
 
-/// Poolers that answer what they were told to; all others are unavailable.
+/// What a double does with a call that changes something.
+pub type Reaction = Box<dyn Fn(&Call) -> Result<()> + Send + Sync>;
+
+/// Poolers that answer what they were told to; all others are unavailable. Calls that change something go to a reaction.
 #[derive(Default)]
 pub struct FakePoolers {
     answers: Mutex<HashMap<PoolerAddress, Result<PoolerStatus>>>,
+    reaction: Mutex<Option<Arc<Reaction>>>,
+    reloaded: Mutex<Option<Reloaded>>,
     calls: Mutex<Vec<Call>>,
 }
 
@@ -220,18 +235,73 @@ impl FakePoolers {
         lock(&self.answers).remove(address);
     }
 
+    /// Sets what calls that change something do from now on. Without it they are unavailable.
+    pub fn react(&self, reaction: Reaction) {
+        *lock(&self.reaction) = Some(Arc::new(reaction));
+    }
+
+    /// Sets the answer to reloads from now on; without it they are done at once.
+    pub fn reloads(&self, answer: Reloaded) {
+        *lock(&self.reloaded) = Some(answer);
+    }
+
     /// Takes out the calls received so far.
     pub fn take_calls(&self) -> Vec<Call> {
         std::mem::take(&mut lock(&self.calls))
     }
+
+    fn change(&self, call: Call, address: &PoolerAddress) -> Result<()> {
+        let reaction = lock(&self.reaction).clone();
+        let outcome = match reaction {
+            Some(reaction) => reaction(&call),
+            None => Err(nobody(address)),
+        };
+        lock(&self.calls).push(call);
+        outcome
+    }
+}
+
+fn nobody(address: &PoolerAddress) -> Error {
+    Error::Unavailable { target: address.to_string(), detail: "nobody is there".to_owned() }
 }
 
 impl Pooler for FakePoolers {
     fn status<'a>(&'a self, address: &'a PoolerAddress, _deadline: Duration) -> BoxFuture<'a, Result<PoolerStatus>> {
         lock(&self.calls).push(Call::Status(address.clone()));
-        let nobody = || Error::Unavailable { target: address.to_string(), detail: "nobody is there".to_owned() };
-        let answer = lock(&self.answers).get(address).cloned().unwrap_or_else(|| Err(nobody()));
+        let answer = lock(&self.answers).get(address).cloned().unwrap_or_else(|| Err(nobody(address)));
         async move { answer }.boxed()
+    }
+
+    fn resign<'a>(&'a self, primary: &'a PoolerAddress) -> BoxFuture<'a, Result<()>> {
+        let outcome = self.change(Call::Resign(primary.clone()), primary);
+        async move { outcome }.boxed()
+    }
+
+    fn leave_cohort<'a>(&'a self, primary: &'a PoolerAddress, member: &'a PoolerId) -> BoxFuture<'a, Result<()>> {
+        let outcome = self.change(Call::LeaveCohort(primary.clone(), member.clone()), primary);
+        async move { outcome }.boxed()
+    }
+
+    fn reload<'a>(
+        &'a self,
+        address: &'a PoolerAddress,
+        expected: &'a BTreeMap<String, String>,
+    ) -> BoxFuture<'a, Result<Reloaded>> {
+        let outcome = self.change(Call::Reload(address.clone(), expected.clone()), address);
+        let answer = lock(&self.reloaded).clone().unwrap_or(Reloaded::Done);
+        async move { outcome.map(|()| answer) }.boxed()
+    }
+
+    fn complete_backups<'a>(&'a self, address: &'a PoolerAddress) -> BoxFuture<'a, Result<usize>> {
+        let outcome = self.change(Call::Backups(address.clone()), address);
+        async move { outcome.map(|()| 1) }.boxed()
+    }
+}
+
+impl Orchestrator for FakePoolers {
+    fn hasten<'a>(&'a self, address: &'a PoolerAddress) -> BoxFuture<'a, Result<()>> {
+        let outcome = self.change(Call::Hasten(address.clone()), address);
+        async move { outcome }.boxed()
     }
 }
 

@@ -22,7 +22,7 @@ mod tree;
 mod wire;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, Weak},
     time::Duration,
@@ -94,14 +94,55 @@ pub trait Topology: Send + Sync {
     fn delete_registration<'a>(&'a self, at: &'a TopoAddress, seen: &'a Registration) -> BoxFuture<'a, Result<bool>>;
 }
 
-/// The management service of poolers.
+/// The management and consensus services of poolers.
+///
+/// All but [`Pooler::status`] change something. They are asked by the executor alone.
 pub trait Pooler: Send + Sync {
     /// Asks a pooler how it is. The deadline is cut to [`MAX_DEADLINE`].
     fn status<'a>(&'a self, address: &'a PoolerAddress, deadline: Duration) -> BoxFuture<'a, Result<PoolerStatus>>;
+
+    /// Asks a serving primary to stop taking writes and to go on as a standby. Returns once it has; nobody leads then, until the
+    /// orchestrators have elected somebody. Limited by [`RESIGN_DEADLINE`].
+    fn resign<'a>(&'a self, primary: &'a PoolerAddress) -> BoxFuture<'a, Result<()>>;
+
+    /// Takes a member out of the cohort, by the rule that the primary has at this moment: it refuses if the rule changes in
+    /// between. Returns once the new rule no longer lists the member; nothing is sent if the present one does not.
+    fn leave_cohort<'a>(&'a self, primary: &'a PoolerAddress, member: &'a PoolerId) -> BoxFuture<'a, Result<()>>;
+
+    /// Has PostgreSQL read its files again, if they hold these settings by now.
+    fn reload<'a>(
+        &'a self,
+        address: &'a PoolerAddress,
+        expected: &'a BTreeMap<String, String>,
+    ) -> BoxFuture<'a, Result<Reloaded>>;
+
+    /// How many complete backups the repository holds.
+    fn complete_backups<'a>(&'a self, address: &'a PoolerAddress) -> BoxFuture<'a, Result<usize>>;
 }
 
-/// No call waits longer than this.
+/// The service of orchestrators.
+pub trait Orchestrator: Send + Sync {
+    /// Has an orchestrator run one recovery cycle now, with all its grace periods over.
+    fn hasten<'a>(&'a self, address: &'a PoolerAddress) -> BoxFuture<'a, Result<()>>;
+}
+
+/// What became of a reload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reloaded {
+    /// PostgreSQL has read the settings.
+    Done,
+    /// The files do not hold these settings yet, or PostgreSQL does not run.
+    Pending(Vec<String>),
+    /// PostgreSQL has read them, but some take effect with a restart only.
+    NeedsRestart(Vec<String>),
+}
+
+/// No call waits longer than this, unless it says so.
 pub const MAX_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a primary may take to step back: it lets clients finish, and restarts PostgreSQL.
+pub const RESIGN_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a change of the cohort, a reload or a list of backups may take: they wait behind whatever the pooler is doing.
+pub const CHANGE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Bounds of the connections that are kept.
 #[derive(Clone, Copy, Debug)]
@@ -127,6 +168,7 @@ impl Default for Limits {
 pub struct Upstream {
     topology: Arc<dyn Topology>,
     poolers: Arc<dyn Pooler>,
+    orchestrators: Arc<dyn Orchestrator>,
     members: Arc<dyn Members>,
 }
 
@@ -143,12 +185,18 @@ impl Upstream {
         let topology = Arc::new(Secured::new(limits));
         let poolers = Arc::new(GrpcPooler::new(limits));
         tokio::spawn(sweep(Arc::downgrade(&topology), Arc::downgrade(&poolers), limits.idle / 2));
-        Self { topology, poolers, members: Arc::new(EtcdMembers::new(limits)) }
+        let members = Arc::new(EtcdMembers::new(limits));
+        Self { topology, orchestrators: poolers.clone(), poolers, members }
     }
 
     /// Other implementations, such as the doubles in [`fake`].
-    pub fn of(topology: Arc<dyn Topology>, poolers: Arc<dyn Pooler>, members: Arc<dyn Members>) -> Self {
-        Self { topology, poolers, members }
+    pub fn of(
+        topology: Arc<dyn Topology>,
+        poolers: Arc<dyn Pooler>,
+        orchestrators: Arc<dyn Orchestrator>,
+        members: Arc<dyn Members>,
+    ) -> Self {
+        Self { topology, poolers, orchestrators, members }
     }
 
     /// The topology records.
@@ -159,6 +207,11 @@ impl Upstream {
     /// The poolers.
     pub fn poolers(&self) -> &dyn Pooler {
         &*self.poolers
+    }
+
+    /// The orchestrators.
+    pub fn orchestrators(&self) -> &dyn Orchestrator {
+        &*self.orchestrators
     }
 
     /// The membership of our own ensembles.

@@ -11,7 +11,7 @@ use std::{
 use futures::future::{self, Either};
 use tokio::{net::TcpListener, sync::oneshot};
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Response, Status, transport::Server};
+use tonic::transport::Server;
 
 use super::*;
 use crate::upstream::{
@@ -19,7 +19,7 @@ use crate::upstream::{
     pb::{
         clustermetadata::{ConsensusStatus, Id, PoolerType},
         multipoolermanager::multipooler_manager_server::{MultipoolerManager, MultipoolerManagerServer},
-        multipoolermanagerdata::{self as data, StatusResponse},
+        multipoolermanagerdata::{StatusRequest, StatusResponse},
     },
 };
 

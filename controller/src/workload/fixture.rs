@@ -64,6 +64,7 @@ pub fn writes<S>(plan: &Plan<S>) -> Vec<Value> {
         Action::Merge { target, patch } => json!({ "merge": target.key.to_string(), "patch": patch }),
         Action::Delete(target) => json!({ "delete": target.key.to_string() }),
         Action::Topology { at, write } => json!({ "topology": format!("{at:?}"), "write": format!("{write:?}") }),
+        other => json!({ "effect": format!("{other:?}") }),
     };
     let entry = |reason: &str, mut value: Value| {
         value["reason"] = reason.into();
@@ -93,6 +94,7 @@ pub fn outline<S>(plan: &Plan<S>) -> Vec<String> {
         Action::Merge { target, .. } => format!("merge {}", target.key),
         Action::Delete(target) => format!("delete {}", target.key),
         Action::Topology { write, .. } => format!("topology {write:?}"),
+        other => format!("{other:?}"),
     };
     plan.writes.iter().map(|write| view(&write.action)).collect()
 }

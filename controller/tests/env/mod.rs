@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "every test binary uses a part")]
 
 pub mod rights;
+pub mod stage;
 pub mod wire;
 
 use std::{
@@ -22,7 +23,7 @@ use controller::{
     cli::{Args, Sidecars},
     server,
     settings::Settings,
-    upstream::{TopoAddress, fake::FakeDataPlane},
+    upstream::{self, TopoAddress, fake::FakeDataPlane},
 };
 use kube::{
     Api, Client, Config, ResourceExt as _,
@@ -189,6 +190,24 @@ impl Bed {
     /// The data plane of the clusters.
     pub fn plane(&self) -> &FakeDataPlane {
         &self.plane
+    }
+
+    /// Plays the data plane of the one shard of the cluster that a Cell belongs to.
+    pub fn stage(&self, cell: &Value) -> stage::Stage {
+        let reference = &cell["spec"]["globalTopoServer"];
+        let (address, root) = (reference["address"].as_str().unwrap(), reference["rootPath"].as_str().unwrap());
+        stage::Stage::open(self.api("Pod/").0, &self.plane, TopoAddress::new([address], root))
+    }
+
+    /// Takes the topology server that a Cell knows away, or brings it back.
+    pub fn topology_answers(&self, cell: &Value, answers: bool) {
+        let address = cell["spec"]["globalTopoServer"]["address"].as_str().unwrap();
+        if answers {
+            self.plane.topology.heal(address);
+        } else {
+            let error = upstream::Error::Unavailable { target: address.to_owned(), detail: "refused".to_owned() };
+            self.plane.topology.fail(address, error);
+        }
     }
 
     /// All keys in the topology server that a Cell knows.

@@ -8,13 +8,17 @@ pub const PENDING: &[Entry] = &[
     ("certCommonName", "no certificate is issued for it"),
     ("resources.claims[].name", "pods declare no resource claims"),
     ("resources.claims[].request", "pods declare no resource claims"),
-    ("tablegroups[].pvcDeletionPolicy.whenScaled", "no pod is removed yet"),
-    ("shards[].spec.pvcDeletionPolicy.whenScaled", "no pod is removed yet"),
-    ("pools{}.pvcDeletionPolicy.whenScaled", "no pod is removed yet"),
 ];
 
-/// The same for fields that stand at the top of a template and have an effect at the top of a cluster.
-pub const PENDING_OF_TEMPLATES: &[(&str, &str)] = &[("ShardTemplate", "pvcDeletionPolicy.whenScaled")];
+/// Fields that count when pools get smaller: then it is tried that they do.
+pub const ON_SCALE: &[Entry] = &[
+    ("tablegroups[].pvcDeletionPolicy.whenScaled", "volumes without a pod are kept or given up"),
+    ("shards[].spec.pvcDeletionPolicy.whenScaled", "volumes without a pod are kept or given up"),
+    ("pools{}.pvcDeletionPolicy.whenScaled", "volumes without a pod are kept or given up"),
+];
+
+/// The same for fields that stand at the top of a template and have another effect, too, at the top of a cluster.
+pub const ON_SCALE_OF_TEMPLATES: &[(&str, &str)] = &[("ShardTemplate", "pvcDeletionPolicy.whenScaled")];
 
 /// Fields that count when something is made. A later edit is refused, or condition `ChangeHasNoEffect` tells. Names that have a single
 /// legal value are here, too: every other value is refused.
@@ -36,7 +40,7 @@ pub const BOOTSTRAP_ONLY: &[Entry] = &[
     ("backup.encryption.secretName", "a repository is encrypted once"),
     ("initdbArgs", "read when the data directory is made"),
     ("postgresSuperuser", "made with the data directory"),
-    ("storage.size", "volumes stay as they were made"),
+    ("etcd.storage.size", "the volumes of a StatefulSet stay as they were made"),
     ("storage.class", "volumes stay as they were made"),
     ("storage.storageClassName", "volumes stay as they were made"),
     ("storage.accessModes[]", "volumes stay as they were made"),

@@ -88,6 +88,30 @@ impl Input {
         input
     }
 
+    /// The same with so many pods of each pool of the shard in each cell.
+    pub fn of_size(&self, replicas: i32) -> Self {
+        let mut sized = self.clone();
+        let database = &mut sized.spec["databases"][0];
+        let groups = if database["tableGroups"].is_array() { "tableGroups" } else { "tablegroups" };
+        let shard = &mut database[groups][0]["shards"][0];
+        if let Some(pools) = shard.pointer_mut("/overrides/pools").and_then(Value::as_object_mut) {
+            pools.values_mut().for_each(|pool| pool["replicasPerCell"] = replicas.into());
+        }
+        let described = if shard["spec"].is_object() {
+            &mut shard["spec"]
+        } else {
+            shard["shardTemplate"] = USED.into();
+            sized.templates.get_mut("ShardTemplate").unwrap().get_mut(USED).unwrap()
+        };
+        if described["pools"].as_object().is_none_or(serde_json::Map::is_empty) {
+            described["pools"] = json!({"default": {}});
+        }
+        for pool in described["pools"].as_object_mut().unwrap().values_mut() {
+            pool["replicasPerCell"] = replicas.into();
+        }
+        sized
+    }
+
     /// The spec that fields of a kind are in.
     fn root(&mut self, kind: &'static str) -> &mut Value {
         match self.templates.get_mut(kind) {

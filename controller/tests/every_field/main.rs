@@ -22,7 +22,7 @@ use std::{
 use serde_json::{Value, json};
 
 use self::{
-    exceptions::{BOOTSTRAP_ONLY, Entry, GRADUAL, PENDING, PENDING_OF_TEMPLATES},
+    exceptions::{BOOTSTRAP_ONLY, Entry, GRADUAL, ON_SCALE, ON_SCALE_OF_TEMPLATES, PENDING},
     input::Input,
     schema::Field,
     world::{Rendered, World},
@@ -64,7 +64,7 @@ fn every_exception_is_about_a_field() {
     let kinds = ["MultigresCluster", "CoreTemplate", "CellTemplate", "ShardTemplate"];
     let paths: Vec<String> = kinds.into_iter().flat_map(schema::fields).map(|field| field.id()).collect();
     let idle = |entry: &&Entry| !paths.iter().any(|path| is_about(entry, path));
-    let idle: Vec<_> = PENDING.iter().chain(BOOTSTRAP_ONLY).chain(GRADUAL).filter(idle).collect();
+    let idle: Vec<_> = PENDING.iter().chain(BOOTSTRAP_ONLY).chain(GRADUAL).chain(ON_SCALE).filter(idle).collect();
     assert!(idle.is_empty(), "no field ends like this: {idle:?}");
     let twice: Vec<_> = paths.iter().filter(|path| listed(PENDING, path) && listed(BOOTSTRAP_ONLY, path)).collect();
     assert!(twice.is_empty(), "in both lists: {twice:?}");
@@ -96,8 +96,11 @@ fn examine_all(kind: &'static str, wanted: fn(&str) -> bool) {
 async fn examine(field: &Field) -> Result<(), String> {
     let (id, path) = (field.id(), field.path());
     let inputs: Vec<Input> = value::legal(field).iter().map(|value| Input::with(field, value)).collect();
-    if listed(PENDING, &id) || PENDING_OF_TEMPLATES.contains(&(field.kind, path.as_str())) {
+    if listed(PENDING, &id) {
         return pending(field, &inputs).await;
+    }
+    if listed(ON_SCALE, &id) || ON_SCALE_OF_TEMPLATES.contains(&(field.kind, path.as_str())) {
+        return scaled(&inputs).await;
     }
     let (legal, refused): (Vec<&Input>, Vec<&Input>) = inputs.iter().partition(|input| input.judge(None).is_accepted());
     let Some(one) = legal.first() else {
@@ -150,6 +153,26 @@ async fn pending(field: &Field, inputs: &[Input]) -> Result<(), String> {
         return Err("has an effect by now: take it off the list of pending fields".to_owned());
     }
     Ok(())
+}
+
+/// The field has an effect when pools get smaller, and none before.
+async fn scaled(inputs: &[Input]) -> Result<(), String> {
+    let [one, other] = inputs else { return Err(format!("has {} values, not two", inputs.len())) };
+    let (mut before, mut after) = (Vec::new(), Vec::new());
+    for input in [one, other] {
+        let mut world = World::of(&input.of_size(3)).await;
+        before.push(world.rendered());
+        let smaller = input.of_size(2);
+        world.apply(&smaller).await;
+        world.let_pods_go(&World::of(&smaller).await.rendered());
+        world.apply(&smaller).await;
+        after.push(world.rendered());
+    }
+    match (before[0] == before[1], after[0] == after[1]) {
+        (true, false) => Ok(()),
+        (false, _) => Err("has an effect without any change: take it off the list".to_owned()),
+        (true, true) => Err("changes nothing when pools get smaller".to_owned()),
+    }
 }
 
 /// Whether a warning is about the field that holds this one.

@@ -212,26 +212,47 @@ impl World {
 
     async fn carry_out<S>(&mut self, plan: Plan<S>) {
         for write in plan.writes {
-            match write.action {
-                Action::Apply(object) => self.apply_object(&object.gvk.kind, object.value),
-                Action::CreateOnce(object) => self.create(object),
-                Action::Merge { target, patch } => {
-                    if let Some(mut live) = self.ctx.stores.live(&target.key) {
-                        merge(&mut live, &patch);
-                        live["kind"] = json!(target.key.kind);
-                        self.apply_object(&target.key.kind, live);
-                    }
-                }
-                Action::Delete(target) => self.delete(&target.uid),
-                Action::Topology { at, write } => {
-                    let line = format!("{at:?} {write:?}");
-                    self.record(&at, &write).await;
-                    if !self.topology.contains(&line) {
-                        self.topology.push(line);
-                        self.changed = true;
-                    }
+            self.act(write.action).await;
+        }
+    }
+
+    async fn act(&mut self, action: Action) {
+        match action {
+            Action::Apply(object) => self.apply_object(&object.gvk.kind, object.value),
+            Action::CreateOnce(object) => self.create(object),
+            Action::Merge { target, patch } => {
+                if let Some(mut live) = self.ctx.stores.live(&target.key) {
+                    merge(&mut live, &patch);
+                    live["kind"] = json!(target.key.kind);
+                    self.apply_object(&target.key.kind, live);
                 }
             }
+            Action::Delete(target) | Action::Remove { target, .. } => self.delete(&target.uid),
+            Action::Topology { at, write } => {
+                let line = format!("{at:?} {write:?}");
+                self.record(&at, &write).await;
+                if !self.topology.contains(&line) {
+                    self.topology.push(line);
+                    self.changed = true;
+                }
+            }
+            Action::Sequence(actions) => {
+                for action in actions {
+                    if let Action::RequireAbsent { pod } = &action
+                        && self.ctx.stores.live(pod).is_some()
+                    {
+                        return;
+                    }
+                    Box::pin(self.act(action)).await;
+                }
+            }
+            // Nobody of the data plane answers here.
+            Action::HandOver { .. }
+            | Action::Hasten { .. }
+            | Action::LeaveCohort { .. }
+            | Action::Reload { .. }
+            | Action::RequireBackup { .. }
+            | Action::RequireAbsent { .. } => {}
         }
     }
 
@@ -322,6 +343,14 @@ impl World {
             "ConfigMap" => insert(&stores.config_maps, value),
             "PodDisruptionBudget" => insert(&stores.budgets, value),
             _ => panic!("this test does not know how to store a {kind}"),
+        }
+    }
+
+    /// Ends the pods that are not among these, as the disruption planner does once the data plane lets them go.
+    pub fn let_pods_go(&mut self, wanted: &Rendered) {
+        let unwanted = |id: &&String| id.starts_with("Pod/") && !wanted.contains_key(*id);
+        for id in self.applied.keys().filter(unwanted).cloned().collect::<Vec<_>>() {
+            self.delete(&uid_of(&id));
         }
     }
 

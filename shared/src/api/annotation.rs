@@ -33,6 +33,28 @@ pub const DRAIN_STATE: &str = "drain.multigres.com/state";
 /// RFC 3339 time at which the drain of a pool pod was requested.
 pub const DRAIN_REQUESTED_AT: &str = "drain.multigres.com/requested-at";
 
+/// Why a pool pod is drained: `rolling-update`, `scale-down`, `fs-resize`, `node-drain`.
+pub const DRAIN_REASON: &str = "drain.multigres.com/reason";
+
+/// RFC 3339 time at which the drain of a pool pod reached its step.
+pub const DRAIN_STATE_SINCE: &str = "drain.multigres.com/state-since";
+
+/// How many switchovers away from a pool pod failed in a row.
+pub const SWITCHOVER_FAILURES: &str = "drain.multigres.com/switchover-failures";
+
+/// RFC 3339 time at which the last switchover away from a pool pod failed.
+pub const SWITCHOVER_FAILED_AT: &str = "drain.multigres.com/switchover-failed-at";
+
+/// On a cluster, handed down to its shards: while it is there, and not `false`, no pod is taken down that runs.
+pub const PAUSE: &str = "multigres.com/pause";
+
+/// On a data volume's claim: RFC 3339 time at which it was set aside, because the pooler on it had given up. It is kept for
+/// whoever wants to look at it; once it is deleted its number is used again.
+pub const QUARANTINED_AT: &str = "multigres.com/quarantined-at";
+
+/// On a pool pod: the [`POSTGRES_RELOAD_HASH`] of settings of which a reload showed that some need a restart.
+pub const RESTART_REQUIRED: &str = "multigres.com/restart-required";
+
 /// How the certificates of a webhook configuration are managed.
 pub const CERT_STRATEGY: &str = "multigres.com/cert-strategy";
 

@@ -97,7 +97,7 @@ const fn histogram(
 use Program::{Admission, Both, Controller};
 
 /// All families.
-pub const ALL: [Family; 74] = [
+pub const ALL: [Family; 75] = [
     gauge(
         "multigres_operator_build_info",
         &["version", "revision"],
@@ -246,6 +246,12 @@ pub const ALL: [Family; 74] = [
         &["cluster", "shard", "namespace"],
         Controller,
         "Whether the backups of a shard are healthy: 1 or 0, nothing while it is not known.",
+    ),
+    gauge(
+        "multigres_operator_disruption_blocked",
+        &["cluster", "shard", "namespace", "reason"],
+        Controller,
+        "1 while a change to a shard waits, by the reason for which it does.",
     ),
     counter(
         "multigres_operator_drain_operations_total",

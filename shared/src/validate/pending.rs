@@ -2,9 +2,7 @@
 
 use k8s_openapi::api::core::v1::ResourceRequirements;
 
-use crate::api::v1alpha1::{
-    BackupConfig, BackupType, EtcdSpec, ExternalTopoServerSpec, MultigresClusterSpec, PvcDeletionPolicy, PvcRetention,
-};
+use crate::api::v1alpha1::{BackupConfig, BackupType, EtcdSpec, ExternalTopoServerSpec, MultigresClusterSpec};
 use crate::field_path::At;
 use crate::merge::Merge;
 use crate::resolve::{self, GlobalTopo, ResolvedCluster, defaults};
@@ -41,7 +39,6 @@ pub fn check(findings: &mut Findings<'_>, spec: &MultigresClusterSpec, resolved:
                 let resources = container.as_ref().and_then(|one| one.resources.as_ref());
                 claims(findings, &at.field(name), resources);
             }
-            scaled(findings, &at, pool.pvc_deletion_policy);
         }
     });
 }
@@ -66,15 +63,6 @@ fn claims(findings: &mut Findings<'_>, at: &At<'_>, resources: Option<&ResourceR
         let names = given.iter().map(|claim| claim.name.as_str()).collect::<Vec<_>>().join(", ");
         let message = "pods declare no resource claims, so none of their containers can ask for one; remove it";
         findings.invalid(&at.field("resources").field("claims"), names, message);
-    }
-}
-
-/// Volumes are only removed for a smaller number of pods once pods are.
-fn scaled(findings: &mut Findings<'_>, at: &At<'_>, policy: Option<PvcDeletionPolicy>) {
-    if policy.and_then(|policy| policy.when_scaled) == Some(PvcRetention::Delete) {
-        let message =
-            "Delete is not acted on yet: pods are not removed when their number is reduced, nor are their volumes";
-        findings.warn(&at.field("pvcDeletionPolicy").field("whenScaled"), message);
     }
 }
 

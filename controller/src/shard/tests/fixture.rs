@@ -1,6 +1,10 @@
 //! Shards and observations for tests.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use k8s_openapi::api::{
@@ -21,8 +25,9 @@ use crate::{
     settings::Settings,
     shard::{Certificates, Observed, Reference, decide, scope::Scope},
     upstream::{
-        Lifecycle, LifecycleMark, PoolerId, PoolerRecord, PoolerStatus, Postgres, PrimaryStatus, Role, RuleNumber,
-        Serving, ShardKey, Snapshot, TopoAddress, primary::Seen,
+        ConsensusView, Lifecycle, LifecycleMark, Lsn, PoolerId, PoolerRecord, PoolerStatus, Postgres, PrimaryStatus,
+        ReplicationStatus, Role, RuleNumber, Serving, ShardKey, Snapshot, TopoAddress,
+        primary::{self, Seen},
     },
     workload::telemetry::Inherited,
 };
@@ -184,6 +189,9 @@ pub fn observed(shard: Shard) -> Observed {
         ),
         topology: Snapshot { global: Ok(()), cells: BTreeMap::new(), malformed: Vec::new() },
         statuses: BTreeMap::new(),
+        topology_away: None,
+        bodiless: BTreeMap::new(),
+        nodes: BTreeMap::new(),
         inherited: Inherited::default(),
         shard: Arc::new(shard),
     }
@@ -219,6 +227,8 @@ pub fn carry_out(observed: &mut Observed) {
         let (Action::Apply(object) | Action::CreateOnce(object)) = write.action else { continue };
         let mut value = object.value;
         value["metadata"]["uid"] = json!(format!("uid-{}-{}", object.gvk.kind, object.name));
+        value["metadata"]["resourceVersion"] = json!("7");
+        value["metadata"]["creationTimestamp"] = json!("2027-01-15T07:00:00Z");
         match object.gvk.kind.as_str() {
             "Pod" => {
                 value["status"] = json!({ "phase": "Running", "conditions": [{ "type": "Ready", "status": "True" }] });
@@ -277,20 +287,42 @@ pub fn record(observed: &mut Observed, member: usize) -> &mut PoolerRecord {
     cells.flat_map(|cell| cell.as_mut().unwrap()).find(|record| record.id.name == wanted).unwrap()
 }
 
-/// Makes a member primary, and has it confirm that. All others follow it.
+/// Makes a member primary, and has it confirm that. All others stream from it and say so.
 pub fn elect(observed: &mut Observed, member: usize) {
+    let term = primary::claims(&observed.records()).first().and_then(|claim| claim.rule).unwrap_or_default();
+    let rule = RuleNumber { coordinator_term: term.coordinator_term + 1, leader_subterm: 0 };
     let record = record(observed, member);
     record.role = Role::Primary;
-    record.rule = Some(RuleNumber { coordinator_term: 1, leader_subterm: 0 });
+    record.rule = Some(rule);
     let id = record.id.clone();
-    let followers = observed.topology.poolers().map(|other| other.id.clone()).filter(|other| *other != id).collect();
-    let status = PoolerStatus {
-        postgres: Postgres::Primary,
-        postgres_ready: true,
-        primary: Some(PrimaryStatus { ready: true, followers, ..PrimaryStatus::default() }),
-        ..PoolerStatus::default()
-    };
-    observed.statuses.insert(id, Seen { status, at: NOW });
+    let everybody: BTreeSet<PoolerId> = observed.topology.poolers().map(|other| other.id.clone()).collect();
+    let consensus =
+        Some(ConsensusView { rule, leader: Some(id.clone()), cohort: everybody.clone(), ..ConsensusView::default() });
+    for other in &everybody {
+        let status = if *other == id {
+            PoolerStatus {
+                postgres: Postgres::Primary,
+                primary: Some(PrimaryStatus {
+                    ready: true,
+                    lsn: Some(Lsn(1000)),
+                    followers: everybody.iter().filter(|other| **other != id).cloned().collect(),
+                }),
+                ..PoolerStatus::default()
+            }
+        } else {
+            PoolerStatus {
+                postgres: Postgres::Standby,
+                replication: Some(ReplicationStatus {
+                    replayed: Some(Lsn(1000)),
+                    receiver: "streaming".to_owned(),
+                    ..ReplicationStatus::default()
+                }),
+                ..PoolerStatus::default()
+            }
+        };
+        let status = PoolerStatus { postgres_ready: true, consensus: consensus.clone(), ..status };
+        observed.statuses.insert(other.clone(), Seen { status, at: NOW });
+    }
 }
 
 /// Changes one stored pod.
@@ -307,7 +339,9 @@ pub fn members(shard: &Shard) -> Vec<String> {
 /// Names of what a plan deletes.
 pub fn deletions(plan: &Plan<ShardStatus>) -> Vec<String> {
     let deleted = plan.writes.iter().filter_map(|write| match &write.action {
-        Action::Delete(target) => Some(format!("{}/{}", target.key.kind, target.key.name)),
+        Action::Delete(target) | Action::Remove { target, .. } => {
+            Some(format!("{}/{}", target.key.kind, target.key.name))
+        }
         _ => None,
     });
     deleted.collect()

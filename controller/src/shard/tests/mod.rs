@@ -1,5 +1,6 @@
 //! Tests of whole passes over a shard.
 
+mod change;
 pub mod fixture;
 mod objects;
 mod pods;

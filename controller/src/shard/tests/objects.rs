@@ -116,7 +116,53 @@ fn without_native_sidecars_pgctld_is_an_ordinary_container_that_waits_for_multip
 fn a_single_pooler_has_no_disruption_budget() {
     let mut shard = minimal();
     shard.spec.pools.get_mut("default").unwrap().replicas_per_cell = Some(1);
-    assert!(written(&pass(&observed(shard)), "PodDisruptionBudget").is_empty());
+    assert!(written(&pass(&healthy(shard)), "PodDisruptionBudget").is_empty());
+}
+
+/// What a budget asks for, by what its name ends with.
+fn budgets(observed: &Observed) -> Vec<Value> {
+    let budgets = objects(observed).into_iter().filter(|object| object.gvk.kind == "PodDisruptionBudget");
+    budgets.map(|object| object.value["spec"].clone()).collect()
+}
+
+#[test]
+fn the_primary_and_the_standbys_have_budgets_of_their_own() {
+    let mut observed = healthy(three_cells());
+    let role = |operator: &str| json!([{ "key": label::ROLE, "operator": operator, "values": ["primary"] }]);
+    let found = budgets(&observed);
+    assert_eq!(found.len(), 2);
+    assert_eq!((&found[0]["minAvailable"], &found[0]["selector"]["matchExpressions"]), (&json!(1), &role("In")));
+    assert_eq!((&found[1]["minAvailable"], &found[1]["selector"]["matchExpressions"]), (&json!(1), &role("NotIn")));
+    assert!(found.iter().all(|spec| spec["selector"]["matchLabels"][label::COMPONENT] == "shard-pool"));
+    // While a member is not well, no standby may be evicted.
+    let pod = members(&observed.shard)[1].clone();
+    with_pod(&mut observed, &pod, |pod| pod.status = None);
+    assert_eq!(budgets(&observed)[1]["minAvailable"], json!(2));
+}
+
+#[test]
+fn budgets_wait_for_the_first_primary_and_outlive_the_loss_of_one() {
+    assert!(budgets(&observed(three_cells())).is_empty());
+    let mut observed = healthy(three_cells());
+    carry_out(&mut observed);
+    observed.statuses.clear();
+    assert_eq!(budgets(&observed).len(), 2);
+}
+
+#[test]
+fn the_standby_of_a_pair_can_be_evicted_while_both_are_well() {
+    assert_eq!(budgets(&healthy(minimal()))[1]["minAvailable"], json!(0));
+}
+
+#[test]
+fn budgets_of_another_layout_are_removed() {
+    let mut observed = healthy(three_cells());
+    carry_out(&mut observed);
+    let mut old = (*observed.budgets[0]).clone();
+    old.metadata.name = Some("demo-pool-default-zone-a-pdb".to_owned());
+    old.metadata.uid = Some("old".to_owned());
+    observed.budgets.push(Arc::new(old));
+    assert_eq!(deletions(&pass(&observed)), ["PodDisruptionBudget/demo-pool-default-zone-a-pdb"]);
 }
 
 #[test]
@@ -154,7 +200,7 @@ fn a_volume_that_waits_for_its_removal_is_taken_back_when_it_is_wanted() {
 
 fn merges(observed: &Observed) -> Vec<Value> {
     let merges = pass(observed).writes.into_iter().filter_map(|write| match write.action {
-        Action::Merge { patch, .. } => Some(patch),
+        Action::Merge { target, patch } => (target.key.kind == "PersistentVolumeClaim").then_some(patch),
         _ => None,
     });
     merges.collect()

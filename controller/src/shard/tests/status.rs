@@ -140,7 +140,9 @@ fn one_pooler(observed: &mut Observed) {
 
 fn detached_standby(observed: &mut Observed) {
     for seen in observed.statuses.values_mut() {
-        seen.status.primary.as_mut().unwrap().followers.clear();
+        if let Some(primary) = seen.status.primary.as_mut() {
+            primary.followers.clear();
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::SignedDuration;
 use shared::api::v1alpha1::TopologyPruningConfig;
 
 use super::fixture::{NOW, elect, healthy, minimal, pass, record, remember, three_cells};
@@ -23,13 +24,25 @@ fn haunted() -> (Observed, PoolerId) {
     };
     let id = ghost.id.clone();
     observed.topology.cells.get_mut("zone-a").unwrap().as_mut().unwrap().push(ghost);
+    lonely(&mut observed, &id, 30);
     (observed, id)
+}
+
+/// Nobody has seen a pod of it for so long.
+fn lonely(observed: &mut Observed, id: &PoolerId, seconds: i64) {
+    observed.bodiless.insert(id.clone(), NOW - SignedDuration::from_secs(seconds));
 }
 
 fn marked(observed: &Observed) -> Vec<(PoolerId, LifecycleMark)> {
     let writes = pass(observed).writes.into_iter();
     let mark = |action| match action {
-        Action::Topology { write: TopoWrite::MarkPooler(id, mark), .. } => Some((id, mark)),
+        Action::Sequence(actions) => match <[Action; 2]>::try_from(actions) {
+            Ok([Action::RequireAbsent { pod }, Action::Topology { write: TopoWrite::MarkPooler(id, mark), .. }]) => {
+                assert_eq!((pod.kind.as_str(), pod.namespace.as_deref()), ("Pod", Some("prod")));
+                Some((id, mark))
+            }
+            _ => None,
+        },
         _ => None,
     };
     writes.filter_map(|write| mark(write.action)).collect()
@@ -43,7 +56,8 @@ fn a_record_without_a_pod_is_marked_as_shut_down() {
     let [(id, mark)] = &marked(&observed)[..] else { panic!("not exactly one") };
     assert_eq!((id, mark.state, mark.updated), (&ghost, Lifecycle::Shutdown, Some(NOW)));
     assert!(plan.writes.iter().any(|write| {
-        matches!(&write.action, Action::Topology { at, .. } if at.root == "/multigres/global" && !at.endpoints.is_empty())
+        let Action::Sequence(actions) = &write.action else { return false };
+        matches!(&actions[1], Action::Topology { at, .. } if at.root == "/multigres/global" && !at.endpoints.is_empty())
     }));
 
     let records = observed.topology.cells.get_mut("zone-a").unwrap().as_mut().unwrap();
@@ -68,17 +82,31 @@ fn nothing_is_marked_while_no_primary_confirms_itself() {
 }
 
 #[test]
+fn nothing_is_marked_that_had_a_pod_a_moment_ago_or_while_the_topology_is_away() {
+    let (mut observed, ghost) = haunted();
+    lonely(&mut observed, &ghost, 29);
+    assert!(marked(&observed).is_empty());
+    lonely(&mut observed, &ghost, 30);
+    observed.topology_away = Some("Unavailable");
+    assert!(marked(&observed).is_empty());
+}
+
+#[test]
 fn a_pooler_whose_pod_will_come_back_is_not_marked() {
     let mut observed = healthy(minimal());
     remember(&mut observed);
     observed.pods.pop();
+    let id = record(&mut observed, 1).id.clone();
+    lonely(&mut observed, &id, 600);
     assert!(marked(&observed).is_empty());
 }
 
 #[test]
 fn a_pooler_whose_pod_is_on_its_way_out_is_not_marked() {
     let mut observed = healthy(minimal());
+    let id = record(&mut observed, 1).id.clone();
     Arc::make_mut(&mut observed.shard).spec.pools.get_mut("default").unwrap().replicas_per_cell = Some(1);
+    lonely(&mut observed, &id, 600);
     assert!(marked(&observed).is_empty(), "its pod is still there");
     observed.pods.pop();
     assert_eq!(marked(&observed).len(), 1);

@@ -1,0 +1,312 @@
+//! The table: the first situation that matches decides. At most one member of a shard is on its way at any time.
+
+use std::cmp::Reverse;
+
+use super::{
+    ABORT_AFTER, PROGRESS_DEADLINE, STUCK_AFTER,
+    drain::{advance, waiting_for},
+    member::{Cause, Member, Presence, Role},
+    verdict::{Act, Blocker, Reason, Row, Verdict},
+    view::{Safety, View},
+};
+use crate::{plan::Note, shard::facts::names};
+
+/// What to do about a shard now.
+pub fn decide(view: &View) -> Verdict {
+    // Pods that ended run nothing: making them anew disturbs nobody, whatever else is the case.
+    let ended = |member: &&Member| member.presence == Presence::Ended && member.vitals.is_none_or(|v| !v.serving);
+    if let Some(member) = in_order(view).into_iter().find(ended) {
+        let message = format!("Pod {} has ended and is created anew on the same volume", member.pod);
+        return replace(Row::Ended, member).note(Note::warning("PodReplaced", message));
+    }
+    if let Some(verdict) = lost(view) {
+        return verdict;
+    }
+    if !pending(view) {
+        return Verdict::of(Row::Idle);
+    }
+    if view.paused {
+        return Verdict::of(Row::Paused).blocked(Reason::Paused, "The cluster is annotated to be left as it is");
+    }
+    if let Some(why) = &view.blind {
+        return Verdict::of(Row::Blind).blocked(Reason::TopologyUnavailable, why.clone());
+    }
+    let primaries: Vec<&Member> = view.members.iter().filter(|member| member.role == Role::Primary).collect();
+    if primaries.len() > 1 {
+        let message = format!("More than one primary: {}", names(primaries.iter().map(|member| &member.pod)));
+        return Verdict::of(Row::Split).blocked(Reason::SeveralPrimaries, message);
+    }
+    running_drain(view).or_else(|| waiting(view)).unwrap_or_else(|| work(view))
+}
+
+/// Sorted by name, so that the order in which members were observed decides nothing.
+fn in_order(view: &View) -> Vec<&Member> {
+    let mut members: Vec<&Member> = view.members.iter().collect();
+    members.sort_by(|one, other| one.pod.cmp(&other.pod));
+    members
+}
+
+/// Whether anything should be done that may disturb somebody.
+fn pending(view: &View) -> bool {
+    view.members.iter().filter(|member| member.presence != Presence::Missing).any(|member| {
+        member.cause().is_some()
+            || member.drain.is_some()
+            || member.is_quarantined()
+            || member.reload_pending
+            // Without another member nobody can take over, and no budget keeps the eviction away.
+            || (member.role == Role::Primary && member.must_move() && view.members.len() > 1)
+    })
+}
+
+fn replace(row: Row, member: &Member) -> Verdict {
+    Verdict::of(row).act(Act::Replace { pod: member.pod.clone() })
+}
+
+/// A primary whose pod is gone or going will not come back in time: the orchestrators need not wait for it.
+fn lost(view: &View) -> Option<Verdict> {
+    if view.blind.is_some() || view.serving_primary().is_some() {
+        return None;
+    }
+    let gone = |member: &&Member| member.role == Role::Primary && !member.is_live();
+    let member = in_order(view).into_iter().find(gone)?;
+    // Who cannot elect for so long lacks more than haste.
+    if view.blocked_since.is_some_and(|since| view.past(since, ABORT_AFTER).is_some()) {
+        return None;
+    }
+    let verdict = Verdict::of(Row::Lost).act(Act::Hasten);
+    Some(verdict.blocked(Reason::NoPrimary, format!("The pod of the primary {} is gone", member.pod)))
+}
+
+/// One drain at a time, the one that has come furthest.
+fn running_drain(view: &View) -> Option<Verdict> {
+    let mut drains: Vec<_> = in_order(view)
+        .into_iter()
+        .filter(|member| member.is_live())
+        .filter_map(|member| Some((member, member.drain.as_ref()?)))
+        .collect();
+    drains.sort_by_key(|(_, drain)| Reverse(drain.state));
+    let (member, drain) = drains.first()?;
+    Some(advance(view, member, drain))
+}
+
+/// Nobody else goes before everybody is back.
+fn waiting(view: &View) -> Option<Verdict> {
+    for member in in_order(view) {
+        let Presence::Leaving { due } = member.presence else { continue };
+        let verdict = Verdict::of(Row::Waiting);
+        return Some(match view.past(due, STUCK_AFTER) {
+            Some(_) => verdict.blocked(
+                Reason::PodStuck,
+                format!("{} does not end; is its node gone? Mark the node as out of service", member.pod),
+            ),
+            None => verdict.blocked(Reason::WaitingForMember, format!("{} is ending", member.pod)),
+        });
+    }
+    // Without a primary nobody gets healthy: what is down for certain and would be built otherwise today may be what is missing.
+    if view.serving_primary().is_none()
+        && let Some(verdict) = broken(view)
+    {
+        return Some(verdict);
+    }
+    let returning: Vec<&Member> = in_order(view)
+        .into_iter()
+        .filter(|member| {
+            member.wanted && member.outdated.is_none() && !member.is_quarantined() && !view.is_healthy(member)
+        })
+        .collect();
+    let first = returning.first()?;
+    let up = returning.iter().all(|member| member.is_live() && member.ready);
+    if up && view.serving_primary().is_none() {
+        return Some(Verdict::of(Row::Waiting).blocked(Reason::NoPrimary, "No primary serves"));
+    }
+    let long = view.blocked_since.is_some_and(|since| view.past(since, PROGRESS_DEADLINE).is_some());
+    let old = |member: &&&Member| member.created.is_some_and(|at| view.past(at, PROGRESS_DEADLINE).is_some());
+    if long && let Some(stalled) = returning.iter().find(old) {
+        let why = stalled.trouble.as_deref().unwrap_or("it does not get healthy");
+        return Some(
+            Verdict::of(Row::Stalled).blocked(Reason::RolloutStalled, format!("{} is up to date: {why}", stalled.pod)),
+        );
+    }
+    let message = format!("{} is not healthy yet", first.pod);
+    Some(Verdict::of(Row::Waiting).blocked(Reason::WaitingForMember, message))
+}
+
+/// Outdated and certainly down: today's description may be the cure. A claim to be primary goes last.
+fn broken(view: &View) -> Option<Verdict> {
+    let mut broken: Vec<&Member> = in_order(view)
+        .into_iter()
+        .filter(|member| member.is_live() && member.wanted && member.outdated.is_some() && member.is_down())
+        .collect();
+    broken.sort_by_key(|member| member.role == Role::Primary);
+    let member = broken.first()?;
+    let message = format!("Pod {} is down and is created anew as described today", member.pod);
+    Some(replace(Row::Broken, member).note(Note::normal("PodReplaced", message)))
+}
+
+/// The rows that take somebody down, and the reload that does not.
+fn work(view: &View) -> Verdict {
+    let mut blocker: Option<(Row, Blocker)> = None;
+    for member in in_order(view).into_iter().filter(|member| member.is_live() && member.is_quarantined()) {
+        match view.quarantine_guard(member) {
+            None => {
+                let message =
+                    format!("{} gave up on its data: it gets a fresh volume, the old one is kept", member.pod);
+                return Verdict::of(Row::Quarantined)
+                    .act(Act::FreshVolume { pod: member.pod.clone() })
+                    .note(Note::warning("QuarantineRemediation", message));
+            }
+            Some(why) => {
+                let message = format!("{} is quarantined: {why}", member.pod);
+                block(&mut blocker, Row::Quarantined, Blocker::new(Reason::QuarantineBlocked, message));
+            }
+        }
+    }
+    if let Some(verdict) = broken(view) {
+        return verdict;
+    }
+    let live = || in_order(view).into_iter().filter(|member| member.is_live());
+    // One that is on its way back costs nothing more. Nobody else goes before it.
+    let mut sick: Vec<&Member> = live()
+        .filter(|member| member.wanted && member.outdated.is_some() && member.role != Role::Primary)
+        .filter(|member| !view.is_healthy(member))
+        .collect();
+    // One that says it is no use goes before one that only does not answer; of those the latest, which may not be back from its own turn.
+    sick.sort_by_key(|member| (member.vitals.is_none(), Reverse(member.created)));
+    // Of several that are not well it is not known which ones still confirm commits. Most get well or prove to be down; after a
+    // while the policy alone decides.
+    let patient = view.blocked_since.is_none_or(|since| view.past(since, PROGRESS_DEADLINE).is_none());
+    if sick.len() > 1 && patient {
+        let message = format!("Not healthy: {}", names(sick.iter().map(|member| &member.pod)));
+        return Verdict::of(Row::Waiting).blocked(Reason::WaitingForMember, message);
+    }
+    match choose(view, Row::OutdatedStandby, &sick) {
+        Some(Ok(verdict)) => return verdict,
+        Some(Err(found)) => return Verdict { blocker: Some(found), ..Verdict::of(Row::NoQuorum) },
+        None => {}
+    }
+    let mut others_first = false;
+    if view.spec_suffices() {
+        let mut extra: Vec<&Member> = live().filter(|member| !member.wanted && member.role != Role::Primary).collect();
+        extra.sort_by_key(|member| (view.is_healthy(member), Reverse(member.index)));
+        others_first |= !extra.is_empty();
+        match choose(view, Row::Extra, &extra) {
+            Some(Ok(verdict)) => return verdict,
+            Some(Err(found)) => block(&mut blocker, Row::NoQuorum, found),
+            None => {}
+        }
+    } else if let Some(extra) = live().find(|member| !member.wanted) {
+        let message = format!("Without {} the shard would not keep its durability policy", extra.pod);
+        block(&mut blocker, Row::Extra, Blocker::new(Reason::ScaleDownBlocked, message));
+    }
+    let home = view.primary().map(|primary| primary.cell.as_str());
+    let mut standbys: Vec<&Member> = live()
+        .filter(|member| member.role != Role::Primary)
+        .filter(|member| matches!(member.cause(), Some(Cause::RollingUpdate | Cause::FsResize)))
+        .collect();
+    let lag = |member: &Member| member.vitals.map_or(u64::MAX, |vitals| vitals.lag);
+    standbys.sort_by_key(|member| (Some(member.cell.as_str()) == home, Reverse(lag(member))));
+    let row = if standbys.first().is_some_and(|member| member.outdated.is_none()) {
+        Row::Resize
+    } else {
+        Row::OutdatedStandby
+    };
+    others_first |= !standbys.is_empty();
+    match choose(view, row, &standbys) {
+        Some(Ok(verdict)) => return verdict,
+        Some(Err(found)) => block(&mut blocker, Row::NoQuorum, found),
+        None => {}
+    }
+    if !others_first {
+        match primary(view) {
+            Some(Ok(verdict)) => return verdict,
+            Some(Err((row, found))) => block(&mut blocker, row, found),
+            None => {}
+        }
+    }
+    if let Some(verdict) = reload(view) {
+        return verdict;
+    }
+    match blocker {
+        Some((row, found)) => Verdict { blocker: Some(found), ..Verdict::of(row) },
+        None => Verdict::of(Row::Waiting).blocked(Reason::WaitingForMember, "A member does not answer"),
+    }
+}
+
+/// The first thing in the way is the one that is told.
+fn block(blocker: &mut Option<(Row, Blocker)>, row: Row, found: Blocker) {
+    blocker.get_or_insert((row, found));
+}
+
+/// The first of these that can be spared; the blocker if none can, and nothing if there is none.
+fn choose(view: &View, row: Row, candidates: &[&Member]) -> Option<Result<Verdict, Blocker>> {
+    let first = candidates.first()?;
+    for member in candidates {
+        let Some(cause) = member.cause() else { continue };
+        let request = || Verdict::of(row).act(Act::Request { pod: member.pod.clone(), cause });
+        match view.safety(member) {
+            Safety::Safe => return Some(Ok(request())),
+            Safety::NoRedundancy => return Some(Ok(request().note(no_redundancy(member)))),
+            Safety::Unsafe(_) => {}
+        }
+    }
+    let missed = match view.safety(first) {
+        Safety::Unsafe(missed) => missed,
+        Safety::Safe | Safety::NoRedundancy => Vec::new(),
+    };
+    Some(Err(Blocker::new(Reason::WaitingForQuorum, waiting_for(&missed))))
+}
+
+fn no_redundancy(member: &Member) -> Note {
+    let message = format!("Without {} no commit can be confirmed: writes wait until it is back", member.pod);
+    Note::warning("NoRedundancy", message)
+}
+
+/// The primary comes last, and only to hand over.
+fn primary(view: &View) -> Option<Result<Verdict, (Row, Blocker)>> {
+    let member = view.primary().filter(|member| member.is_live())?;
+    let pod = &member.pod;
+    let cause = match member.cause() {
+        Some(Cause::ScaleDown) if !view.spec_suffices() => return None,
+        Some(cause) => cause,
+        None if member.must_move() => Cause::NodeDrain,
+        None => return None,
+    };
+    let moves = cause == Cause::NodeDrain;
+    if view.members.len() == 1 {
+        if moves {
+            return None;
+        }
+        let message = format!("{pod} is the only member: the shard is down until it is back");
+        return Some(Ok(replace(Row::Alone, member).note(Note::warning("DowntimeExpected", message))));
+    }
+    let row = if moves { Row::NodeDrain } else { Row::Switchover };
+    let blocked = |reason, message: String| Some(Err((row, Blocker::new(reason, message))));
+    if view.serving_primary().is_none() {
+        return blocked(Reason::NoPrimary, format!("{pod} does not serve as primary now"));
+    }
+    if let Some(at) = member.failures.retry_at().filter(|at| *at > view.now) {
+        let message = format!("Nobody took over from {pod}; the next try is at {}", at.strftime("%H:%M:%S"));
+        return blocked(Reason::SwitchoverFailed, message);
+    }
+    if !view.has_successor(member, moves) {
+        return blocked(Reason::NoStandby, format!("No healthy standby can take over from {pod}"));
+    }
+    let request = Verdict::of(row).act(Act::Request { pod: pod.clone(), cause });
+    match view.safety(member) {
+        _ if moves => Some(Ok(request)),
+        Safety::Safe => Some(Ok(request)),
+        Safety::NoRedundancy => Some(Ok(request.note(no_redundancy(member)))),
+        Safety::Unsafe(missed) => blocked(Reason::WaitingForQuorum, waiting_for(&missed)),
+    }
+}
+
+/// Standbys read their settings anew before the primary does.
+fn reload(view: &View) -> Option<Verdict> {
+    let stale: Vec<&Member> =
+        in_order(view).into_iter().filter(|member| member.is_live() && member.reload_pending).collect();
+    let answers = |member: &&&Member| member.vitals.is_some_and(|vitals| vitals.postgres_ready);
+    let standbys: Vec<&&Member> = stale.iter().filter(|member| member.role != Role::Primary).collect();
+    let turn: Vec<&&Member> = if standbys.is_empty() { stale.iter().collect() } else { standbys };
+    let pods: Vec<String> = turn.into_iter().filter(|m| answers(m)).map(|member| member.pod.clone()).collect();
+    (!pods.is_empty()).then(|| Verdict::of(Row::Reload).act(Act::Reload { pods }))
+}

@@ -1,0 +1,113 @@
+//! Shards made up for tests.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use shared::{annotation::DrainState, api::v1alpha1::DurabilityPolicy};
+
+use super::super::{Cause, Drain, Failures, Member, Node, Presence, Role, View, Vitals};
+use crate::upstream::Lifecycle;
+
+pub const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
+
+pub fn ago(duration: Duration) -> Timestamp {
+    NOW.checked_sub(duration).unwrap()
+}
+
+pub fn secs(seconds: u64) -> Timestamp {
+    ago(Duration::from_secs(seconds))
+}
+
+/// A healthy standby that was created an hour ago.
+pub fn member(pod: &str, cell: &str, index: u32) -> Member {
+    Member {
+        pod: pod.to_owned(),
+        cell: cell.to_owned(),
+        index,
+        wanted: true,
+        presence: Presence::Live,
+        created: Some(secs(3600)),
+        drain: None,
+        failures: Failures::default(),
+        outdated: None,
+        resize_pending: false,
+        reload_pending: false,
+        ready: true,
+        trouble: None,
+        node: Node::Fine,
+        lifecycle: Lifecycle::Active,
+        lifecycle_since: Some(secs(3500)),
+        role: Role::Standby,
+        vitals: Some(Vitals { postgres_ready: true, streaming: true, in_cohort: true, ..Vitals::default() }),
+    }
+}
+
+pub fn primary(pod: &str, cell: &str, index: u32) -> Member {
+    let vitals = Vitals { postgres_ready: true, serving: true, in_cohort: true, ..Vitals::default() };
+    Member { role: Role::Primary, vitals: Some(vitals), ..member(pod, cell, index) }
+}
+
+pub fn view(members: Vec<Member>) -> View {
+    View {
+        now: NOW,
+        policy: DurabilityPolicy::AtLeast2,
+        paused: false,
+        blind: None,
+        blocked_since: None,
+        last_quarantine: None,
+        set_aside: 0,
+        members,
+    }
+}
+
+/// One member in each of three cells; the primary is `a`.
+pub fn three() -> View {
+    view(vec![primary("a", "z1", 0), member("b", "z2", 0), member("c", "z3", 0)])
+}
+
+/// Two members in one cell.
+pub fn two() -> View {
+    view(vec![primary("a", "z1", 0), member("b", "z1", 1)])
+}
+
+impl View {
+    /// The same with one member changed.
+    #[must_use]
+    pub fn with(mut self, pod: &str, change: impl FnOnce(&mut Member)) -> Self {
+        change(self.members.iter_mut().find(|member| member.pod == pod).unwrap());
+        self
+    }
+
+    /// The same with every member changed.
+    #[must_use]
+    pub fn each(mut self, change: impl Fn(&mut Member)) -> Self {
+        self.members.iter_mut().for_each(change);
+        self
+    }
+}
+
+pub fn outdated(member: &mut Member) {
+    member.outdated = Some("spec.containers[0].image".to_owned());
+}
+
+/// Runs, but is no use.
+pub fn sick(member: &mut Member) {
+    member.ready = false;
+    if let Some(vitals) = &mut member.vitals {
+        vitals.streaming = false;
+        vitals.serving = false;
+    }
+}
+
+/// Certainly serves nobody.
+pub fn dead(member: &mut Member) {
+    member.ready = false;
+    member.trouble = Some("container postgres: CrashLoopBackOff".to_owned());
+    member.vitals = None;
+}
+
+pub fn drain(state: DrainState, cause: Cause, seconds: u64) -> impl FnOnce(&mut Member) {
+    move |member| {
+        member.drain = Some(Drain { state, cause: Some(cause), requested: secs(seconds), since: secs(seconds) });
+    }
+}

@@ -1,0 +1,5 @@
+mod drains;
+mod fixture;
+mod properties;
+mod rows;
+mod simulation;

@@ -1,0 +1,257 @@
+//! What holds in every situation, likely or not.
+
+use proptest::prelude::*;
+use shared::{annotation::DrainState, api::v1alpha1::DurabilityPolicy};
+
+use super::{
+    super::{Act, Cause, Drain, Failures, Member, Node, Presence, Role, Safety, View, Vitals, decide},
+    fixture::*,
+};
+use crate::upstream::Lifecycle;
+
+fn presence() -> impl Strategy<Value = Presence> {
+    prop_oneof![
+        12 => Just(Presence::Live),
+        1 => Just(Presence::Missing),
+        1 => Just(Presence::Ended),
+        1 => (0_u64..200).prop_map(|past| Presence::Leaving { due: secs(past) }),
+    ]
+}
+
+fn drained() -> impl Strategy<Value = Option<Drain>> {
+    let state = prop::sample::select(vec![
+        DrainState::Requested,
+        DrainState::Draining,
+        DrainState::Acknowledged,
+        DrainState::ReadyForDeletion,
+    ]);
+    let cause = prop::option::of(prop::sample::select(vec![
+        Cause::RollingUpdate,
+        Cause::ScaleDown,
+        Cause::FsResize,
+        Cause::NodeDrain,
+    ]));
+    let drain = (state, cause, 0_u64..200).prop_map(|(state, cause, since)| Drain {
+        state,
+        cause,
+        requested: secs(since),
+        since: secs(since / 2),
+    });
+    prop_oneof![6 => Just(None), 1 => drain.prop_map(Some)]
+}
+
+prop_compose! {
+    fn any_member()(
+        presence in presence(),
+        drain in drained(),
+        (wanted, old, resize, reload, ready) in (
+            prop::bool::weighted(0.8), any::<bool>(), prop::bool::weighted(0.1), prop::bool::weighted(0.1), prop::bool::weighted(0.8),
+        ),
+        trouble in prop::option::weighted(0.1, Just("CrashLoopBackOff".to_owned())),
+        node in prop::sample::select(vec![Node::Fine, Node::Fine, Node::Fine, Node::Cordoned, Node::Draining]),
+        lifecycle in prop::sample::select(vec![
+            Lifecycle::Active, Lifecycle::Active, Lifecycle::Active, Lifecycle::Active, Lifecycle::Starting,
+            Lifecycle::Quarantined, Lifecycle::Shutdown,
+        ]),
+        role in prop::sample::select(vec![Role::Standby, Role::Standby, Role::Standby, Role::Standby, Role::Primary, Role::Unknown]),
+        vitals in prop::option::weighted(0.85, (
+            prop::bool::weighted(0.9), prop::bool::weighted(0.9), prop::bool::weighted(0.9), prop::bool::weighted(0.9),
+            prop::sample::select(vec![0, 0, 10, u64::MAX]),
+        )),
+        (created, failed, count) in (0_u64..2000, prop::option::weighted(0.1, 0_u64..100), 0_u32..4),
+    ) -> Member {
+        Member {
+            presence, drain, wanted, ready, trouble, node, lifecycle, role,
+            outdated: old.then(|| "spec.containers[0].image".to_owned()),
+            resize_pending: resize,
+            reload_pending: reload,
+            created: Some(secs(created)),
+            lifecycle_since: Some(secs(created / 2)),
+            failures: Failures { count, last: failed.map(secs) },
+            vitals: vitals.map(|(postgres_ready, serving, streaming, in_cohort, lag)| Vitals {
+                postgres_ready,
+                serving: serving && role == Role::Primary,
+                streaming: streaming && role == Role::Standby,
+                lag,
+                in_cohort,
+            }),
+            ..member("", "", 0)
+        }
+    }
+}
+
+prop_compose! {
+    fn any_view()(
+        mut members in prop::collection::vec(any_member(), 0..7),
+        multi in any::<bool>(),
+        paused in prop::bool::weighted(0.05),
+        blind in prop::bool::weighted(0.05),
+        blocked in prop::option::of(0_u64..2000),
+        cells in 1_usize..4,
+        calm in prop::bool::weighted(0.6),
+    ) -> View {
+        let mut led = false;
+        for (number, member) in members.iter_mut().enumerate() {
+            member.pod = format!("p{number}");
+            member.cell = format!("z{}", number % cells);
+            member.index = u32::try_from(number / cells).unwrap();
+            if calm {
+                // Most random worlds are in ruins; in these only the wishes are random.
+                let healthy = if led { super::fixture::member("", "", 0) } else { primary("", "", 0) };
+                led = true;
+                member.presence = healthy.presence;
+                member.role = healthy.role;
+                member.vitals = healthy.vitals;
+                member.ready = true;
+                member.trouble = None;
+                member.lifecycle = Lifecycle::Active;
+            }
+        }
+        View {
+            policy: if multi { DurabilityPolicy::MultiCellAtLeast2 } else { DurabilityPolicy::AtLeast2 },
+            paused,
+            blind: blind.then(|| "etcd does not answer".to_owned()),
+            blocked_since: blocked.map(secs),
+            ..view(members)
+        }
+    }
+}
+
+fn find<'a>(view: &'a View, pod: &str) -> &'a Member {
+    view.members.iter().find(|member| member.pod == pod).unwrap()
+}
+
+/// Whether a member that goes takes anything with it.
+fn counts(member: &Member) -> bool {
+    !member.is_down()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(4000) })]
+
+    #[test]
+    fn the_order_of_what_was_observed_decides_nothing(view in any_view(), seed in any::<u64>()) {
+        let mut other = view.clone();
+        let length = other.members.len().max(1);
+        for at in 0..other.members.len() {
+            other.members.swap(at, usize::try_from(seed % 97).unwrap() * (at + 1) % length);
+        }
+        let (one, other) = (decide(&view), decide(&other));
+        prop_assert_eq!(&one.act, &other.act);
+        prop_assert_eq!(one.blocker.map(|b| b.reason), other.blocker.map(|b| b.reason));
+    }
+
+    #[test]
+    fn never_two_at_once(view in any_view()) {
+        let verdict = decide(&view);
+        if let Some(pod) = verdict.act.as_ref().and_then(Act::takes_down) && counts(find(&view, pod)) {
+            let on_the_way = view.members.iter().find(|other| other.pod != pod && match other.presence {
+                Presence::Leaving { .. } => true,
+                Presence::Missing => other.wanted,
+                _ => false,
+            });
+            prop_assert_eq!(on_the_way, None);
+        }
+    }
+
+    #[test]
+    fn never_below_the_policy_where_there_is_slack(view in any_view()) {
+        let verdict = decide(&view);
+        if let Some(pod) = verdict.act.as_ref().and_then(Act::takes_down) && counts(find(&view, pod)) {
+            let goes = find(&view, pod);
+            let others = || view.members.iter().filter(|other| other.pod != pod);
+            let healthy = view.suffices(others().filter(|other| view.is_healthy(other)));
+            let slack = view.suffices(others().filter(|other| other.wanted));
+            let all_well = others().filter(|other| other.wanted).all(|other| view.is_healthy(other));
+            let hands_over = goes.drain.as_ref().is_some_and(|d| d.cause == Some(Cause::NodeDrain));
+            prop_assert!(healthy || (!slack && all_well) || hands_over, "{:?}", verdict);
+        }
+    }
+
+    #[test]
+    fn the_primary_never_goes_while_a_standby_could(view in any_view()) {
+        let verdict = decide(&view);
+        let (pod, cause) = match &verdict.act {
+            Some(Act::Request { pod, cause }) => (pod, *cause),
+            Some(Act::Resign { pod }) => (pod, find(&view, pod).drain.as_ref().unwrap().cause.unwrap_or(Cause::RollingUpdate)),
+            Some(Act::Remove { pod }) => {
+                prop_assert!(find(&view, pod).role != Role::Primary);
+                return Ok(());
+            }
+            _ => return Ok(()),
+        };
+        if find(&view, pod).role == Role::Primary && cause != Cause::NodeDrain {
+            let could = view.members.iter().find(|other| {
+                other.pod != *pod && other.is_live() && other.role == Role::Standby
+                    && matches!(other.cause(), Some(Cause::RollingUpdate | Cause::FsResize))
+                    && !matches!(view.safety(other), Safety::Unsafe(_))
+            });
+            prop_assert_eq!(could, None);
+        }
+    }
+
+    #[test]
+    fn a_primary_hands_over_only_to_somebody_healthy(view in any_view()) {
+        let verdict = decide(&view);
+        if let Some(Act::Resign { pod }) = &verdict.act {
+            prop_assert!(view.has_successor(find(&view, pod), true));
+            prop_assert!(view.is_healthy(find(&view, pod)));
+        }
+    }
+
+    #[test]
+    fn whatever_is_pending_goes_on_or_names_its_blocker(view in any_view()) {
+        let verdict = decide(&view);
+        prop_assert!(!verdict.pending || verdict.act.is_some() || verdict.blocker.is_some(), "{:?}", verdict);
+        let wished = view.members.iter().any(|member| member.is_live() && member.cause().is_some());
+        prop_assert!(!wished || verdict.pending);
+        if let Some(blocker) = verdict.blocker {
+            prop_assert!(!blocker.message.is_empty());
+        }
+    }
+
+    #[test]
+    fn nobody_is_disturbed_in_the_dark_or_against_the_users_word(view in any_view()) {
+        let verdict = decide(&View { blind: Some("etcd".to_owned()), ..view.clone() });
+        let quiet = matches!(verdict.act, None | Some(Act::Replace { .. }));
+        prop_assert!(quiet);
+        let verdict = decide(&View { paused: true, ..view });
+        let quiet = matches!(verdict.act, None | Some(Act::Replace { .. } | Act::Hasten));
+        prop_assert!(quiet);
+    }
+
+    #[test]
+    fn a_volume_is_given_up_only_beside_a_healthy_majority(view in any_view()) {
+        if let Some(Act::FreshVolume { pod }) = &decide(&view).act {
+            let healthy: Vec<&Member> =
+                view.members.iter().filter(|other| other.pod != *pod && view.is_healthy(other)).collect();
+            prop_assert!(view.suffices(healthy.iter().copied()));
+            prop_assert!(healthy.iter().any(|member| member.role == Role::Primary));
+            prop_assert_eq!(view.members.iter().filter(|member| member.is_quarantined()).count(), 1);
+        }
+    }
+}
+
+#[test]
+fn a_healthy_world_always_finds_something_to_do() {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let config = (2_usize..6, any::<bool>(), prop::collection::vec(any::<bool>(), 6));
+    runner
+        .run(&config, |(count, multi, old)| {
+            let mut members: Vec<Member> =
+                (1..count).map(|n| member(&format!("p{n}"), &format!("z{}", n % 3), 0)).collect();
+            members.insert(0, primary("p0", "z0", 0));
+            for (member, old) in members.iter_mut().zip(&old) {
+                if *old {
+                    outdated(member);
+                }
+            }
+            let policy = if multi { DurabilityPolicy::MultiCellAtLeast2 } else { DurabilityPolicy::AtLeast2 };
+            let view = View { policy, ..view(members) };
+            let any = view.members.iter().any(|member| member.outdated.is_some());
+            let verdict = decide(&view);
+            prop_assert_eq!(verdict.act.is_some(), any, "{:?}", verdict);
+            Ok(())
+        })
+        .unwrap();
+}

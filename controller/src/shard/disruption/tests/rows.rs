@@ -1,0 +1,375 @@
+//! One test or more for each row of the table.
+
+use std::time::Duration;
+
+use rstest::rstest;
+use shared::{annotation::DrainState, api::v1alpha1::DurabilityPolicy};
+
+use super::{
+    super::{Act, Cause, Failures, Member, Node, PROGRESS_DEADLINE, Presence, Reason, Row, Verdict, View, decide},
+    fixture::*,
+};
+use crate::upstream::Lifecycle;
+
+fn reason(verdict: &Verdict) -> Option<Reason> {
+    verdict.blocker.as_ref().map(|blocker| blocker.reason)
+}
+
+fn requested(verdict: &Verdict) -> &str {
+    match &verdict.act {
+        Some(Act::Request { pod, .. }) => pod,
+        other => panic!("no request: {other:?}"),
+    }
+}
+
+fn notes(verdict: &Verdict) -> Vec<&str> {
+    verdict.notes.iter().map(|note| note.reason.as_str()).collect()
+}
+
+#[rstest]
+#[case::three(three())]
+#[case::two(two())]
+#[case::nothing(view(Vec::new()))]
+fn a_shard_as_it_should_be_is_left_alone(#[case] view: View) {
+    assert_eq!(decide(&view), Verdict::of(Row::Idle));
+}
+
+#[test]
+fn a_sick_member_alone_is_nothing_to_act_on() {
+    assert_eq!(decide(&three().with("b", sick)).row, Row::Idle);
+}
+
+#[test]
+fn p1_a_paused_shard_is_left_as_it_is() {
+    let verdict = decide(&View { paused: true, ..three().each(outdated) });
+    assert_eq!((verdict.act.clone(), reason(&verdict)), (None, Some(Reason::Paused)));
+}
+
+#[test]
+fn p1_a_paused_shard_is_still_healed() {
+    let verdict = decide(&View { paused: true, ..three() }.with("b", |b| b.presence = Presence::Ended));
+    assert_eq!((verdict.row, verdict.act), (Row::Ended, Some(Act::Replace { pod: "b".into() })));
+}
+
+#[test]
+fn p2_nobody_goes_while_the_topology_is_away() {
+    let verdict = decide(&View { blind: Some("etcd does not answer".into()), ..three().each(outdated) });
+    assert_eq!((verdict.act.clone(), reason(&verdict)), (None, Some(Reason::TopologyUnavailable)));
+}
+
+#[test]
+fn two_primaries_stop_everything() {
+    let mut view = three().each(outdated);
+    view.members[1] = primary("b", "z2", 0);
+    assert_eq!(reason(&decide(&view)), Some(Reason::SeveralPrimaries));
+}
+
+#[test]
+fn p3_a_running_drain_is_advanced_before_anything_else() {
+    let view = three().each(outdated).with("c", drain(DrainState::Requested, Cause::RollingUpdate, 1));
+    let verdict = decide(&view);
+    assert_eq!(verdict.row, Row::Draining);
+    assert_eq!(verdict.act, Some(Act::Advance { pod: "c".into(), to: DrainState::Draining }));
+}
+
+#[test]
+fn p3_of_two_drains_the_further_one_goes_on() {
+    let view = three()
+        .each(outdated)
+        .with("b", drain(DrainState::Requested, Cause::RollingUpdate, 1))
+        .with("c", drain(DrainState::Acknowledged, Cause::RollingUpdate, 1));
+    assert_eq!(decide(&view).act, Some(Act::Advance { pod: "c".into(), to: DrainState::ReadyForDeletion }));
+}
+
+#[test]
+fn p4_nobody_goes_while_another_pod_is_ending() {
+    let view = three().each(outdated).with("b", |b| b.presence = Presence::Leaving { due: NOW });
+    let verdict = decide(&view);
+    assert_eq!((verdict.act.clone(), reason(&verdict)), (None, Some(Reason::WaitingForMember)));
+}
+
+#[test]
+fn p4_a_pod_that_does_not_end_is_named() {
+    let view = three().each(outdated).with("b", |b| b.presence = Presence::Leaving { due: secs(61) });
+    assert_eq!(reason(&decide(&view)), Some(Reason::PodStuck));
+}
+
+#[rstest]
+#[case::missing(|b: &mut Member| { b.presence = Presence::Missing; b.vitals = None; })]
+#[case::not_streaming(|b: &mut Member| b.vitals.as_mut().unwrap().streaming = false)]
+#[case::not_ready(|b: &mut Member| b.ready = false)]
+#[case::not_counted(|b: &mut Member| b.vitals.as_mut().unwrap().in_cohort = false)]
+#[case::lagging(|b: &mut Member| b.vitals.as_mut().unwrap().lag = u64::MAX)]
+#[case::silent(|b: &mut Member| b.vitals = None)]
+#[case::starting(|b: &mut Member| b.lifecycle = Lifecycle::Starting)]
+fn p4_the_last_member_has_to_be_healthy_first(#[case] change: fn(&mut Member)) {
+    let view = three().with("a", outdated).with("c", outdated).with("b", change);
+    let verdict = decide(&view);
+    assert_eq!((verdict.act.clone(), reason(&verdict)), (None, Some(Reason::WaitingForMember)));
+    assert!(verdict.blocker.unwrap().message.contains('b'));
+}
+
+#[test]
+fn p4_an_extra_pod_that_never_came_up_holds_nobody() {
+    let mut view = three();
+    view.members.push(member("d", "z1", 1));
+    let verdict = decide(&view.with("d", |d| d.wanted = false).with("d", dead));
+    assert_eq!(requested(&verdict), "d");
+}
+
+#[test]
+fn p5_a_new_pod_that_does_not_come_up_stalls_the_rollout() {
+    let long = PROGRESS_DEADLINE + Duration::from_secs(1);
+    let view = three().each(outdated).with("b", |b| {
+        b.outdated = None;
+        b.created = Some(ago(long));
+        dead(b);
+    });
+    assert_eq!(reason(&decide(&view)), Some(Reason::WaitingForMember), "it was healthy until a moment ago");
+    let verdict = decide(&View { blocked_since: Some(ago(long)), ..view });
+    assert_eq!(
+        (verdict.row, verdict.act.clone(), reason(&verdict)),
+        (Row::Stalled, None, Some(Reason::RolloutStalled))
+    );
+    assert!(verdict.blocker.unwrap().message.contains("CrashLoopBackOff"));
+}
+
+#[test]
+fn p5_a_fix_that_is_pushed_takes_effect_at_once() {
+    let view = View { blocked_since: Some(secs(7200)), ..three().each(outdated).with("b", dead) };
+    assert_eq!(decide(&view).act, Some(Act::Replace { pod: "b".into() }));
+}
+
+fn quarantined() -> View {
+    three().with("b", |b| {
+        dead(b);
+        b.lifecycle = Lifecycle::Quarantined;
+    })
+}
+
+#[test]
+fn p6_a_quarantined_member_gets_a_fresh_volume() {
+    assert_eq!(decide(&quarantined()).act, Some(Act::FreshVolume { pod: "b".into() }));
+}
+
+#[rstest]
+#[case::two_at_once(quarantined().with("c", |c| c.lifecycle = Lifecycle::Quarantined))]
+#[case::nobody_serves(quarantined().with("a", sick))]
+#[case::too_few_others(quarantined().with("c", sick))]
+#[case::young(quarantined().with("b", |b| { b.created = Some(secs(60)); b.lifecycle_since = Some(secs(30)); }))]
+#[case::old_record(quarantined().with("b", |b| b.lifecycle_since = Some(secs(3601))))]
+#[case::too_many(View { set_aside: 3, ..quarantined() })]
+#[case::just_before(View { last_quarantine: Some(secs(1700)), ..quarantined() })]
+fn p6_a_volume_is_never_given_up_without_need(#[case] view: View) {
+    let verdict = decide(&view);
+    assert!(!matches!(verdict.act, Some(Act::FreshVolume { .. })), "{verdict:?}");
+    assert!(verdict.blocker.is_some());
+}
+
+#[test]
+fn p6_after_half_an_hour_the_next_volume_may_go() {
+    let view = View { last_quarantine: Some(secs(1801)), ..quarantined() };
+    assert_eq!(decide(&view).row, Row::Quarantined);
+}
+
+#[test]
+fn p7_outdated_members_that_are_down_come_first() {
+    let view = three().each(outdated).with("c", dead);
+    let verdict = decide(&view);
+    assert_eq!((verdict.row, verdict.act), (Row::Broken, Some(Act::Replace { pod: "c".into() })));
+}
+
+#[test]
+fn p7_a_silent_member_may_still_confirm_commits() {
+    let view = three().each(outdated).with("c", |c| {
+        c.ready = false;
+        c.vitals = None;
+    });
+    let verdict = decide(&view);
+    assert_eq!(requested(&verdict), "c", "the others suffice, so it goes in order");
+    let view = view.with("b", sick);
+    assert_eq!(reason(&decide(&view)), Some(Reason::WaitingForMember), "which of the two does is not known");
+    let later = View { blocked_since: Some(ago(PROGRESS_DEADLINE)), ..view };
+    assert_eq!(reason(&decide(&later)), Some(Reason::WaitingForQuorum));
+}
+
+#[test]
+fn p7_of_several_that_are_not_well_the_one_that_certainly_is_not_goes_first() {
+    let silent = |member: &mut Member| {
+        member.ready = false;
+        member.vitals = None;
+    };
+    let mut view = three();
+    view.members.push(member("d", "z1", 1));
+    let view = View { blocked_since: Some(ago(PROGRESS_DEADLINE)), ..view.each(outdated) };
+    assert_eq!(requested(&decide(&view.clone().with("b", silent).with("c", sick))), "c");
+    let young = |member: &mut Member| {
+        silent(member);
+        member.created = Some(secs(600));
+    };
+    assert_eq!(requested(&decide(&view.with("b", silent).with("c", young))), "c");
+}
+
+#[test]
+fn p7_without_a_primary_the_cure_is_tried_on_all_claims_last() {
+    let view = three().each(outdated).each(dead);
+    assert_eq!(decide(&view).act, Some(Act::Replace { pod: "b".into() }));
+    let view = view.with("b", |b| b.outdated = None).with("c", |c| c.outdated = None);
+    assert_eq!(decide(&view).act, Some(Act::Replace { pod: "a".into() }));
+}
+
+#[test]
+fn p8_the_standby_with_the_highest_number_goes_first() {
+    let mut view = three();
+    view.members.push(member("d", "z1", 1));
+    view.members.push(member("e", "z2", 2));
+    let view = view.with("d", |d| d.wanted = false).with("e", |e| e.wanted = false);
+    assert_eq!(requested(&decide(&view)), "e");
+    assert_eq!(requested(&decide(&view.with("d", sick))), "d", "unhealthy ones first");
+}
+
+#[test]
+fn p8_a_primary_that_nobody_wants_hands_over_first() {
+    let mut view = three();
+    view.members.push(member("d", "z1", 1));
+    let view = view.with("a", |a| a.wanted = false);
+    let verdict = decide(&view);
+    assert_eq!((verdict.row, requested(&verdict)), (Row::Switchover, "a"));
+}
+
+#[test]
+fn p8_a_shard_never_shrinks_below_its_policy() {
+    let view = three().with("b", |b| b.wanted = false).with("c", |c| c.wanted = false);
+    let verdict = decide(&view);
+    assert_eq!((verdict.act.clone(), reason(&verdict)), (None, Some(Reason::ScaleDownBlocked)));
+    let cells = View { policy: DurabilityPolicy::MultiCellAtLeast2, ..two() }.with("b", |b| b.wanted = false);
+    assert_eq!(reason(&decide(&cells)), Some(Reason::ScaleDownBlocked));
+}
+
+#[test]
+fn p9_standbys_of_other_cells_go_first() {
+    let mut view = three().each(outdated);
+    view.members.push(member("A", "z1", 1));
+    let view = view.with("A", outdated);
+    assert_eq!(requested(&decide(&view)), "b");
+}
+
+#[test]
+fn p9_the_standby_that_lags_most_goes_first() {
+    let view = three().each(outdated).with("c", |c| c.vitals.as_mut().unwrap().lag = 10);
+    assert_eq!(requested(&decide(&view)), "c");
+}
+
+#[test]
+fn p9_a_shard_without_slack_rolls_all_the_same() {
+    let verdict = decide(&two().each(outdated));
+    assert_eq!((requested(&verdict), notes(&verdict)), ("b", vec!["NoRedundancy"]));
+}
+
+#[test]
+fn p9_a_cell_of_its_own_is_spared_only_while_all_others_are_well() {
+    let two_cells = view(vec![primary("a", "z1", 0), member("b", "z1", 1), member("c", "z2", 0)]);
+    let view = View { policy: DurabilityPolicy::MultiCellAtLeast2, ..two_cells }.with("c", outdated);
+    assert_eq!(notes(&decide(&view)), ["NoRedundancy"]);
+    assert_eq!(reason(&decide(&view.with("b", sick))), Some(Reason::WaitingForMember));
+}
+
+#[test]
+fn p10_the_primary_goes_last() {
+    let verdict = decide(&three().with("a", outdated));
+    assert_eq!((verdict.row, requested(&verdict)), (Row::Switchover, "a"));
+}
+
+#[test]
+fn p10_nobody_healthy_to_take_over() {
+    let view = three().with("a", outdated).each(|m| m.node = Node::Cordoned);
+    assert_eq!(reason(&decide(&view)), Some(Reason::NoStandby));
+}
+
+#[test]
+fn p10_a_failed_switchover_is_not_repeated_at_once() {
+    let failed = |count, seconds| Failures { count, last: Some(secs(seconds)) };
+    let view = three().with("a", outdated);
+    assert_eq!(
+        reason(&decide(&view.clone().with("a", |a| a.failures = failed(1, 29)))),
+        Some(Reason::SwitchoverFailed)
+    );
+    assert_eq!(decide(&view.clone().with("a", |a| a.failures = failed(1, 30))).row, Row::Switchover);
+    assert_eq!(decide(&view.clone().with("a", |a| a.failures = failed(3, 119))).act, None);
+    assert_eq!(decide(&view.with("a", |a| a.failures = failed(40, 600))).row, Row::Switchover);
+}
+
+#[test]
+fn p11_the_only_member_is_made_anew_in_place() {
+    let verdict = decide(&view(vec![primary("a", "z1", 0)]).with("a", outdated));
+    assert_eq!(verdict.act, Some(Act::Replace { pod: "a".into() }));
+    assert_eq!(notes(&verdict), ["DowntimeExpected"]);
+}
+
+#[test]
+fn p12_who_is_missed_is_named() {
+    let silent = |member: &mut Member| member.vitals = None;
+    // The silent one itself may go: the other two suffice.
+    assert_eq!(requested(&decide(&three().each(outdated).with("c", silent))), "c");
+    let apart = |member: &mut Member| member.vitals.as_mut().unwrap().in_cohort = false;
+    let view = three().each(outdated).with("b", apart).with("c", apart);
+    let view = View { blocked_since: Some(ago(PROGRESS_DEADLINE)), ..view };
+    let verdict = decide(&view);
+    assert_eq!((verdict.row, reason(&verdict)), (Row::NoQuorum, Some(Reason::WaitingForQuorum)));
+    assert!(verdict.blocker.unwrap().message.contains('c'));
+}
+
+#[test]
+fn p12_two_that_are_not_well_are_waited_for() {
+    let mut view = three().each(outdated);
+    view.members.extend([member("d", "z1", 1), member("e", "z2", 1)]);
+    let view = view.with("d", sick).with("e", sick);
+    assert_eq!(requested(&decide(&view.clone().with("d", outdated).with("e", |e| *e = member("e", "z2", 1)))), "d");
+    let verdict = decide(&view.with("d", outdated).with("e", outdated));
+    assert_eq!((verdict.act.clone(), reason(&verdict)), (None, Some(Reason::WaitingForMember)));
+}
+
+#[test]
+fn p13_a_file_system_that_grows_offline_takes_the_same_way() {
+    let verdict = decide(&three().with("b", |b| b.resize_pending = true));
+    assert_eq!(verdict.act, Some(Act::Request { pod: "b".into(), cause: Cause::FsResize }));
+    let verdict = decide(&three().with("a", |a| a.resize_pending = true));
+    assert_eq!(verdict.act, Some(Act::Request { pod: "a".into(), cause: Cause::FsResize }));
+}
+
+#[rstest]
+#[case(Node::Cordoned)]
+#[case(Node::Draining)]
+fn p14_the_primary_leaves_a_node_that_is_about_to_go(#[case] node: Node) {
+    let verdict = decide(&three().with("a", |a| a.node = node));
+    assert_eq!(verdict.act, Some(Act::Request { pod: "a".into(), cause: Cause::NodeDrain }));
+    assert_eq!(decide(&three().with("b", |b| b.node = node)).row, Row::Idle, "standbys wait for their eviction");
+}
+
+#[test]
+fn p14_the_only_member_has_nowhere_to_go() {
+    let alone = view(vec![primary("a", "z1", 0)]).with("a", |a| a.node = Node::Cordoned);
+    assert_eq!(decide(&alone).row, Row::Idle);
+}
+
+#[test]
+fn p15_standbys_reload_before_the_primary() {
+    let view = three().each(|m| m.reload_pending = true);
+    assert_eq!(decide(&view).act, Some(Act::Reload { pods: vec!["b".into(), "c".into()] }));
+    let view = three().with("a", |a| a.reload_pending = true);
+    assert_eq!(decide(&view).act, Some(Act::Reload { pods: vec!["a".into()] }));
+}
+
+#[test]
+fn a_lost_primary_is_no_reason_to_wait() {
+    let view = three().with("a", |a| {
+        a.presence = Presence::Leaving { due: NOW };
+        sick(a);
+    });
+    let verdict = decide(&view);
+    assert_eq!(
+        (verdict.row, verdict.act.clone(), reason(&verdict)),
+        (Row::Lost, Some(Act::Hasten), Some(Reason::NoPrimary))
+    );
+    assert_eq!(decide(&View { blocked_since: Some(secs(121)), ..view }).act, None, "haste is not all that is missing");
+}

@@ -1,0 +1,233 @@
+//! The controller of the simulation: it sees what the watch shows, asks the poolers, decides, and carries out as the executor does:
+//! with a fresh look at what it is about to touch.
+
+use shared::annotation::DrainState;
+
+use super::{
+    plane::Time,
+    world::{Pod, World},
+};
+use crate::{
+    shard::disruption::{
+        Act, Drain, Ending, Failures, Member, Node, PROGRESS_DEADLINE, Presence, Role, Row, View, Vitals, decide,
+    },
+    upstream::Lifecycle,
+};
+
+impl World {
+    pub fn pass(&mut self) {
+        for (name, (cell, index)) in self.spec.wanted() {
+            if !self.seen.contains_key(&name) {
+                self.create(&name, &cell, index);
+            }
+        }
+        self.bring_back();
+        let view = self.view();
+        let verdict = decide(&view);
+        assert!(!verdict.pending || verdict.act.is_some() || verdict.blocker.is_some(), "a nameless halt: {view:#?}");
+        self.blocked = match (&verdict.blocker, self.blocked) {
+            (Some(blocker), Some((since, _))) => Some((since, blocker.reason)),
+            (Some(blocker), None) => Some((self.now, blocker.reason)),
+            (None, _) => None,
+        };
+        if let Some(act) = verdict.act {
+            if act != Act::Hasten {
+                self.acts += 1;
+            }
+            self.carry_out(verdict.row, act);
+        }
+    }
+
+    /// A leader that was lost on its way out comes back if nobody takes over.
+    fn bring_back(&mut self) {
+        let (now, wanted) = (self.now, self.spec.wanted());
+        let leader = self.plane.leader.clone().filter(|leader| !self.plane.serves(leader, now));
+        let leader = leader.filter(|leader| !self.seen.contains_key(leader) && !wanted.contains_key(leader));
+        let before = self.lost.take();
+        let Some(leader) = leader else { return };
+        let since = before.filter(|(name, _)| *name == leader).map_or(now, |(_, since)| since);
+        self.lost = Some((leader.clone(), since));
+        if now - since >= 60_000 && now >= self.blind_until {
+            let cell = self.plane.cells[&leader].clone();
+            let index = leader.rsplit('-').next().unwrap().parse().unwrap();
+            self.create(&leader, &cell, index);
+        }
+    }
+
+    fn view(&self) -> View {
+        let wanted = self.spec.wanted();
+        let mut members: Vec<Member> = Vec::new();
+        for (name, (cell, index)) in &wanted {
+            if !self.seen.contains_key(name) {
+                members.push(self.member(name, cell, *index, true, None));
+            }
+        }
+        if let Some((name, _)) = &self.lost {
+            members.push(self.member(name, &self.plane.cells[name], 0, false, None));
+        }
+        for (name, (_, pod)) in &self.seen {
+            if let Some(pod) = pod {
+                members.push(self.member(name, &pod.cell, pod.index, wanted.contains_key(name), Some(pod)));
+            }
+        }
+        View {
+            now: Self::time(self.now),
+            policy: self.plane.policy,
+            paused: false,
+            blind: (self.now < self.blind_until).then(|| "etcd does not answer".to_owned()),
+            blocked_since: self.blocked.map(|(since, _)| Self::time(since)),
+            last_quarantine: None,
+            set_aside: 0,
+            members,
+        }
+    }
+
+    fn member(&self, name: &str, cell: &str, index: u32, wanted: bool, pod: Option<&Pod>) -> Member {
+        let silent = self.silent.get(name).is_some_and(|until| *until > self.now);
+        let up = self.plane.is_up(name, self.now);
+        let leads = self.plane.leader.as_deref() == Some(name);
+        Member {
+            pod: name.to_owned(),
+            cell: cell.to_owned(),
+            index,
+            wanted,
+            presence: match pod {
+                None => Presence::Missing,
+                Some(pod) if pod.leaving.is_some() => {
+                    Presence::Leaving { due: Self::time(pod.leaving.unwrap_or_default()) }
+                }
+                Some(pod) if pod.ended => Presence::Ended,
+                Some(_) => Presence::Live,
+            },
+            created: pod.map(|pod| Self::time(pod.created)),
+            drain: pod.and_then(|pod| pod.drain.clone()),
+            failures: pod.map_or(Failures::default(), |pod| pod.failures),
+            outdated: pod.filter(|pod| pod.version != self.spec.version).map(|_| "image".to_owned()),
+            resize_pending: false,
+            reload_pending: false,
+            ready: pod.is_some() && up,
+            trouble: pod
+                .filter(|_| self.plane.servers.get(name).is_some_and(|server| server.up_at.is_none()))
+                .map(|_| "CrashLoopBackOff".to_owned()),
+            node: pod.map_or(Node::Fine, |pod| pod.node),
+            lifecycle: if up { Lifecycle::Active } else { Lifecycle::Starting },
+            lifecycle_since: None,
+            role: if leads { Role::Primary } else { Role::Standby },
+            vitals: (up && !silent).then(|| Vitals {
+                postgres_ready: true,
+                serving: self.plane.serves(name, self.now),
+                streaming: self.plane.streams(name, self.now),
+                lag: self.plane.lag(name),
+                in_cohort: self.plane.cohort.contains(name),
+            }),
+        }
+    }
+
+    /// The live pod, if it is still the one that was seen.
+    fn same(&mut self, name: &str) -> Option<&mut Pod> {
+        let uid = self.seen.get(name)?.1.as_ref()?.uid;
+        self.pods.get_mut(name).filter(|pod| pod.uid == uid && pod.leaving.is_none())
+    }
+
+    fn mark(&mut self, name: &str, state: DrainState) {
+        let now = Self::time(self.now);
+        if let Some(drain) = self.same(name).and_then(|pod| pod.drain.as_mut()) {
+            drain.state = state;
+            drain.since = now;
+        }
+    }
+
+    fn carry_out(&mut self, row: Row, act: Act) {
+        self.say(format_args!("{row:?}: {act:?}"));
+        let at = Self::time(self.now);
+        match act {
+            Act::Replace { pod } => {
+                let alone = row == Row::Alone;
+                assert!(alone || !self.plane.serves(&pod, self.now), "{pod} serves and is replaced");
+                if self.same(&pod).is_some() {
+                    self.delete(&pod);
+                }
+            }
+            Act::Request { pod, cause } => {
+                if let Some(live) = self.same(&pod) {
+                    live.drain =
+                        Some(Drain { state: DrainState::Requested, cause: Some(cause), requested: at, since: at });
+                }
+            }
+            Act::Advance { pod, to } => self.mark(&pod, to),
+            Act::Resign { pod } => {
+                if self.same(&pod).is_none() || !self.plane.serves(&pod, self.now) {
+                    return;
+                }
+                self.goes(&pod);
+                self.switchovers += 1;
+                self.plane.resigned = true;
+                self.plane.hasten(self.now);
+                self.mark(&pod, DrainState::Draining);
+            }
+            Act::LeaveCohort { pod } => {
+                if self.plane.lets_go(&pod, self.now) && self.same(&pod).is_some() {
+                    self.plane.cohort.remove(&pod);
+                    // A controller may be killed between the two.
+                    if !self.chance.once_in(8) {
+                        self.mark(&pod, DrainState::Acknowledged);
+                    }
+                }
+            }
+            Act::Remove { pod } => {
+                let Some(live) = self.same(&pod) else { return };
+                let Some(drain) = &live.drain else { return };
+                assert!(drain.state == DrainState::ReadyForDeletion, "{pod} goes in state {}", drain.state);
+                assert!(!self.plane.serves(&pod, self.now), "{pod} serves and is deleted");
+                self.goes(&pod);
+                self.drained += 1;
+                self.delete(&pod);
+            }
+            Act::Drop { pod, ending } => {
+                if let Some(live) = self.same(&pod) {
+                    live.drain = None;
+                    if ending == Ending::SwitchoverFailed {
+                        live.failures = Failures { count: live.failures.count + 1, last: Some(at) };
+                    }
+                }
+                // An old leader that nobody replaced goes on leading.
+                if ending == Ending::SwitchoverFailed && self.plane.leader.as_deref() == Some(&pod) {
+                    self.plane.resigned = false;
+                }
+            }
+            Act::Hasten => {
+                let now: Time = self.now;
+                self.plane.hasten(now);
+            }
+            Act::FreshVolume { .. } | Act::Reload { .. } => unreachable!("nothing asks for it here"),
+        }
+    }
+
+    /// Checks, against the truth, that a member may be disturbed now.
+    fn goes(&mut self, name: &str) {
+        let now = self.now;
+        let wanted = self.spec.wanted();
+        // Who is up to date is waited for however long it takes. Of outdated ones that do not get well the policy alone decides after
+        // a while: a newer description may be the cure.
+        let waited_for = |other: &String, since: Time| {
+            let outdated = self.pods.get(other).is_some_and(|pod| pod.version != self.spec.version);
+            !outdated || u128::from(now - since) < PROGRESS_DEADLINE.as_millis()
+        };
+        let ours = self.ours.iter().filter(|(other, since)| *other != name && waited_for(other, **since));
+        let ours: Vec<&String> = ours.map(|(other, _)| other).collect();
+        assert!(ours.is_empty(), "{name} goes while {ours:?} are down by our doing");
+        let others = || self.pods.keys().filter(|other| *other != name);
+        let well: Vec<&String> = others().filter(|other| self.plane.counts(other, now)).collect();
+        let slack = self.plane.suffices(wanted.keys().filter(|other| *other != name));
+        let all_well = wanted.keys().filter(|other| *other != name).all(|other| well.contains(&other));
+        let moves_only = self.pods[name].node != Node::Fine;
+        let counted = self.plane.is_up(name, now);
+        assert!(
+            self.plane.suffices(well.iter().copied()) || (!slack && all_well) || moves_only || !counted,
+            "{name} goes, and only {well:?} are left"
+        );
+        if wanted.contains_key(name) && counted {
+            self.ours.insert(name.to_owned(), now);
+        }
+    }
+}

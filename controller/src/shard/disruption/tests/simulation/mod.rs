@@ -1,0 +1,66 @@
+//! Simulated shards: the planner against an API server whose watch lags and a data plane that elects, fails and refuses.
+//!
+//! Each seed is one life of a shard: it rolls, grows, shrinks, loses pods and nodes while invariants are checked at every instant.
+//! When the troubles end it must reach what was wanted. One seed can be replayed with `MULTIGRES_SIMULATION_SEED`.
+
+mod controller;
+mod plane;
+mod world;
+
+use self::world::{Calm, World};
+
+/// Seeds of the everyday run.
+const SEEDS: u64 = 200;
+/// Seeds of the soak.
+const MANY: u64 = 2000;
+
+fn live(seed: u64) {
+    let outcome = std::panic::catch_unwind(|| World::new(seed, Calm::No).live());
+    if let Err(cause) = outcome {
+        eprintln!(
+            "seed {seed} breaks; replay it with:\n  MULTIGRES_SIMULATION_SEED={seed} cargo test -p controller --lib \
+             a_shard_survives -- --nocapture"
+        );
+        std::panic::resume_unwind(cause);
+    }
+}
+
+#[test]
+fn a_shard_survives_two_hundred_lives() {
+    match std::env::var("MULTIGRES_SIMULATION_SEED").ok().and_then(|seed| seed.parse().ok()) {
+        Some(seed) => World::new(seed, Calm::No).aloud().live(),
+        None => (0..SEEDS).for_each(live),
+    }
+}
+
+#[test]
+#[ignore = "takes long; part of the soak"]
+fn a_shard_survives_two_thousand_lives() {
+    (SEEDS..SEEDS + MANY).for_each(live);
+}
+
+#[test]
+fn an_undisturbed_roll_costs_one_switchover() {
+    for seed in 0..50 {
+        let mut world = World::new(seed, Calm::Yes);
+        world.settle();
+        world.roll();
+        world.settle();
+        assert!(world.switchovers() <= 1, "seed {seed}: {} switchovers", world.switchovers());
+        assert_eq!(world.drained(), world.size(), "seed {seed}: every member is drained once");
+    }
+}
+
+#[test]
+fn a_description_that_does_not_work_stops_at_the_first_member() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, Calm::Yes);
+        world.settle();
+        world.roll_to_something_broken();
+        world.run_for(1800);
+        assert_eq!(world.drained(), 1, "seed {seed}");
+        assert_eq!(world.blocked_by(), Some(super::super::Reason::RolloutStalled), "seed {seed}");
+        world.roll();
+        world.settle();
+    }
+}

@@ -1,0 +1,200 @@
+//! What is known of a shard at one moment, who of it is healthy, and whom it can spare.
+
+use std::collections::BTreeSet;
+
+use jiff::{SignedDuration, Timestamp};
+use shared::api::v1alpha1::DurabilityPolicy;
+
+use super::{
+    LAG_LIMIT, QUARANTINE_AGE, QUARANTINE_PACE, SET_ASIDE_LIMIT, STUCK_AFTER,
+    member::{Member, Presence, Role},
+};
+use crate::upstream::Lifecycle;
+
+/// Everything that a decision about disruptions rests on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct View {
+    /// The moment.
+    pub now: Timestamp,
+    /// What a commit needs.
+    pub policy: DurabilityPolicy,
+    /// Whether the user asked for no disruption.
+    pub paused: bool,
+    /// Why the topology or the poolers cannot be believed, if so.
+    pub blind: Option<String>,
+    /// Since when something has been in the way, without a break.
+    pub blocked_since: Option<Timestamp>,
+    /// When a member last got a fresh volume because its pooler had given up.
+    pub last_quarantine: Option<Timestamp>,
+    /// How many volumes were set aside for that reason and are still there.
+    pub set_aside: usize,
+    /// All members, wanted or there.
+    pub members: Vec<Member>,
+}
+
+/// Whether a member can be spared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Safety {
+    /// The others keep the durability policy.
+    Safe,
+    /// The shard has nobody to spare at all. All others are healthy, so this is the moment at which it costs least.
+    NoRedundancy,
+    /// These are missed.
+    Unsafe(Vec<String>),
+}
+
+impl View {
+    /// Whether a member counts: its pod is ready, its PostgreSQL serves or streams, and the primary's rule counts on it.
+    pub fn is_healthy(&self, member: &Member) -> bool {
+        let Some(vitals) = member.vitals else { return false };
+        let in_place = match member.role {
+            Role::Primary => vitals.serving,
+            Role::Standby => vitals.streaming && vitals.lag <= LAG_LIMIT,
+            Role::Unknown => false,
+        };
+        member.is_live()
+            && member.ready
+            && member.lifecycle == Lifecycle::Active
+            && vitals.postgres_ready
+            && vitals.in_cohort
+            && in_place
+    }
+
+    /// Whether these members alone keep the durability policy.
+    pub fn suffices<'a>(&self, members: impl IntoIterator<Item = &'a Member>) -> bool {
+        let members: Vec<&Member> = members.into_iter().collect();
+        match self.policy {
+            DurabilityPolicy::AtLeast2 => members.len() >= 2,
+            // The strictest policy that is known stands for one that is not.
+            DurabilityPolicy::MultiCellAtLeast2 | DurabilityPolicy::Unknown => {
+                members.iter().map(|member| &member.cell).collect::<BTreeSet<_>>().len() >= 2
+            }
+        }
+    }
+
+    /// Whether what the spec asks for can keep the durability policy at all.
+    pub fn spec_suffices(&self) -> bool {
+        self.suffices(self.members.iter().filter(|member| member.wanted))
+    }
+
+    /// Whether a member can be taken down now. Its role does not matter: a primary is asked to hand over first.
+    pub fn safety(&self, member: &Member) -> Safety {
+        let others = || self.members.iter().filter(|other| other.pod != member.pod);
+        if self.suffices(others().filter(|other| self.is_healthy(other))) {
+            return Safety::Safe;
+        }
+        if member.is_down() {
+            return Safety::Safe;
+        }
+        let missed = || others().filter(|other| other.wanted && !self.is_healthy(other));
+        let has_slack = self.suffices(others().filter(|other| other.wanted));
+        if !has_slack && member.wanted && missed().next().is_none() {
+            return Safety::NoRedundancy;
+        }
+        Safety::Unsafe(missed().map(|other| other.pod.clone()).collect())
+    }
+
+    /// The primary, if exactly one member is it.
+    pub fn primary(&self) -> Option<&Member> {
+        let mut all = self.members.iter().filter(|member| member.role == Role::Primary);
+        match (all.next(), all.next()) {
+            (Some(one), None) => Some(one),
+            _ => None,
+        }
+    }
+
+    /// The primary, if it serves.
+    pub fn serving_primary(&self) -> Option<&Member> {
+        self.primary().filter(|primary| self.is_healthy(primary))
+    }
+
+    /// Whether somebody could take over from `primary` and be better placed than it: not outdated unless `any`, and not on a node
+    /// that is about to go.
+    pub fn has_successor(&self, primary: &Member, any: bool) -> bool {
+        self.members.iter().any(|other| {
+            other.pod != primary.pod
+                && other.role == Role::Standby
+                && other.wanted
+                && !other.must_move()
+                && (any || other.outdated.is_none())
+                && self.is_healthy(other)
+        })
+    }
+
+    /// Whether anybody but the primary is to be taken down.
+    pub fn others_first(&self, primary: &Member) -> bool {
+        let goes =
+            |member: &Member| member.is_live() && member.cause().is_some() && (member.wanted || self.spec_suffices());
+        self.members.iter().any(|other| other.pod != primary.pod && goes(other))
+    }
+
+    /// Another member that is on its way out, or wanted and not there: while it is, nobody else goes.
+    pub fn in_flight(&self, apart_from: &Member) -> Option<&Member> {
+        let on_its_way = |other: &&Member| match other.presence {
+            Presence::Leaving { .. } => true,
+            Presence::Missing => other.wanted,
+            Presence::Live | Presence::Ended => false,
+        };
+        let others = self.members.iter().filter(|other| other.pod != apart_from.pod);
+        others.filter(on_its_way).min_by_key(|other| &other.pod)
+    }
+
+    /// Another member that has yet to get healthy. Two members may have been chosen, each before the other's choice was seen: the second
+    /// one waits until the first is back. For a member that is not well itself only those count that are up to date or certainly down: the
+    /// others may be waiting for it.
+    pub fn returning(&self, apart_from: &Member) -> Option<&Member> {
+        let well = self.is_healthy(apart_from);
+        let others = self.members.iter().filter(|other| other.pod != apart_from.pod);
+        others
+            .filter(|other| other.wanted && other.is_live() && !other.is_quarantined())
+            .filter(|other| (well || other.outdated.is_none() || other.is_down()) && !self.is_healthy(other))
+            .min_by_key(|other| &other.pod)
+    }
+
+    /// Pods that should have ended long ago.
+    pub fn stuck(&self) -> Vec<&str> {
+        let stuck = |member: &&Member| match member.presence {
+            Presence::Leaving { due } => self.past(due, STUCK_AFTER).is_some(),
+            Presence::Live | Presence::Missing | Presence::Ended => false,
+        };
+        self.members.iter().filter(stuck).map(|member| member.pod.as_str()).collect()
+    }
+
+    /// Why the volume of a member whose pooler gave up must not be replaced yet; none if it may.
+    pub fn quarantine_guard(&self, victim: &Member) -> Option<String> {
+        let quarantined = self.members.iter().filter(|member| member.is_quarantined()).count();
+        if quarantined > 1 {
+            return Some(format!("{quarantined} members are quarantined at once"));
+        }
+        if victim.role == Role::Primary {
+            return Some(format!("{} holds the claim to be primary", victim.pod));
+        }
+        if self.serving_primary().is_none() {
+            return Some("no primary serves".to_owned());
+        }
+        let healthy = self.members.iter().filter(|other| other.pod != victim.pod && self.is_healthy(other));
+        if !self.suffices(healthy) {
+            return Some("the healthy members alone do not keep the durability policy".to_owned());
+        }
+        let Some(created) = victim.created else { return Some("the pod has no age".to_owned()) };
+        if self.past(created, QUARANTINE_AGE).is_none() {
+            return Some("the pod is too young to be judged".to_owned());
+        }
+        if victim.lifecycle_since.is_none_or(|since| since <= created) {
+            return Some("the record is older than the pod".to_owned());
+        }
+        if self.set_aside >= SET_ASIDE_LIMIT {
+            return Some(format!("{} volumes are set aside already: look at them, then delete them", self.set_aside));
+        }
+        if self.last_quarantine.is_some_and(|last| self.past(last, QUARANTINE_PACE).is_none()) {
+            return Some("another volume was replaced less than half an hour ago".to_owned());
+        }
+        None
+    }
+
+    /// How long ago `moment` plus `limit` was; none while it is still to come.
+    pub fn past(&self, moment: Timestamp, limit: std::time::Duration) -> Option<SignedDuration> {
+        let over = self.now.duration_since(moment) - SignedDuration::try_from(limit).unwrap_or(SignedDuration::MAX);
+        (over >= SignedDuration::ZERO).then_some(over)
+    }
+}

@@ -1,0 +1,270 @@
+//! Condenses what was observed of a shard into what the disruption planner looks at. Pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::ResourceExt;
+use shared::{
+    annotation::{self, DrainState},
+    condition, health, label, name,
+};
+
+use super::{
+    disruption::{Cause, Drain, FRESH_FOR, Failures, Member, Node, Presence, Role, View, Vitals},
+    observe::{Observed, by_name},
+    pod,
+    scope::Scope,
+    status::DISRUPTION_BLOCKED,
+};
+use crate::upstream::{
+    Lifecycle, PoolerId, PoolerRecord, PoolerStatus, Role as Claim,
+    primary::{self, Seen},
+};
+
+/// The API server tells the time of a pod's creation in whole seconds, and by its own clock. Nobody is up sooner.
+const BORN: SignedDuration = SignedDuration::from_secs(2);
+/// How long a file system may take to grow in use.
+const ONLINE_RESIZE: SignedDuration = SignedDuration::from_mins(5);
+
+/// How running pods differ from what the spec asks for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Differences {
+    /// Pods that only a new pod brings up to date, with the first difference.
+    pub outdated: BTreeMap<String, String>,
+    /// Digest of the settings that a reload brings into force; none while they cannot be rendered.
+    pub reload_hash: Option<String>,
+}
+
+/// What the planner sees.
+pub fn view(scope: &Scope<'_>, observed: &Observed, differences: &Differences, now: Timestamp) -> View {
+    let pods = by_name(&observed.pods);
+    let claims = by_name(&observed.claims);
+    let records = observed.records();
+    let claim = primary::claims(&records).first().copied();
+    let top = claim.map(|claim| claim.rule);
+    let seen = Conversation::of(observed, &records, now);
+    let wanted: BTreeMap<String, (&str, u32)> =
+        scope.members().into_iter().map(|member| (member.pod, (member.pool.id.cell, member.index))).collect();
+    // Nobody may want the lost primary any more, but somebody has to take over from it.
+    let lost = claim.filter(|claim| observed.bodiless.contains_key(&claim.id));
+    let lost = lost.and_then(|claim| Some((claim.pod_name()?.to_owned(), claim.id.cell.clone())));
+    let names: BTreeSet<&String> =
+        wanted.keys().chain(pods.keys()).chain(lost.as_ref().map(|(name, _)| name)).collect();
+    let mut members = Vec::new();
+    for name in names {
+        let live = pods.get(name).copied();
+        let cell = wanted.get(name).map(|(cell, _)| (*cell).to_owned());
+        let cell = cell.or_else(|| live.and_then(|pod| pod.labels().get(label::CELL).cloned()));
+        let of_lost = || lost.as_ref().filter(|(lost, _)| lost == name).map(|(_, cell)| cell.clone());
+        let cell = cell.or_else(of_lost).unwrap_or_default();
+        let record = records.iter().find(|record| is_about(record, name, &cell));
+        let claim = claims.get(&name::data_pvc(name)).copied();
+        let claims_primary =
+            record.is_some_and(|record| record.role == Claim::Primary && !record.is_out() && top == Some(record.rule));
+        let created = live.and_then(ResourceExt::creation_timestamp).map(|at| at.0);
+        let answer = record.and_then(|record| seen.answer(&record.id, created));
+        members.push(Member {
+            pod: name.clone(),
+            index: wanted.get(name).map_or_else(|| index_of(name), |(_, index)| *index),
+            wanted: wanted.contains_key(name),
+            presence: live.map_or(Presence::Missing, presence),
+            created,
+            drain: live.and_then(|pod| drain(pod, now)),
+            failures: live.map_or(Failures::default(), failures),
+            outdated: live.and_then(|pod| outdated(pod, name, differences)),
+            resize_pending: live.is_some() && claim.is_some_and(|claim| resizes_offline(claim, now)),
+            reload_pending: live.is_some_and(|pod| needs_reload(pod, differences)),
+            ready: live.is_some_and(health::is_ready),
+            trouble: live.and_then(trouble),
+            node: live.map_or(Node::Fine, |pod| node(pod, observed)),
+            lifecycle: record.map_or(Lifecycle::Unknown, |record| record.lifecycle.state),
+            lifecycle_since: record.and_then(|record| record.lifecycle.updated),
+            role: if claims_primary || answer.is_some_and(PoolerStatus::is_serving_primary) {
+                Role::Primary
+            } else if record.is_some_and(|record| record.lifecycle.state != Lifecycle::Shutdown) {
+                Role::Standby
+            } else {
+                Role::Unknown
+            },
+            vitals: record.and_then(|record| seen.vitals(record, created)),
+            cell,
+        });
+    }
+    let previous = scope.shard.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let blocked = condition::find(previous, DISRUPTION_BLOCKED).filter(|blocked| blocked.status == "True");
+    View {
+        now,
+        policy: scope.spec().durability_policy.unwrap_or_default(),
+        paused: is_paused(scope),
+        blind: blind(observed),
+        blocked_since: blocked.map(|blocked| blocked.last_transition_time.0),
+        last_quarantine: observed.claims.iter().filter_map(|claim| quarantined_at(claim)).max(),
+        set_aside: scope.set_aside.len(),
+        members,
+    }
+}
+
+/// Whether the user wants nothing disturbed.
+fn is_paused(scope: &Scope<'_>) -> bool {
+    scope.shard.annotations().get(annotation::PAUSE).is_some_and(|value| value != "false")
+}
+
+/// Why nothing may be concluded from the topology.
+fn blind(observed: &Observed) -> Option<String> {
+    if let Some(reason) = &observed.topology_away {
+        return Some(format!("The topology does not answer ({reason})"));
+    }
+    (!observed.topology.is_complete()).then(|| "The topology is not complete".to_owned())
+}
+
+/// When a claim was set aside because the pooler on it had given up.
+pub fn quarantined_at(claim: &PersistentVolumeClaim) -> Option<Timestamp> {
+    claim.annotations().get(annotation::QUARANTINED_AT)?.parse().ok()
+}
+
+/// Whether a record was written by the pooler in that pod, or will be overwritten by it.
+fn is_about(record: &PoolerRecord, pod: &str, cell: &str) -> bool {
+    record.id.cell == cell && (record.id.name == name::pooler_service_id(pod) || record.is_of_pod(pod))
+}
+
+/// The number at the end of a pod's name.
+fn index_of(pod: &str) -> u32 {
+    pod.rsplit('-').next().and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+fn presence(pod: &Pod) -> Presence {
+    match &pod.metadata.deletion_timestamp {
+        Some(due) => Presence::Leaving { due: due.0 },
+        None if pod::is_terminal(pod) => Presence::Ended,
+        None => Presence::Live,
+    }
+}
+
+fn drain(pod: &Pod, now: Timestamp) -> Option<Drain> {
+    let of = |key: &str| pod.annotations().get(key);
+    let state: DrainState = of(annotation::DRAIN_STATE)?.parse().ok()?;
+    let time = |key: &str| of(key).and_then(|value| value.parse::<Timestamp>().ok());
+    // A time that cannot be read is as old as the pod: it must neither last for ever nor look fresh on each pass.
+    let created = pod.creation_timestamp().map_or(now, |at| at.0);
+    let requested = time(annotation::DRAIN_REQUESTED_AT).unwrap_or(created);
+    Some(Drain {
+        state,
+        cause: of(annotation::DRAIN_REASON).and_then(|cause| cause.parse::<Cause>().ok()),
+        requested,
+        since: time(annotation::DRAIN_STATE_SINCE).unwrap_or(requested),
+    })
+}
+
+fn failures(pod: &Pod) -> Failures {
+    let of = |key: &str| pod.annotations().get(key);
+    Failures {
+        count: of(annotation::SWITCHOVER_FAILURES).and_then(|count| count.parse().ok()).unwrap_or(0),
+        last: of(annotation::SWITCHOVER_FAILED_AT).and_then(|at| at.parse().ok()),
+    }
+}
+
+fn outdated(pod: &Pod, name: &str, differences: &Differences) -> Option<String> {
+    if let Some(difference) = differences.outdated.get(name) {
+        return Some(difference.clone());
+    }
+    let required = pod.annotations().get(annotation::RESTART_REQUIRED)?;
+    (Some(required) == differences.reload_hash.as_ref())
+        .then(|| "settings that a reload did not bring into force".to_owned())
+}
+
+fn needs_reload(pod: &Pod, differences: &Differences) -> bool {
+    let Some(wanted) = &differences.reload_hash else { return false };
+    let of = |key: &str| pod.annotations().get(key);
+    // A new pod reads all settings when it starts.
+    !differences.outdated.contains_key(&pod.name_any())
+        && of(annotation::POSTGRES_RELOAD_HASH) != Some(wanted)
+        && of(annotation::RESTART_REQUIRED) != Some(wanted)
+}
+
+/// Whether a file system waits for the next start of its pod. Where the driver can grow it in use, the kubelet does so within moments.
+fn resizes_offline(claim: &PersistentVolumeClaim, now: Timestamp) -> bool {
+    let conditions = claim.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.into_iter().flatten().any(|c| {
+        let waited = c.last_transition_time.as_ref().is_none_or(|since| now.duration_since(since.0) >= ONLINE_RESIZE);
+        c.type_ == "FileSystemResizePending" && c.status == "True" && waited
+    })
+}
+
+/// Why a pod cannot run by itself.
+fn trouble(pod: &Pod) -> Option<String> {
+    if let Some(crash) = health::crash(pod) {
+        return Some(format!("container {}: {}", crash.container, crash.reason));
+    }
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let unscheduled = |c: &&k8s_openapi::api::core::v1::PodCondition| c.type_ == "PodScheduled" && c.status == "False";
+    let found = conditions.into_iter().flatten().find(unscheduled)?;
+    Some(found.reason.clone().unwrap_or_else(|| "Unschedulable".to_owned()))
+}
+
+fn node(pod: &Pod, observed: &Observed) -> Node {
+    let spec = pod.spec.as_ref();
+    let name = spec.and_then(|spec| spec.node_name.as_ref());
+    let Some(seen) = name.and_then(|name| observed.nodes.get(name)) else { return Node::Fine };
+    let tolerations = spec.and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
+    seen.for_pod(tolerations)
+}
+
+/// What the poolers said lately.
+struct Conversation<'a> {
+    answers: BTreeMap<&'a PoolerId, &'a Seen>,
+    primary: Option<(&'a PoolerRecord, &'a PoolerStatus)>,
+}
+
+impl<'a> Conversation<'a> {
+    fn of(observed: &'a Observed, records: &'a [PoolerRecord], now: Timestamp) -> Self {
+        let answers: BTreeMap<&PoolerId, &Seen> =
+            observed.statuses.iter().filter(|(_, seen)| is_fresh(seen, now)).collect();
+        let confirmed = primary::confirmed(records, &observed.statuses, now);
+        let primary = confirmed.and_then(|record| Some((record, &answers.get(&record.id)?.status)));
+        Self { answers, primary }
+    }
+
+    /// What a pooler said about itself, in the pod that exists now: its predecessor under the same name may have been well.
+    fn answer(&self, id: &PoolerId, created: Option<Timestamp>) -> Option<&'a PoolerStatus> {
+        let seen = self.answers.get(id).copied()?;
+        let of_this_pod = created.is_none_or(|created| seen.at >= created + BORN);
+        let status = &seen.status;
+        (of_this_pod && status.id.as_ref().is_none_or(|own| own == id)).then_some(status)
+    }
+
+    fn vitals(&self, record: &PoolerRecord, created: Option<Timestamp>) -> Option<Vitals> {
+        let status = self.answer(&record.id, created)?;
+        let rule = self.primary.and_then(|(_, primary)| primary.consensus.as_ref());
+        let follows = |(_, primary): (&PoolerRecord, &PoolerStatus)| {
+            primary.primary.as_ref().is_some_and(|view| view.followers.contains(&record.id))
+        };
+        let end = self.primary.and_then(|(_, primary)| primary.primary.as_ref()?.lsn);
+        let replayed = status.replication.as_ref().and_then(|view| view.replayed);
+        Some(Vitals {
+            postgres_ready: status.postgres_ready,
+            serving: self.primary.is_some_and(|(primary, _)| primary.id == record.id),
+            streaming: status.is_streaming() && self.primary.is_some_and(follows),
+            lag: match (end, replayed) {
+                (Some(end), Some(replayed)) => end.0.saturating_sub(replayed.0),
+                // Who does not tell how far it is has not been seen to be close.
+                _ if status.is_streaming() => u64::MAX,
+                _ => 0,
+            },
+            in_cohort: rule.is_some_and(|rule| rule.cohort.contains(&record.id)),
+        })
+    }
+}
+
+fn is_fresh(seen: &Seen, now: Timestamp) -> bool {
+    now.duration_since(seen.at).abs() <= SignedDuration::try_from(FRESH_FOR).unwrap_or(SignedDuration::ZERO)
+}
+
+/// Whether one of these answers is too old to decide about a disruption.
+pub fn is_stale(seen: Option<&Seen>, now: Timestamp, limit: Duration) -> bool {
+    let limit = SignedDuration::try_from(limit).unwrap_or(SignedDuration::ZERO);
+    seen.is_none_or(|seen| now.duration_since(seen.at).abs() > limit)
+}
