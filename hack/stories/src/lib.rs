@@ -8,6 +8,7 @@ pub mod bed;
 pub mod cluster;
 pub mod helm;
 pub mod load;
+pub mod probe;
 pub mod wait;
 pub mod webhook;
 
