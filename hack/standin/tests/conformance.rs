@@ -14,12 +14,12 @@ use bed::{
 use standin::proto::clustermetadata::id::ComponentType;
 use standin::proto::clustermetadata::{
     Multigateway, Multiorch, Multipooler, PoolerLifecycleStatus, PoolerServingStatus, PoolerType, RoutingRole,
-    ShardInitClaim, ShardKey,
+    RuleNumber, ShardInitClaim, ShardKey,
 };
 use standin::proto::multiorch::{ShardStatusRequest, TriggerRecoveryNowRequest};
 use standin::proto::multipoolermanagerdata::{
     BackupRequest, GetBackupByJobIdRequest, GetBackupsRequest, ReloadConfigRequest, ResignLeadershipRequest,
-    StatusRequest,
+    RuleOperation, StatusRequest, UpdateConsensusRuleRequest,
 };
 
 /// The binaries with their subcommand.
@@ -348,6 +348,7 @@ async fn a_shard_survives_its_primary() {
     .await;
     assert_eq!(healthy.pooler_healths.len(), 3);
 
+    a_member_leaves_and_returns(&places, leader).await;
     backups_and_reloads(&places, leader).await;
 
     // A graceful end of the primary: the next one comes without the record of a crash.
@@ -358,6 +359,39 @@ async fn a_shard_survives_its_primary() {
     assert_eq!(bed::lifecycle(&record), PoolerLifecycleStatus::LifecycleShutdown);
     let (_, last) = eventually("a last primary", || bed.primary_above(higher + 1)).await;
     assert!(last > higher + 1);
+}
+
+/// What an operator does before it takes a standby away for good: only the primary changes the rule, only from the rule that is in
+/// force, and what it answers is the new one. Orchestrators take a healthy standby back.
+async fn a_member_leaves_and_returns(places: &[bed::PoolerPlace], leader: usize) {
+    let rule = || async { status(places[leader].grpc).await?.consensus_status?.current_position?.position?.decision };
+    let before = eventually("the rule of the primary", rule).await;
+    let member = before.cohort_members.iter().find(|id| Some(*id) != before.leader_id.as_ref()).cloned().unwrap();
+    let asked = |expected| UpdateConsensusRuleRequest {
+        operation: RuleOperation::CohortRemove.into(),
+        standby_ids: vec![member.clone()],
+        expected_outgoing_rule: expected,
+        coordinator_id: before.coordinator_id.clone(),
+    };
+    let standby = places.iter().position(|place| place.name == member.name).unwrap();
+    let refusal =
+        bed::consensus(places[standby].grpc).update_consensus_rule(asked(before.rule_number)).await.unwrap_err();
+    assert_eq!(refusal.code(), tonic::Code::FailedPrecondition, "a standby has no rule to change");
+    let stale = before.rule_number.map(|number| RuleNumber { leader_subterm: number.leader_subterm + 7, ..number });
+    let mut primary = bed::consensus(places[leader].grpc);
+    assert!(primary.update_consensus_rule(asked(stale)).await.is_err(), "the rule is another one");
+    let unchanged = eventually("the rule of the primary", rule).await;
+    assert!(unchanged.cohort_members.contains(&member), "a refused change changes nothing");
+    // Orchestrators may change the rule at any time, too; then it is asked again.
+    let after = eventually("the removal", || async {
+        let now = rule().await?;
+        let answer = bed::consensus(places[leader].grpc).update_consensus_rule(asked(now.rule_number)).await.ok()?;
+        answer.into_inner().current_position?.position?.decision
+    })
+    .await;
+    assert!(!after.cohort_members.contains(&member), "the answer is the new rule");
+    assert_ne!(after.rule_number, before.rule_number, "the new rule has a new number");
+    settled(places, leader).await;
 }
 
 async fn backups_and_reloads(places: &[bed::PoolerPlace], leader: usize) {

@@ -12,6 +12,7 @@ pub mod helm;
 pub mod inventory;
 pub mod lesson;
 pub mod load;
+pub mod probe;
 pub mod wait;
 pub mod webhook;
 

@@ -17,6 +17,7 @@ use standin::proto::clustermetadata::{
     BackupLocation, Cell, Database, DurabilityPolicy, FilesystemBackup, Multipooler, PoolerLifecycleStatus, QuorumType,
     RoutingRole, backup_location,
 };
+use standin::proto::consensus::multipooler_consensus_client::MultipoolerConsensusClient;
 use standin::proto::multiorch::multiorch_service_client::MultiorchServiceClient;
 use standin::proto::multipoolermanager::multipooler_manager_client::MultipoolerManagerClient;
 use standin::proto::multipoolermanagerdata::{StatusRequest, StatusResponse};
@@ -450,6 +451,10 @@ pub fn channel(port: u16) -> Channel {
 
 pub fn manager(port: u16) -> MultipoolerManagerClient<Channel> {
     MultipoolerManagerClient::new(channel(port))
+}
+
+pub fn consensus(port: u16) -> MultipoolerConsensusClient<Channel> {
+    MultipoolerConsensusClient::new(channel(port))
 }
 
 pub fn orchestrator(port: u16) -> MultiorchServiceClient<Channel> {

@@ -1,0 +1,131 @@
+//! Writes a row every 50 ms through the gateway until its input ends, then reads back what was acknowledged and reports.
+//!
+//! It runs inside the network of a bed, where Services have addresses. The report is one line of JSON.
+
+use std::{
+    collections::BTreeSet,
+    io::Read as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use stories::probe::Report;
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+
+/// How often a row is written.
+const BEAT: Duration = Duration::from_millis(50);
+/// How long one write may take. A gateway holds writes back while there is no primary.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// Failures that are quoted.
+const QUOTED: usize = 5;
+
+/// Where to write.
+#[derive(Parser)]
+struct Args {
+    /// Host of the gateway.
+    #[arg(long)]
+    host: String,
+    /// Its port.
+    #[arg(long, default_value_t = 5432)]
+    port: u16,
+    /// The superuser.
+    #[arg(long, default_value = "postgres")]
+    user: String,
+    /// Its password.
+    #[arg(long, env = "PGPASSWORD")]
+    password: String,
+}
+
+impl Args {
+    async fn connect(&self) -> Result<Client> {
+        let mut config = tokio_postgres::Config::new();
+        config.host(&self.host).port(self.port).user(&self.user).password(&self.password).dbname("postgres");
+        config.connect_timeout(Duration::from_secs(5));
+        let (client, connection) = config.connect(NoTls).await.context("connecting")?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    /// A connection on which statements work, however long that takes.
+    async fn settled(&self, statement: &str) -> Result<Client> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let attempt = async {
+                let client = self.connect().await?;
+                client.batch_execute(statement).await.context("first statement")?;
+                Ok::<_, anyhow::Error>(client)
+            };
+            match attempt.await {
+                Ok(client) => return Ok(client),
+                Err(_) if Instant::now() < end => tokio::time::sleep(BEAT * 4).await,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let args = Args::parse();
+    let stop = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&stop);
+    std::thread::spawn(move || {
+        // The end of the input, or of whoever held it, is the end of the probe.
+        let _ended = std::io::stdin().read_to_end(&mut Vec::new());
+        told.store(true, Ordering::Relaxed);
+    });
+    let mut client = Some(args.settled("CREATE TABLE IF NOT EXISTS write_probe (id bigint PRIMARY KEY)").await?);
+    println!("ready");
+    let mut report = Report::default();
+    let mut acknowledged: BTreeSet<u64> = BTreeSet::new();
+    let mut last = Instant::now();
+    let mut beat = tokio::time::interval(BEAT);
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    for id in 1_u64.. {
+        beat.tick().await;
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let written = async {
+            let connected = match client.take() {
+                Some(client) => client,
+                None => args.connect().await?,
+            };
+            connected.batch_execute(&format!("INSERT INTO write_probe VALUES ({id})")).await?;
+            Ok::<_, anyhow::Error>(connected)
+        };
+        match tokio::time::timeout(PATIENCE, written).await {
+            Ok(Ok(connected)) => {
+                client = Some(connected);
+                acknowledged.insert(id);
+                report.longest_gap_ms = report.longest_gap_ms.max(milliseconds(last.elapsed()));
+                last = Instant::now();
+            }
+            Ok(Err(error)) => report.fail(format!("{error:#}"), QUOTED),
+            Err(_) => report.fail(format!("no answer within {} s", PATIENCE.as_secs()), QUOTED),
+        }
+    }
+    report.longest_gap_ms = report.longest_gap_ms.max(milliseconds(last.elapsed()));
+    report.acknowledged = acknowledged.len();
+    let rows =
+        args.settled("SELECT 1").await?.simple_query("SELECT id FROM write_probe").await.context("reading back")?;
+    let stored: BTreeSet<u64> = rows
+        .iter()
+        .filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+            _ => None,
+        })
+        .collect();
+    report.lost = acknowledged.difference(&stored).count();
+    println!("{}", serde_json::to_string(&report)?);
+    Ok(())
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,294 @@
+//! A shard of three cells through change, with a client that writes all the time and an eye on every pod.
+//!
+//! With the real data plane (`MULTIGRES_BIN_DIR`) no acknowledged write may be lost and none may fail. With the stand-in, what
+//! holds at every observed instant is checked: one member down at most, and the primary last.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use k8s_openapi::api::core::v1::{Node, Pod, Secret};
+use kube::{
+    Api, ResourceExt as _,
+    api::{DeleteParams, EvictParams, ListParams, Patch, PatchParams},
+};
+use serde_json::json;
+use stories::{Bed, ClusterUnderTest, bed::is_long, probe::Probe, until, within};
+
+/// Whether this form of the stories leaves this one out, which is said.
+fn only_long() -> bool {
+    if !is_long() {
+        eprintln!("SKIPPED: this change takes minutes and belongs to the long form; `make stories` has it");
+    }
+    !is_long()
+}
+
+/// Longest time without an acknowledged write that a planned change may cost.
+const GAP: Duration = Duration::from_secs(6);
+const POOL: &str = "/spec/databases/0/tablegroups/0/shards/0/spec/pools/default";
+
+/// What an eye sees of the pool pods.
+#[derive(Default)]
+struct Seen {
+    /// Pods as they were last, by name: UID, and whether they carried the label of the primary.
+    pods: BTreeMap<String, (String, bool)>,
+    /// Pods that went, in order, and whether they were the primary then.
+    gone: Vec<(String, bool)>,
+    /// Most members that were away or not ready at the same time.
+    most_down: usize,
+}
+
+/// An eye on the pool pods of a cluster.
+struct Eye {
+    seen: Arc<Mutex<Seen>>,
+    task: tokio::task::AbortHandle,
+}
+
+impl Drop for Eye {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Eye {
+    /// Looks ten times a second.
+    fn open(cluster: &ClusterUnderTest, members: usize) -> Self {
+        let pods: Api<Pod> = cluster.namespaced();
+        let query = pool_pods(cluster);
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let writes = Arc::clone(&seen);
+        let task = tokio::spawn(async move {
+            loop {
+                if let Ok(list) = pods.list(&query).await {
+                    let mut seen = writes.lock().unwrap_or_else(PoisonError::into_inner);
+                    seen.look(&list.items, members);
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        });
+        Self { seen, task: task.abort_handle() }
+    }
+}
+
+impl Seen {
+    fn look(&mut self, pods: &[Pod], members: usize) {
+        let now: BTreeMap<String, (String, bool)> = pods
+            .iter()
+            .map(|pod| {
+                let primary = pod.labels().get("multigres.com/role").is_some_and(|role| role == "primary");
+                (pod.name_any(), (pod.uid().unwrap_or_default(), primary))
+            })
+            .collect();
+        for (name, (uid, primary)) in &self.pods {
+            if now.get(name).is_none_or(|(other, _)| other != uid) {
+                self.gone.push((name.clone(), *primary));
+            }
+        }
+        let ready = pods.iter().filter(|pod| shared::health::is_ready(pod)).count();
+        self.most_down = self.most_down.max(members.saturating_sub(ready));
+        self.pods = now;
+    }
+}
+
+fn pool_pods(cluster: &ClusterUnderTest) -> ListParams {
+    let labels = format!("app.kubernetes.io/instance={},app.kubernetes.io/component=shard-pool", cluster.name);
+    ListParams::default().labels(&labels)
+}
+
+/// What a change may cost.
+#[derive(Clone, Copy)]
+struct Allowed {
+    down: usize,
+    gap: Duration,
+}
+
+/// Runs one change under the eyes of a writing client.
+async fn watched(
+    cluster: &ClusterUnderTest,
+    title: &str,
+    members: usize,
+    allowed: Allowed,
+    change: impl AsyncFnOnce() -> Result<()>,
+) -> Result<Vec<(String, bool)>> {
+    let secrets: Api<Secret> = cluster.namespaced();
+    let secret = secrets.get(&format!("{}-postgres-password", cluster.name)).await?;
+    let password = secret.data.unwrap_or_default().remove("password").context("a password")?;
+    let host = format!("{}-multigateway.{}.svc.cluster.local", cluster.name, cluster.namespace);
+    let probe = Probe::start(env!("CARGO_BIN_EXE_write_probe"), &host, std::str::from_utf8(&password.0)?)?;
+    let eye = Eye::open(cluster, members);
+    change().await?;
+    cluster.healthy(420).await?;
+    let (gone, most_down) = {
+        let seen = eye.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        (seen.gone.clone(), seen.most_down)
+    };
+    eprintln!("story {title}: {} pods went, at most {most_down} down", gone.len());
+    ensure!(most_down <= allowed.down, "{most_down} members were down at once");
+    if let Some(probe) = probe {
+        let report = probe.stop()?;
+        eprintln!(
+            "story {title}: longest gap {} ms, {} failed and {} lost of {} writes {:?}",
+            report.longest_gap_ms, report.failed, report.lost, report.acknowledged, report.errors
+        );
+        ensure!(report.lost == 0, "{} acknowledged writes are lost", report.lost);
+        ensure!(report.failed == 0, "{} writes failed: {:?}", report.failed, report.errors);
+        ensure!(u128::from(report.longest_gap_ms) <= allowed.gap.as_millis(), "a gap of {} ms", report.longest_gap_ms);
+    }
+    Ok(gone)
+}
+
+async fn three_cells(bed: &Bed, story: &str) -> Result<ClusterUnderTest> {
+    let namespace = bed.namespace(story).await?;
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../samples/demo-multi-az-shared-volume.yaml");
+    let cluster = ClusterUnderTest::apply(bed, &namespace, &sample).await?;
+    cluster.healthy(300).await?;
+    cluster.roles(2, 120).await?;
+    Ok(cluster)
+}
+
+async fn primary(cluster: &ClusterUnderTest) -> Result<String> {
+    cluster.shard().await?.status.unwrap_or_default().primary.context("a confirmed primary")
+}
+
+async fn done(cluster: &ClusterUnderTest) -> Result<()> {
+    cluster.delete(240).await?;
+    cluster.bed.remove_namespace(&cluster.namespace).await
+}
+
+#[tokio::test]
+async fn a_rolling_update_costs_one_switchover_and_no_write() -> Result<()> {
+    let Some(bed) = Bed::connect().await? else { return Ok(()) };
+    let cluster = three_cells(&bed, "roll").await?;
+    let first = primary(&cluster).await?;
+    let allowed = Allowed { down: 1, gap: GAP };
+    let gone = watched(&cluster, "rolling update", 3, allowed, async || {
+        let resources = json!({"requests": {"memory": "300Mi", "cpu": "50m"}});
+        let patch = json!([{"op": "add", "path": format!("{POOL}/postgres"), "value": {"resources": resources}}]);
+        cluster.patch(&patch.to_string()).await?;
+        until("three new pods", within(420), || async {
+            let pods: Api<Pod> = cluster.namespaced();
+            let list = pods.list(&pool_pods(&cluster)).await?.items;
+            let new = list.iter().filter(|pod| has_request(pod, "300Mi")).count();
+            ensure!(new == 3 && list.len() == 3, "{new} of {} pods are new", list.len());
+            Ok(())
+        })
+        .await
+    })
+    .await?;
+    ensure!(gone.len() == 3, "each pod goes once: {gone:?}");
+    ensure!(gone.iter().all(|(_, primary)| !primary), "nobody goes as the primary: {gone:?}");
+    ensure!(gone[2].0 == first, "{first} was the primary and goes last: {gone:?}");
+    done(&cluster).await
+}
+
+fn has_request(pod: &Pod, memory: &str) -> bool {
+    let spec = pod.spec.clone().unwrap_or_default();
+    spec.init_containers.into_iter().flatten().chain(spec.containers).any(|container| {
+        let requests = container.resources.and_then(|resources| resources.requests).unwrap_or_default();
+        requests.get("memory").is_some_and(|quantity| quantity.0 == memory)
+    })
+}
+
+#[tokio::test]
+async fn growing_and_shrinking_costs_no_write() -> Result<()> {
+    if only_long() {
+        return Ok(());
+    }
+    let Some(bed) = Bed::connect().await? else { return Ok(()) };
+    let cluster = three_cells(&bed, "scale").await?;
+    let replicas = |count: u32| json!([{"op": "replace", "path": format!("{POOL}/replicasPerCell"), "value": count}]);
+    let up = Allowed { down: 6, gap: GAP };
+    watched(&cluster, "scale up", 3, up, async || {
+        cluster.patch(&replicas(2).to_string()).await?;
+        cluster.roles(5, 240).await.map(drop)
+    })
+    .await?;
+    let first = primary(&cluster).await?;
+    let down = Allowed { down: 1, gap: GAP };
+    let gone = watched(&cluster, "scale down", 3, down, async || {
+        cluster.patch(&replicas(1).to_string()).await?;
+        cluster.roles(2, 420).await.map(drop)
+    })
+    .await?;
+    let names: BTreeSet<&String> = gone.iter().map(|(pod, _)| pod).collect();
+    ensure!(names.len() == 3 && gone.len() == 3, "three go, each once: {gone:?}");
+    ensure!(gone.iter().all(|(_, primary)| !primary), "nobody goes as the primary ({first}): {gone:?}");
+    done(&cluster).await
+}
+
+#[tokio::test]
+async fn a_deleted_primary_is_followed_by_another_one() -> Result<()> {
+    if only_long() {
+        return Ok(());
+    }
+    let Some(bed) = Bed::connect().await? else { return Ok(()) };
+    let cluster = three_cells(&bed, "lost").await?;
+    let first = primary(&cluster).await?;
+    let allowed = Allowed { down: 1, gap: Duration::from_secs(12) };
+    watched(&cluster, "primary deleted", 3, allowed, async || {
+        let pods: Api<Pod> = cluster.namespaced();
+        pods.delete(&first, &DeleteParams::default()).await?;
+        until("another primary", within(120), || async {
+            let now = primary(&cluster).await?;
+            ensure!(now != first, "{first} still counts as the primary");
+            Ok(())
+        })
+        .await
+    })
+    .await?;
+    done(&cluster).await
+}
+
+#[tokio::test]
+async fn every_node_can_be_drained() -> Result<()> {
+    if only_long() {
+        return Ok(());
+    }
+    let Some(bed) = Bed::connect().await? else { return Ok(()) };
+    let cluster = three_cells(&bed, "drain").await?;
+    let nodes: Api<Node> = Api::all(bed.client.clone());
+    let pods: Api<Pod> = cluster.namespaced();
+    let of_pods = pods.list(&pool_pods(&cluster)).await?.items;
+    let all: BTreeSet<String> = of_pods.iter().filter_map(|pod| pod.spec.as_ref()?.node_name.clone()).collect();
+    ensure!(all.len() == 3, "one member on each of three nodes: {all:?}");
+    for node in all {
+        let allowed = Allowed { down: 1, gap: GAP };
+        let title = format!("node {node} drained");
+        watched(&cluster, &title, 3, allowed, async || {
+            cordon(&nodes, &node, true).await?;
+            let emptied = empty(&pods, &cluster, &node).await;
+            cordon(&nodes, &node, false).await?;
+            emptied
+        })
+        .await?;
+    }
+    done(&cluster).await
+}
+
+async fn cordon(nodes: &Api<Node>, node: &str, cordoned: bool) -> Result<()> {
+    let patch = Patch::Merge(json!({"spec": {"unschedulable": cordoned}}));
+    nodes.patch(node, &PatchParams::default(), &patch).await?;
+    Ok(())
+}
+
+/// Evicts the pool pods of a node, as `kubectl drain` does: again and again while a budget says no.
+async fn empty(pods: &Api<Pod>, cluster: &ClusterUnderTest, node: &str) -> Result<()> {
+    until(&format!("{node} to be empty"), within(180), || async {
+        for pod in pods.list(&pool_pods(cluster)).await?.items {
+            let here = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node);
+            if !here {
+                continue;
+            }
+            if pod.metadata.deletion_timestamp.is_none() {
+                pods.evict(&pod.name_any(), &EvictParams::default()).await.context("evicting")?;
+            }
+            bail!("{} is still there", pod.name_any());
+        }
+        Ok(())
+    })
+    .await
+}
