@@ -14,6 +14,8 @@ WORK=$(mktemp -d)
 RENDER=$WORK/render.yaml
 trap 'rm -rf "$WORK"' EXIT
 CERT_MANAGER=(--set certificates.mode=cert-manager --api-versions cert-manager.io/v1)
+MONITORS=(--set monitoring.serviceMonitor.enabled=true,monitoring.dataPlane.postgres.enabled=true,monitoring.dataPlane.etcd.enabled=true
+  --api-versions monitoring.coreos.com/v1)
 CONTROLLER=system:serviceaccount:$NAMESPACE:multigres-operator-controller-manager
 passed=0
 
@@ -83,6 +85,16 @@ rendering() {
   accepted "cert-manager with a ClusterIssuer" "${CERT_MANAGER[@]}" --set certificates.certManager.issuerKind=ClusterIssuer
   accepted "cert-manager with an issuer of the user" "${CERT_MANAGER[@]}" --set certificates.certManager.issuerRef.name=corp,certificates.certManager.issuerRef.kind=ClusterIssuer
   accepted "cert-manager without an authority in between" "${CERT_MANAGER[@]}" --set certificates.certManager.issuerRef.name=corp,certificates.certManager.createCA=false
+  # So do those of the Prometheus Operator.
+  (cd hack/tools/prometheus-operator && go mod download github.com/prometheus-operator/prometheus-operator)
+  local kinds; kinds=$(cd hack/tools/prometheus-operator && go list -m -f '{{.Dir}}' github.com/prometheus-operator/prometheus-operator)/example/prometheus-operator-crd
+  kubectl apply --server-side -f "$kinds/monitoring.coreos.com_servicemonitors.yaml" -f "$kinds/monitoring.coreos.com_podmonitors.yaml" \
+    -f "$kinds/monitoring.coreos.com_prometheusrules.yaml" > /dev/null
+  kubectl wait --for=condition=Established --timeout=60s crd/servicemonitors.monitoring.coreos.com crd/podmonitors.monitoring.coreos.com \
+    crd/prometheusrules.monitoring.coreos.com > /dev/null
+  accepted "alerts and monitors" "${MONITORS[@]}" --set monitoring.prometheusRule.enabled=true
+  accepted "monitors with everything set" "${MONITORS[@]}" --set monitoring.serviceMonitor.labels.release=mine,monitoring.serviceMonitor.scrapeTimeout=10s \
+    --set 'watch.namespaces={watched-a}' --set 'monitoring.dataPlane.etcd.metricRelabelings[0].action=drop,monitoring.dataPlane.etcd.metricRelabelings[0].sourceLabels={__name__},monitoring.dataPlane.etcd.metricRelabelings[0].regex=go_.*'
 
   local crd
   for crd in crds/*.yaml; do

@@ -84,6 +84,13 @@ ok "without admission nothing misses it"
 if render "${SERVED[@]}" | grep -qE 'kind: PrometheusRule|-dashboard-|-runbooks'; then failed "monitoring without being asked for"; fi
 refused "rules where nobody knows them" "install the Prometheus Operator first" "${RULES[@]}"
 refused "rules without metrics" "set metrics.enabled=true" "${SERVED[@]}" "${RULES[@]}" --set metrics.enabled=false
+MONITOR=(--set monitoring.serviceMonitor.enabled=true)
+refused "monitors where nobody knows them" "install the Prometheus Operator first" "${MONITOR[@]}"
+refused "monitors without metrics" "set metrics.enabled=true" "${SERVED[@]}" "${MONITOR[@]}" --set metrics.enabled=false
+refused "an interval without a unit" "interval" "${SERVED[@]}" "${MONITOR[@]}" --set-string monitoring.serviceMonitor.interval=30
+render "${SERVED[@]}" "${MONITOR[@]}" --set admission.enabled=false --show-only templates/monitoring/servicemonitors.yaml > "$WORK/monitors"
+[ "$(grep -c 'kind: ServiceMonitor' "$WORK/monitors")" = 1 ] || failed "a monitor of what is not there"
+ok "only what is there is monitored"
 refused "an alert that does not exist" "there is no such alert" "${SERVED[@]}" "${RULES[@]}" --set monitoring.prometheusRule.rules.MultigresNonsense.for=1m
 refused "a threshold where there is none" "has no threshold" "${SERVED[@]}" "${RULES[@]}" --set monitoring.prometheusRule.rules.MultigresOperatorDown.threshold=1
 refused "a time without a unit" "for" "${SERVED[@]}" "${RULES[@]}" --set-string monitoring.prometheusRule.rules.MultigresOperatorDown.for=10
