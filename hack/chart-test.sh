@@ -315,7 +315,9 @@ no controller-manager get validatingwebhookconfigurations/multigres-operator-val
 yes controller-manager patch shards.multigres.com --all-namespaces
 yes controller-manager watch storageclasses
 yes controller-manager list nodes
-no controller-manager get nodes
+yes controller-manager get nodes
+no controller-manager watch nodes
+no controller-manager patch nodes
 RIGHTS
   ok "each account may do what it needs, and no more"
 }
@@ -334,6 +336,7 @@ yes controller-manager delete pods --namespace watched-a
 yes controller-manager create events.events.k8s.io --namespace watched-a
 yes controller-manager list nodes
 yes controller-manager update leases
+no controller-manager get nodes
 no controller-manager list storageclasses
 no controller-manager watch multigresclusters.multigres.com --all-namespaces
 no controller-manager get multigresclusters.multigres.com --namespace live

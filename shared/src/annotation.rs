@@ -35,6 +35,9 @@ pub const PROMETHEUS_PATH: &str = "prometheus.io/path";
 /// The three scrape annotations, which users cannot set on gateway and orchestrator pods.
 pub const PROMETHEUS: [&str; 3] = [PROMETHEUS_SCRAPE, PROMETHEUS_PORT, PROMETHEUS_PATH];
 
+/// On a pod that another operator has made: what its user wanted when it was taken over. It is left as it is until that changes.
+pub const ADOPTED_INTENT: &str = "multigres.com/adopted-intent";
+
 /// How far the removal of a pool pod has come; the value of [`DRAIN_STATE`].
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, strum::Display, strum::EnumString, strum::IntoStaticStr,

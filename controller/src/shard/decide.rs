@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::{Resource, ResourceExt};
 use serde_json::json;
 use shared::{
+    annotation,
     api::v1alpha1::{Phase, ShardStatus},
     label::{self, Component},
     name,
@@ -22,7 +23,7 @@ use super::{
     multiorch, network,
     observe::{Observed, RECENT, Reference, by_name, is_deleting},
     origin, pod,
-    rendering::Renderings,
+    rendering::{Foreign, Renderings},
     scope::{Member, Scope},
     sight::{self, Differences},
     status::{self, Disruptions},
@@ -103,7 +104,9 @@ pub fn weigh(observed: &Observed, settings: &Settings, now: Timestamp) -> Result
     let answered = facts.confirmed.is_some_and(|at| now.duration_since(at) <= RECENT);
     let settled = next.phase == Some(Phase::Healthy) && answered;
     plan.requeue = Requeue::After(if settled { settings.poll_settled } else { settings.poll_unsettled });
-    if let Some(delay) = disrupt::requeue(&verdict) {
+    if let Some(delay) = disrupt::at_leisure(&view, &verdict).filter(|_| next.phase != Some(Phase::Healthy)) {
+        plan.requeue = Requeue::After(delay);
+    } else if let Some(delay) = disrupt::requeue(&verdict) {
         plan.requeue = plan.requeue.sooner(Requeue::After(delay));
     }
     plan.status = Some(next);
@@ -154,9 +157,20 @@ fn pods<'a>(
         let desired = pod::build(scope, member, renderings.pod(member)?, config);
         if let Some(running) = live.get(&member.pod)
             && !is_deleting(*running)
-            && let Some(difference) = pod::drift(running, &desired)
         {
-            drift.insert(member.pod.clone(), difference);
+            match renderings.foreign(member.pool, running) {
+                Foreign::No => {
+                    let difference = pod::drift(running, &desired);
+                    drift.extend(difference.map(|difference| (member.pod.clone(), difference)));
+                }
+                Foreign::Stays => {}
+                Foreign::Remember(intent) => {
+                    let patch = json!({ "metadata": { "annotations": { annotation::ADOPTED_INTENT: intent } } });
+                    if let Some(target) = Target::of(*running) {
+                        plan.write("TakenOver", Action::Merge { target, patch });
+                    }
+                }
+            }
         }
         // A member that existed before is healed whatever is missing now: its pod waits for that better than nobody does. A new one
         // would only add a pod that cannot start.

@@ -14,7 +14,7 @@ use shared::{
 
 use super::{
     claim,
-    disruption::{Act, Ending, Reason, Row, Verdict, View},
+    disruption::{ABORT_AFTER, Act, Ending, Reason, Row, Verdict, View},
     observe::{Observed, by_name},
     port,
 };
@@ -25,6 +25,8 @@ use crate::{
 
 /// While the data plane is at work, nothing but asking tells how far it is.
 const SOON: Duration = Duration::from_secs(1);
+/// What only time or somebody else can change need not be asked about all the time.
+const PATIENTLY: Duration = Duration::from_secs(10);
 /// While nobody takes writes, every moment counts.
 const AT_ONCE: Duration = Duration::from_millis(300);
 
@@ -72,6 +74,8 @@ pub fn carry_out<S>(
 pub fn requeue(verdict: &Verdict) -> Option<Duration> {
     match (&verdict.act, verdict.row) {
         (Some(Act::Hasten), _) | (_, Row::Lost) => Some(AT_ONCE),
+        // The kubelet takes a minute to bring new settings, and each try takes the lock that a failover needs.
+        (Some(Act::Reload { .. }), _) => Some(PATIENTLY),
         (Some(_), _) | (None, Row::Draining | Row::Waiting | Row::Split) => Some(SOON),
         (None, Row::NodeDrain | Row::NoQuorum | Row::Switchover) => {
             let waits = verdict.blocker.as_ref().is_some_and(|blocker| blocker.reason != Reason::SwitchoverFailed);
@@ -79,6 +83,13 @@ pub fn requeue(verdict: &Verdict) -> Option<Duration> {
         }
         (None, _) => None,
     }
+}
+
+/// How long the shard may be left alone although it is not settled: what is under way takes its time, or waits for somebody.
+pub fn at_leisure(view: &View, verdict: &Verdict) -> Option<Duration> {
+    let lasts = view.blocked_since.is_some_and(|since| view.past(since, ABORT_AFTER).is_some());
+    let waits = verdict.act.is_none() && verdict.blocker.is_some() && lasts;
+    (waits || matches!(verdict.act, Some(Act::Reload { .. }))).then_some(PATIENTLY)
 }
 
 struct Hands<'a> {

@@ -85,6 +85,8 @@ fn budget(scope: &Scope<'_>, name: String, least: i32, role: LabelSelectorRequir
                 match_labels: Some(label::all_pool_pods(scope.id())),
                 match_expressions: Some(vec![role]),
             }),
+            // A pod that serves nobody does not keep its node from being emptied.
+            unhealthy_pod_eviction_policy: Some("AlwaysAllow".into()),
             ..PodDisruptionBudgetSpec::default()
         }),
         ..PodDisruptionBudget::default()

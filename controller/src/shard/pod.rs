@@ -90,9 +90,16 @@ fn spec_hash(spec: &PodSpec, restart_hash: &str) -> String {
 
 /// The first difference between a running pod and what would be built today; none while they agree.
 ///
-/// What others added to the pod does not count. Of the metadata only the settings that need a restart do: labels and other
-/// annotations change nothing in a running process.
+/// What others added to the pod does not count, nor what they rewrote while it was made (a registry mirror, an autoscaler of requests): a new
+/// pod would be rewritten the same way, and rolled for ever. A pod that was made from today's description is current. Of the metadata only
+/// the settings that need a restart count: labels and other annotations change nothing in a running process.
 pub fn drift(live: &Pod, desired: &Pod) -> Option<String> {
+    let hashes = (ours(live), ours(desired));
+    if let (Some(live), Some(desired)) = hashes
+        && live == desired
+    {
+        return None;
+    }
     let view = |pod: &Pod| {
         let hash = pod.annotations().get(annotation::POSTGRES_CONFIG_HASH);
         let spec = serde_json::to_value(&pod.spec).unwrap_or_default();
@@ -106,12 +113,20 @@ pub fn drift(live: &Pod, desired: &Pod) -> Option<String> {
         return Some(difference.to_string());
     }
     // The comparison above does not see what the pod has and a new one would not get. The digest does, where it is ours.
-    let ours =
-        |pod: &Pod| pod.annotations().get(annotation::SPEC_HASH).filter(|hash| hash.len() == HASH_DIGITS).cloned();
-    match (ours(live), ours(desired)) {
-        (Some(live), Some(desired)) if live != desired => Some("spec has fields that are no longer wanted".to_owned()),
+    match hashes {
+        (Some(_), Some(_)) => Some("spec has fields that are no longer wanted".to_owned()),
         _ => None,
     }
+}
+
+/// The digest of a pod's description, if this operator has made the pod: those of others have another form.
+fn ours(pod: &Pod) -> Option<&String> {
+    pod.annotations().get(annotation::SPEC_HASH).filter(|hash| hash.len() == HASH_DIGITS)
+}
+
+/// Whether another operator has made the pod.
+pub fn is_foreign(pod: &Pod) -> bool {
+    ours(pod).is_none()
 }
 
 /// Without the nulls that stand for absent fields.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{
     ByteString,
-    api::core::v1::{ConfigMap, PodSpec},
+    api::core::v1::{ConfigMap, Pod, PodSpec},
 };
 use kube::ResourceExt as _;
 use serde::{Deserialize, Serialize};
@@ -45,8 +45,22 @@ pub struct Renderings {
     pub config: Option<Rendered>,
     /// By pool and cell, with [`ANY_POD`] for the name.
     pods: BTreeMap<String, Pinned>,
+    /// What is wanted of the settings.
+    settings_intent: Option<String>,
+    adoption: Adoption,
     /// How they are stored.
     pub packed: Packed,
+}
+
+/// What is to become of a running pod that another operator has made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Foreign {
+    /// It was not: it is compared with its description.
+    No,
+    /// It stays as it is, because its user wants nothing else than when it was taken over.
+    Stays,
+    /// It stays as it is, and carries from now on what its user wants.
+    Remember(String),
 }
 
 /// Renderings as they are stored.
@@ -129,7 +143,22 @@ impl Renderings {
             Some(stored) => stored,
             None => Packed { bytes: revision::pack(&revision::value(&content)?), digest },
         };
-        Ok(Self { config, pods: content.pods, packed })
+        let settings_intent = content.config.map(|pinned| pinned.intent);
+        Ok(Self { config, pods: content.pods, settings_intent, adoption, packed })
+    }
+
+    /// Whether a running pod of a pool is another operator's and left alone. A takeover restarts nothing by itself.
+    pub fn foreign(&self, pool: PoolInCell<'_>, running: &Pod) -> Foreign {
+        if self.adoption == Adoption::Immediate || !pod::is_foreign(running) {
+            return Foreign::No;
+        }
+        let of_pods = self.pods.get(&key(pool)).map(|pinned| &pinned.intent);
+        let today = revision::intent(&json!([of_pods, self.settings_intent]));
+        match running.annotations().get(annotation::ADOPTED_INTENT) {
+            Some(adopted) if *adopted == today => Foreign::Stays,
+            Some(_) => Foreign::No,
+            None => Foreign::Remember(today),
+        }
     }
 
     /// The description of one pod.

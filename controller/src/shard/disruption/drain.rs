@@ -64,7 +64,7 @@ fn hand_over(view: &View, member: &Member, drain: &Drain) -> Verdict {
                 return verdict.blocked(Reason::WaitingForMember, format!("{} has to come back first", other.pod));
             }
             let any = drain.cause == Some(Cause::NodeDrain);
-            if !view.has_successor(member, any) {
+            if !view.has_successor(member, any, true) {
                 return verdict.blocked(Reason::NoStandby, format!("No healthy standby can take over from {pod}"));
             }
             if view.serving_primary().is_none() {

@@ -131,11 +131,14 @@ fn waiting(view: &View) -> Option<Verdict> {
     Some(Verdict::of(Row::Waiting).blocked(Reason::WaitingForMember, message))
 }
 
-/// Outdated and certainly down: today's description may be the cure. A claim to be primary goes last.
+/// Outdated and certainly down: today's description may be the cure. A claim to be primary goes last, and not on a single answer: its
+/// PostgreSQL may be recovering from a crash, which nobody has to help with.
 fn broken(view: &View) -> Option<Verdict> {
+    let lasts = view.blocked_since.is_some_and(|since| view.past(since, ABORT_AFTER).is_some());
     let mut broken: Vec<&Member> = in_order(view)
         .into_iter()
         .filter(|member| member.is_live() && member.wanted && member.outdated.is_some() && member.is_down())
+        .filter(|member| member.role != Role::Primary || member.trouble.is_some() || lasts)
         .collect();
     broken.sort_by_key(|member| member.role == Role::Primary);
     let member = broken.first()?;
@@ -288,7 +291,9 @@ fn primary(view: &View) -> Option<Result<Verdict, (Row, Blocker)>> {
         let message = format!("Nobody took over from {pod}; the next try is at {}", at.strftime("%H:%M:%S"));
         return blocked(Reason::SwitchoverFailed, message);
     }
-    if !view.has_successor(member, moves) {
+    // Where all nodes are about to be emptied, a while passes before one of them has to do, so that nobody is moved to and fro.
+    let any_node = view.blocked_since.is_some_and(|since| view.past(since, ABORT_AFTER).is_some());
+    if !view.has_successor(member, moves, any_node) {
         return blocked(Reason::NoStandby, format!("No healthy standby can take over from {pod}"));
     }
     let request = Verdict::of(row).act(Act::Request { pod: pod.clone(), cause });
@@ -306,7 +311,11 @@ fn reload(view: &View) -> Option<Verdict> {
         in_order(view).into_iter().filter(|member| member.is_live() && member.reload_pending).collect();
     let answers = |member: &&&Member| member.vitals.is_some_and(|vitals| vitals.postgres_ready);
     let standbys: Vec<&&Member> = stale.iter().filter(|member| member.role != Role::Primary).collect();
-    let turn: Vec<&&Member> = if standbys.is_empty() { stale.iter().collect() } else { standbys };
+    // A standby on which somebody overrides a setting by hand does not keep the primary from its own.
+    let long = view.blocked_since.is_some_and(|since| view.past(since, ABORT_AFTER).is_some());
+    let turn: Vec<&&Member> = if standbys.is_empty() || long { stale.iter().collect() } else { standbys };
     let pods: Vec<String> = turn.into_iter().filter(|m| answers(m)).map(|member| member.pod.clone()).collect();
-    (!pods.is_empty()).then(|| Verdict::of(Row::Reload).act(Act::Reload { pods }))
+    let message = format!("Settings are not in force yet: {}", names(&pods));
+    let verdict = Verdict::of(Row::Reload).act(Act::Reload { pods: pods.clone() });
+    (!pods.is_empty()).then(|| verdict.blocked(Reason::WaitingForReload, message))
 }

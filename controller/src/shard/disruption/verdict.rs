@@ -182,6 +182,8 @@ pub enum Reason {
     WaitingForCohort,
     /// A quarantined member must not get a fresh volume yet.
     QuarantineBlocked,
+    /// Settings that were written are not in force yet.
+    WaitingForReload,
 }
 
 impl Reason {

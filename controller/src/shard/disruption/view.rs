@@ -6,8 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 use shared::api::v1alpha1::DurabilityPolicy;
 
 use super::{
-    LAG_LIMIT, QUARANTINE_AGE, QUARANTINE_PACE, SET_ASIDE_LIMIT, STUCK_AFTER,
-    member::{Member, Presence, Role},
+    LAG_LIMIT, PROGRESS_DEADLINE, QUARANTINE_AGE, QUARANTINE_PACE, SET_ASIDE_LIMIT, STUCK_AFTER,
+    member::{Member, Node, Presence, Role},
 };
 use crate::upstream::Lifecycle;
 
@@ -83,7 +83,7 @@ impl View {
         if self.suffices(others().filter(|other| self.is_healthy(other))) {
             return Safety::Safe;
         }
-        if member.is_down() {
+        if member.is_down() || self.is_useless(member) {
             return Safety::Safe;
         }
         let missed = || others().filter(|other| other.wanted && !self.is_healthy(other));
@@ -92,6 +92,19 @@ impl View {
             return Safety::NoRedundancy;
         }
         Safety::Unsafe(missed().map(|other| other.pod.clone()).collect())
+    }
+
+    /// Whether an outdated member has been of no use for so long that a newer description is the best hope: it does not follow a primary that
+    /// serves, or has never joined a shard that never had a primary.
+    fn is_useless(&self, member: &Member) -> bool {
+        let long = self.blocked_since.is_some_and(|since| self.past(since, PROGRESS_DEADLINE).is_some());
+        let nobody_leads = || self.members.iter().all(|other| other.role == Role::Unknown);
+        long && member.outdated.is_some()
+            && match (member.role, member.vitals) {
+                (Role::Standby, Some(vitals)) => !vitals.streaming && self.serving_primary().is_some(),
+                (Role::Unknown, None) => nobody_leads(),
+                _ => false,
+            }
     }
 
     /// The primary, if exactly one member is it.
@@ -108,15 +121,18 @@ impl View {
         self.primary().filter(|primary| self.is_healthy(primary))
     }
 
-    /// Whether somebody could take over from `primary` and be better placed than it: not outdated unless `any`, and not on a node
-    /// that is about to go.
-    pub fn has_successor(&self, primary: &Member, any: bool) -> bool {
+    /// Whether somebody could take over from `primary` and be better placed than it: not outdated, or, where it `moves`, not on a node
+    /// that is about to go, unless `any_node` that is only cordoned will do.
+    pub fn has_successor(&self, primary: &Member, moves: bool, any_node: bool) -> bool {
         self.members.iter().any(|other| {
             other.pod != primary.pod
                 && other.role == Role::Standby
                 && other.wanted
-                && !other.must_move()
-                && (any || other.outdated.is_none())
+                && if moves {
+                    !other.must_move() || (any_node && other.node == Node::Cordoned)
+                } else {
+                    other.outdated.is_none()
+                }
                 && self.is_healthy(other)
         })
     }
@@ -171,6 +187,9 @@ impl View {
         }
         if self.serving_primary().is_none() {
             return Some("no primary serves".to_owned());
+        }
+        if let Some(other) = self.in_flight(victim) {
+            return Some(format!("{} has to come back first", other.pod));
         }
         let healthy = self.members.iter().filter(|other| other.pod != victim.pod && self.is_healthy(other));
         if !self.suffices(healthy) {

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proptest::prelude::*;
 
+use shared::annotation;
+
 use super::fixture::*;
 use crate::{
     plan::Action,
@@ -109,6 +111,51 @@ fn what_is_no_longer_wanted_in_a_pod_is_drift_too() {
     let mut observed = healthy(shard);
     Arc::make_mut(&mut observed.shard).spec.pools.get_mut("default").unwrap().tolerations.clear();
     assert_eq!(status(&observed).drift.values().next().unwrap(), "spec has fields that are no longer wanted");
+}
+
+#[test]
+fn a_pod_that_was_rewritten_while_it_was_made_is_current() {
+    let mut observed = healthy(minimal());
+    let pod = members(&minimal())[0].clone();
+    with_pod(&mut observed, &pod, |pod| {
+        pod.spec.as_mut().unwrap().containers[0].image = Some("mirror.test/multipooler:1".into());
+    });
+    assert!(status(&observed).drift.is_empty());
+    // What the user changes is drift all the same.
+    Arc::make_mut(&mut observed.shard).spec.images.postgres = "registry.test/pgctld:2".into();
+    assert_eq!(status(&observed).drift.len(), 2);
+}
+
+#[test]
+fn pods_of_another_operator_are_left_as_they_are_until_their_user_wants_something_else() {
+    let mut observed = healthy(minimal());
+    for pod in members(&minimal()) {
+        with_pod(&mut observed, &pod, |pod| {
+            pod.metadata.annotations.get_or_insert_default().insert(annotation::SPEC_HASH.into(), "f00".into());
+            pod.spec.as_mut().unwrap().termination_grace_period_seconds = Some(7);
+        });
+    }
+    let plan = pass(&observed);
+    assert!(plan.status.unwrap().drift.is_empty());
+    let patches = plan.writes.iter().filter_map(|write| match &write.action {
+        Action::Merge { target, patch } if write.reason == "TakenOver" => {
+            Some((target.key.name.clone(), patch.clone()))
+        }
+        _ => None,
+    });
+    let patches: Vec<_> = patches.collect();
+    assert_eq!(patches.len(), 2);
+    for (pod, patch) in patches {
+        let intent = patch["metadata"]["annotations"][annotation::ADOPTED_INTENT].as_str().unwrap().to_owned();
+        with_pod(&mut observed, &pod, |pod| {
+            pod.metadata.annotations.get_or_insert_default().insert(annotation::ADOPTED_INTENT.into(), intent);
+        });
+    }
+    let plan = pass(&observed);
+    assert!(plan.writes.iter().all(|write| write.reason != "TakenOver"));
+    assert!(plan.status.unwrap().drift.is_empty());
+    Arc::make_mut(&mut observed.shard).spec.images.postgres = "registry.test/pgctld:2".into();
+    assert_eq!(status(&observed).drift.len(), 2);
 }
 
 #[test]

@@ -44,7 +44,7 @@ pub struct MultigresClusterSpec {
     /// Container images; absent ones follow the operator's defaults.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<ClusterImages>,
-    /// When new default images of the operator are taken over.
+    /// When new default images and renderings of the operator are taken over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_update_policy: Option<ImageUpdatePolicy>,
     /// Log levels of the components.
@@ -90,7 +90,7 @@ pub struct MultigresClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[validate(nested)]
     pub external_admin_web: Option<ExternalServiceConfig>,
-    /// Removal of topology records that nothing stands behind.
+    /// Marking topology records that nothing stands behind as shut down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topology_pruning: Option<TopologyPruningConfig>,
     /// Which standbys must confirm a commit; absent means `AT_LEAST_2`.
@@ -399,11 +399,11 @@ pub struct ExternalServiceConfig {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// Removal of topology records that nothing stands behind.
+/// Marking topology records that nothing stands behind as shut down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TopologyPruningConfig {
-    /// Whether such records are removed; absent means true.
+    /// Whether such records are marked; absent means true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
 }

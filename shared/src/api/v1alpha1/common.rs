@@ -88,7 +88,7 @@ pub struct PvcDeletionPolicy {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "PvcRetention")]
     pub when_deleted: Option<PvcRetention>,
-    /// What becomes of volumes when the number of pods is reduced.
+    /// What becomes of volumes of pods that are no longer wanted; under Delete those of pools go 30 days later, unless wanted again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "PvcRetention")]
     pub when_scaled: Option<PvcRetention>,

@@ -83,7 +83,7 @@ pub struct ShardSpec {
     /// Log levels of the components.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_levels: Option<ComponentLogLevels>,
-    /// Removal of topology records that nothing stands behind.
+    /// Marking topology records that nothing stands behind as shut down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topology_pruning: Option<TopologyPruningConfig>,
     /// Backups of the shard.

@@ -6,7 +6,10 @@ use rstest::rstest;
 use shared::{annotation::DrainState, api::v1alpha1::DurabilityPolicy};
 
 use super::{
-    super::{Act, Cause, Failures, Member, Node, PROGRESS_DEADLINE, Presence, Reason, Row, Verdict, View, decide},
+    super::{
+        ABORT_AFTER, Act, Cause, Failures, Member, Node, PROGRESS_DEADLINE, Presence, Reason, Row, Verdict, View,
+        Vitals, decide,
+    },
     fixture::*,
 };
 use crate::upstream::Lifecycle;
@@ -190,7 +193,13 @@ fn p7_a_silent_member_may_still_confirm_commits() {
     let view = view.with("b", sick);
     assert_eq!(reason(&decide(&view)), Some(Reason::WaitingForMember), "which of the two does is not known");
     let later = View { blocked_since: Some(ago(PROGRESS_DEADLINE)), ..view };
-    assert_eq!(reason(&decide(&later)), Some(Reason::WaitingForQuorum));
+    assert_eq!(requested(&decide(&later)), "b", "it follows nobody, so a newer description is the best hope");
+    let silent = later.with("b", |b| b.vitals = None);
+    assert_eq!(
+        reason(&decide(&silent)),
+        Some(Reason::WaitingForQuorum),
+        "nobody knows that of one that does not answer"
+    );
 }
 
 #[test]
@@ -282,8 +291,27 @@ fn p10_the_primary_goes_last() {
 
 #[test]
 fn p10_nobody_healthy_to_take_over() {
-    let view = three().with("a", outdated).each(|m| m.node = Node::Cordoned);
-    assert_eq!(reason(&decide(&view)), Some(Reason::NoStandby));
+    let cordoned = three().each(|m| m.node = Node::Cordoned);
+    assert_eq!(
+        decide(&cordoned.clone().with("a", outdated)).row,
+        Row::Switchover,
+        "a rolling update stays where it is"
+    );
+    assert_eq!(reason(&decide(&cordoned)), Some(Reason::NoStandby));
+    let later = View { blocked_since: Some(ago(ABORT_AFTER)), ..cordoned };
+    assert_eq!(decide(&later).row, Row::NodeDrain, "where every node is about to be emptied, one of them has to do");
+    assert_eq!(reason(&decide(&later.each(|m| m.node = Node::Draining))), Some(Reason::NoStandby));
+}
+
+#[test]
+fn p7_a_primary_that_recovers_is_left_alone_for_a_while() {
+    let view = three().with("a", outdated).with("a", |a| {
+        a.vitals = Some(Vitals { postgres_ready: false, ..Vitals::default() });
+        a.ready = false;
+    });
+    assert_eq!(decide(&view).act, None);
+    let later = View { blocked_since: Some(ago(ABORT_AFTER)), ..view };
+    assert_eq!(decide(&later).row, Row::Broken);
 }
 
 #[test]
