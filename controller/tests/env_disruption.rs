@@ -14,7 +14,10 @@ mod env;
 
 use std::time::Duration;
 
-use env::{Bed, DEADLINE, Objects, condition, eventually, minimal, stage::Stage};
+use env::{
+    Bed, DEADLINE, Objects, condition, eventually, minimal,
+    stage::{Stage, Story},
+};
 use serde_json::{Value, json};
 use shared::annotation;
 
@@ -115,7 +118,7 @@ async fn a_roll_of_three_cells_takes_one_at_a_time_and_the_primary_last() {
     stage.forget();
     roll(&bed, "registry.test/pgctld:2").await;
     let objects = rolled(&bed, 3, "registry.test/pgctld:2").await;
-    let story = stage.story();
+    let story = story(&stage, 3).await;
     assert_eq!(story.gone.len(), 3, "{story:?}");
     assert_eq!(story.gone[2].0, first, "the primary goes last");
     assert!(story.gone.iter().all(|(_, led)| !led), "nobody goes while it leads: {story:?}");
@@ -130,6 +133,15 @@ async fn a_roll_of_three_cells_takes_one_at_a_time_and_the_primary_last() {
     bed.close().await;
 }
 
+/// What the stage has seen, once so many pods went: it looks by itself, a moment after the controller.
+async fn story(stage: &Stage, gone: usize) -> Story {
+    eventually(DEADLINE, async || {
+        let story = stage.story();
+        if story.gone.len() < gone { Err(format!("{story:?}")) } else { Ok(story) }
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_standby_leaves_the_cohort_before_it_goes_for_good() {
     let Some(bed) = Bed::open().await else { return };
@@ -139,7 +151,7 @@ async fn a_standby_leaves_the_cohort_before_it_goes_for_good() {
     stage.forget();
     bed.edit(CLUSTER, json!({"spec": one_cell(2)})).await;
     let objects = settled(&bed, 2).await;
-    let story = stage.story();
+    let story = story(&stage, 2).await;
     let gone: Vec<&String> = story.gone.iter().map(|(pod, _)| pod).collect();
     assert_eq!(gone, story.left.iter().collect::<Vec<_>>(), "each leaves the cohort, then goes");
     assert_eq!((gone.len(), story.switchovers), (2, 0), "{story:?}");
@@ -178,7 +190,7 @@ async fn a_controller_killed_again_and_again_rolls_all_the_same() {
     }
     let running = bed.start().await;
     rolled(&bed, 3, "registry.test/pgctld:2").await;
-    let story = stage.story();
+    let story = story(&stage, 3).await;
     assert!(story.gone.iter().all(|(_, led)| !led), "{story:?}");
     assert!(story.most_down <= 1, "{story:?}");
     assert_eq!(story.gone.len(), 3, "{story:?}");

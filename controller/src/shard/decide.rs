@@ -303,7 +303,9 @@ fn protection(
     facts: &Facts,
     plan: &mut Plan<ShardStatus>,
 ) -> Result<BTreeSet<String>, Error> {
-    let all_well = facts.all_well();
+    // Nor may anybody be evicted while the planner has chosen somebody: its choice and an eviction would meet.
+    let chosen = |pod: &Pod| pod.annotations().contains_key(annotation::DRAIN_STATE);
+    let all_well = facts.all_well() && !observed.pods.iter().any(|pod| chosen(pod));
     let budgets = network::budgets(scope, facts.desired + facts.extra.len(), all_well);
     let names: BTreeSet<String> = budgets.iter().map(ResourceExt::name_any).collect();
     let live = by_name(&observed.budgets);

@@ -76,7 +76,7 @@ pub fn view(scope: &Scope<'_>, observed: &Observed, differences: &Differences, n
             drain: live.and_then(|pod| drain(pod, now)),
             failures: live.map_or(Failures::default(), failures),
             outdated: live.and_then(|pod| outdated(pod, name, differences)),
-            resize_pending: live.is_some() && claim.is_some_and(|claim| resizes_offline(claim, now)),
+            resize_pending: live.is_some() && claim.is_some_and(|claim| resizes_offline(claim, created, now)),
             reload_pending: live.is_some_and(|pod| needs_reload(pod, differences)),
             ready: live.is_some_and(health::is_ready),
             trouble: live.and_then(trouble),
@@ -185,12 +185,15 @@ fn needs_reload(pod: &Pod, differences: &Differences) -> bool {
         && of(annotation::RESTART_REQUIRED) != Some(wanted)
 }
 
-/// Whether a file system waits for the next start of its pod. Where the driver can grow it in use, the kubelet does so within moments.
-fn resizes_offline(claim: &PersistentVolumeClaim, now: Timestamp) -> bool {
+/// Whether a file system waits for the next start of its pod, which was `created` before it had to wait: a pod that has started since then did
+/// not help. Where the driver can grow it in use, the kubelet does so within moments.
+fn resizes_offline(claim: &PersistentVolumeClaim, created: Option<Timestamp>, now: Timestamp) -> bool {
     let conditions = claim.status.as_ref().and_then(|status| status.conditions.as_ref());
     conditions.into_iter().flatten().any(|c| {
-        let waited = c.last_transition_time.as_ref().is_none_or(|since| now.duration_since(since.0) >= ONLINE_RESIZE);
-        c.type_ == "FileSystemResizePending" && c.status == "True" && waited
+        let helps = c.last_transition_time.as_ref().is_none_or(|since| {
+            now.duration_since(since.0) >= ONLINE_RESIZE && created.is_none_or(|created| created < since.0)
+        });
+        c.type_ == "FileSystemResizePending" && c.status == "True" && helps
     })
 }
 
