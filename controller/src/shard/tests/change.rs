@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::{
+    api::core::v1::{PersistentVolumeClaim, Pod},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
 use kube::ResourceExt as _;
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -476,6 +479,11 @@ fn a_file_system_that_waits_for_a_restart_gets_one() {
     let claim = observed.claims.iter_mut().find(|claim| claim.name_any() == name::data_pvc(&pod)).unwrap();
     *claim = patched::<PersistentVolumeClaim>(claim, &waiting("2027-01-15T07:50:00Z"));
     assert_eq!(weigh(&observed, &settings(), NOW).unwrap().verdict.row, Row::Resize);
+    with_pod(&mut observed, &pod, |pod| {
+        pod.metadata.creation_timestamp = Some(Time("2027-01-15T07:51:00Z".parse().unwrap()));
+    });
+    let again = weigh(&observed, &settings(), NOW).unwrap().verdict;
+    assert_eq!(again.row, Row::Idle, "a start since then did not help, and neither would another one");
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn a_shard_survives_two_hundred_lives() {
 }
 
 #[test]
-#[ignore = "takes long; part of the soak"]
+#[ignore = "takes long; `make soak` runs it"]
 fn a_shard_survives_two_thousand_lives() {
     (SEEDS..SEEDS + MANY).for_each(live);
 }
