@@ -522,3 +522,26 @@ fn a_primary_that_was_lost_on_its_way_out_comes_back_unless_somebody_takes_over(
     elect(&mut observed, 0);
     assert!(!comes_back(&observed), "another one leads");
 }
+
+#[test]
+fn nobody_is_evicted_while_somebody_is_chosen_and_broken_pods_always_may_be() {
+    let mut observed = healthy(three_cells());
+    elect(&mut observed, 0);
+    let standbys = |observed: &Observed| {
+        let writes = pass(observed).writes;
+        let budget = writes.iter().find_map(|write| match &write.action {
+            Action::Apply(object) if object.gvk.kind == "PodDisruptionBudget" && object.name.contains("standby") => {
+                Some(object.value["spec"].clone())
+            }
+            _ => None,
+        });
+        budget.unwrap()
+    };
+    assert_eq!(standbys(&observed)["minAvailable"], 1);
+    assert_eq!(standbys(&observed)["unhealthyPodEvictionPolicy"], "AlwaysAllow");
+    let pod = members(&observed.shard)[1].clone();
+    with_pod(&mut observed, &pod, |pod| {
+        pod.metadata.annotations.get_or_insert_default().insert(annotation::DRAIN_STATE.into(), "requested".into());
+    });
+    assert_eq!(standbys(&observed)["minAvailable"], 2);
+}
