@@ -18,7 +18,10 @@ up() {
     [ "$NODES" != auto ] || NODES=kubelet:3
   fi
   step "building the testbed"; build_testbed
-  step "starting Kubernetes (bed \"$BED\", nodes $NODES)"
+  mkdir -p "$CACHE"
+  # Simulated nodes need no images.
+  case $NODES in kwok*) ;; *) build_images_meanwhile ;; esac
+  step "starting Kubernetes (bed \"$BED\", nodes $NODES), and compiling the operator meanwhile"
   testbed --name "$BED" up --nodes "$NODES"
   mkdir -p "$RUN"
   if k get nodes -o jsonpath='{.items[*].metadata.annotations}' | grep -q kwok.x-k8s.io; then

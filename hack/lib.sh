@@ -27,7 +27,8 @@ testbed() { "$TARGET/debug/testbed" "$@"; }
 ensure_nextest() {
   cargo nextest --version 2>/dev/null | grep -q "$NEXTEST" && return
   step "building the test runner, cargo-nextest $NEXTEST (once)"
-  cargo install cargo-nextest --locked --version "$NEXTEST" --root "$CACHE/cargo"
+  # It waits for tests; optimising it would take longer than it could win.
+  CARGO_PROFILE_DEV_DEBUG=false cargo install --debug cargo-nextest --locked --version "$NEXTEST" --root "$CACHE/cargo"
 }
 
 # `make test` has built everything already; building one package again would compile its dependencies for other features.
@@ -39,13 +40,28 @@ story() {
   if [ -n "${MULTIGRES_BUILT:-}" ]; then "$TARGET/debug/$name" "$@"; else cargo run --quiet --locked --package stories --bin "$name" -- "$@"; fi
 }
 
+# Builds the programs of the images beside whatever comes next; load_images waits for it.
+build_images_meanwhile() {
+  build_image_programs > "$CACHE/image-programs.log" 2>&1 &
+  IMAGE_PROGRAMS=$!
+}
+
+# One command for all: apart, each would compile the dependencies for its own features.
+build_image_programs() {
+  cargo build --locked --profile image --package controller --package admission --package standin --package stories \
+    --bin controller --bin admission --bin standin --bin tree
+}
+
 # Builds the images of the operator and of the data plane and loads them into bed $1, and the picture of a cluster beside them. Sets DATA_PLANE.
 load_images() {
   local bed=$1
-  # One command for all: apart, each would compile the dependencies for its own features.
   step "building the operator and the stand-in data plane"
-  cargo build --locked --profile image --package controller --package admission --package standin --package stories \
-    --bin controller --bin admission --bin standin --bin tree
+  if [ -n "${IMAGE_PROGRAMS:-}" ]; then
+    tail --pid="$IMAGE_PROGRAMS" --lines=1 --follow "$CACHE/image-programs.log"
+    wait "$IMAGE_PROGRAMS" || { cat "$CACHE/image-programs.log"; return 1; }
+  else
+    build_image_programs
+  fi
   testbed images operator "${CONTROLLER_BIN:-$TARGET/image/controller}=$CONTROLLER_IMAGE" \
     "${ADMISSION_BIN:-$TARGET/image/admission}=$ADMISSION_IMAGE" > "$CACHE/operator-images"
   if [ -n "${MULTIGRES_BIN_DIR:-}" ]; then

@@ -33,7 +33,10 @@ MULTIGRES_STORY_TOOLS=$(testbed tools helm kubectl | tail -1)
 # Faults of the bed itself are asked of the testbed.
 export MULTIGRES_STORY_TESTBED="$TARGET/debug/testbed" MULTIGRES_STORY_BED="$BED"
 MULTIGRES_STORY_AUDIT_LOG=$(dirname "$MULTIGRES_STORY_KUBECONFIG")/audit.log
-# One at a time: a story may crash the controller under the others.
 wanted='package(stories) and kind(test)'
 [ "$FORM" != soak ] || wanted="$wanted and (test(the_controller_may_die) or binary(admission))"
-cargo nextest run --locked --workspace --profile "$([ "$FORM" = soak ] && echo soak || echo ci)" --test-threads 1 --no-capture -E "$wanted"
+# Stories mostly wait. Those that disturb others ask for the whole bed (.config/nextest.toml). Real databases need the machine.
+side_by_side=3
+if [ -n "${MULTIGRES_BIN_DIR:-}" ] || [ "$FORM" = soak ]; then side_by_side=1; fi
+cargo nextest run --locked --workspace --profile "$([ "$FORM" = soak ] && echo soak || echo ci)" \
+  --test-threads "$side_by_side" --success-output immediate --failure-output immediate -E "$wanted"

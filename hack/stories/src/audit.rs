@@ -65,11 +65,18 @@ impl Mark {
         Ok(Self { path: path.to_owned(), offset })
     }
 
-    /// Waits until a user has written nothing but Leases for `seconds`, anywhere.
-    pub async fn quiet(path: &Path, user: &str, seconds: u64, deadline: Duration) -> Result<()> {
+    /// Waits until a user has written nothing but Leases for `seconds` in namespaces that `wanted` accepts, and returns what it did
+    /// else in that time.
+    pub async fn quiet(
+        path: &Path,
+        user: &str,
+        wanted: impl Fn(&str) -> bool,
+        seconds: u64,
+        deadline: Duration,
+    ) -> Result<Writes> {
         let (mut mark, mut since) = (Self::now(path)?, Instant::now());
         until("a time without writes", deadline, || {
-            let writes = mark.since(user, |_| true);
+            let writes = mark.since(user, &wanted);
             let next = Self::now(path);
             let answer = (|| {
                 let (writes, next) = (writes?, next?);
@@ -78,7 +85,7 @@ impl Mark {
                 }
                 let quiet = since.elapsed();
                 ensure!(quiet >= Duration::from_secs(seconds), "quiet for {} s; last {writes:?}", quiet.as_secs());
-                Ok(())
+                Ok(writes)
             })();
             async move { answer }
         })

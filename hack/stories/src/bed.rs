@@ -1,6 +1,6 @@
 //! The Kubernetes that a story runs on.
 
-use std::{env, path::PathBuf};
+use std::{env, path::PathBuf, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::{
@@ -14,7 +14,11 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
-use crate::wait::{until, within};
+use crate::{
+    helm::Tools,
+    leftover::Leftover,
+    wait::{until, within},
+};
 
 /// Names the kubeconfig of a cluster that has the operator installed.
 pub const KUBECONFIG: &str = "MULTIGRES_STORY_KUBECONFIG";
@@ -48,6 +52,8 @@ pub struct Bed {
     pub client: Client,
     /// The API server's audit log, if this story may read it.
     pub audit_log: Option<PathBuf>,
+    /// Goes with the last clone.
+    leftover: Arc<Leftover>,
 }
 
 impl Bed {
@@ -66,16 +72,19 @@ impl Bed {
         let kubeconfig = Kubeconfig::read_from(&path).with_context(|| format!("reading {}", path.display()))?;
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
         let client = Client::try_from(config)?;
-        Ok(Some(Self { client, audit_log: env::var_os(AUDIT_LOG).map(PathBuf::from) }))
+        let leftover = Arc::new(Leftover::new(Tools::from_env().ok()));
+        Ok(Some(Self { client, audit_log: env::var_os(AUDIT_LOG).map(PathBuf::from), leftover }))
     }
 
-    /// Makes a namespace of this story's own.
+    /// Makes a namespace of this story's own, which goes with the story should it fail.
     pub async fn namespace(&self, story: &str) -> Result<String> {
         let api: Api<Namespace> = Api::all(self.client.clone());
         let mut namespace = Namespace::default();
         namespace.metadata.generate_name = Some(format!("{story}-"));
         let made = api.create(&PostParams::default(), &namespace).await.context("making a namespace")?;
-        made.metadata.name.context("the API server names it")
+        let name = made.metadata.name.context("the API server names it")?;
+        self.leftover.made(&name);
+        Ok(name)
     }
 
     /// Lets no more pods start in a namespace; those that run stay.
@@ -110,7 +119,9 @@ impl Bed {
                 Some(left) => anyhow::bail!("{:?}", left.status),
             }
         })
-        .await
+        .await?;
+        self.leftover.removed(name);
+        Ok(())
     }
 
     /// Deletes the controller's pods without grace, as a crash would.

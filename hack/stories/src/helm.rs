@@ -116,6 +116,13 @@ impl Tools {
         self.succeed("helm", &["test", RELEASE, "--namespace", OPERATOR_NAMESPACE, "--logs"]).await
     }
 
+    /// A program that is run where nothing can be awaited.
+    pub fn blocking(&self, program: &str) -> Result<std::process::Command> {
+        let mut command = std::process::Command::new(self.find(program)?);
+        command.env("KUBECONFIG", &self.kubeconfig).env("PATH", &self.search);
+        Ok(command)
+    }
+
     fn find(&self, program: &str) -> Result<PathBuf> {
         env::split_paths(&self.search)
             .map(|dir| dir.join(program))

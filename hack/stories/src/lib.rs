@@ -10,6 +10,7 @@ pub mod etcd;
 pub mod fault;
 pub mod helm;
 pub mod inventory;
+pub mod leftover;
 pub mod lesson;
 pub mod load;
 pub mod probe;

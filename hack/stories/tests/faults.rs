@@ -97,7 +97,7 @@ impl Story {
     async fn healthy(&self, manifest: &Value) -> Result<ClusterUnderTest> {
         let cluster = self.apply(manifest).await?;
         cluster.healthy(300).await?;
-        Mark::quiet(&self.log, CONTROLLER_USER, 10, within(120)).await?;
+        Mark::quiet(&self.log, CONTROLLER_USER, |_| true, 10, within(120)).await?;
         Ok(cluster)
     }
 
@@ -156,7 +156,7 @@ async fn a_minute_without_the_api_server_changes_nothing() -> Result<()> {
     story.faults.freeze(&["kube-apiserver"], LASTS)?.over().await?;
     cluster.healthy(240).await?;
     story.bed.controller_ready().await?;
-    Mark::quiet(&story.log, CONTROLLER_USER, 20, within(240)).await?;
+    Mark::quiet(&story.log, CONTROLLER_USER, |_| true, 20, within(240)).await?;
     // Nodes may be given up for a moment, since nobody heard of them for a minute either.
     story.few(&mark, FEW)?;
     let after = cluster.starts(&[]).await?;
