@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # The demo: `demo.sh up [minimal|demo-multi-az]`, `down`, `shell`, `psql`.
+# Nobody waits for these programs: what counts here is how long a machine without caches takes to compile them.
+IMAGE_PROFILE=${IMAGE_PROFILE:-dev}
 . "$(dirname "$0")/lib.sh"
 BED=demo
 NAMESPACE=multigres-demo
@@ -17,11 +19,9 @@ up() {
     manifest=samples/demo-multi-az-shared-volume.yaml
     [ "$NODES" != auto ] || NODES=kubelet:3
   fi
-  step "building the testbed"; build_testbed
-  mkdir -p "$CACHE"
-  # Simulated nodes need no images.
-  case $NODES in kwok*) ;; *) build_images_meanwhile ;; esac
-  step "starting Kubernetes (bed \"$BED\", nodes $NODES), and compiling the operator meanwhile"
+  step "building the testbed and the operator"; build_image_programs --package testbed --bin testbed
+  OPERATOR_BUILT=1
+  step "starting Kubernetes (bed \"$BED\", nodes $NODES)"
   testbed --name "$BED" up --nodes "$NODES"
   mkdir -p "$RUN"
   if k get nodes -o jsonpath='{.items[*].metadata.annotations}' | grep -q kwok.x-k8s.io; then
@@ -30,7 +30,7 @@ up() {
     simulated
   else
     load_images "$BED"
-    TREE=("$TARGET/image/tree")
+    TREE=("$PROGRAMS/tree")
     install_chart "$BED"
   fi
   step "applying $manifest"

@@ -40,6 +40,10 @@ story() {
   if [ -n "${MULTIGRES_BUILT:-}" ]; then "$TARGET/debug/$name" "$@"; else cargo run --quiet --locked --package stories --bin "$name" -- "$@"; fi
 }
 
+# Profile that the programs of the images are built in, and where cargo puts them.
+IMAGE_PROFILE=${IMAGE_PROFILE:-image}
+case $IMAGE_PROFILE in dev) PROGRAMS=$TARGET/debug ;; *) PROGRAMS=$TARGET/$IMAGE_PROFILE ;; esac
+
 # Builds the programs of the images beside whatever comes next; load_images waits for it.
 build_images_meanwhile() {
   build_image_programs > "$CACHE/image-programs.log" 2>&1 &
@@ -48,7 +52,7 @@ build_images_meanwhile() {
 
 # One command for all: apart, each would compile the dependencies for its own features.
 build_image_programs() {
-  cargo build --locked --profile image --package controller --package admission --package standin --package stories \
+  cargo build --locked --profile "$IMAGE_PROFILE" --package controller --package admission --package standin --package stories "$@" \
     --bin controller --bin admission --bin standin --bin tree
 }
 
@@ -59,20 +63,26 @@ load_images() {
   if [ -n "${IMAGE_PROGRAMS:-}" ]; then
     tail --pid="$IMAGE_PROGRAMS" --lines=1 --follow "$CACHE/image-programs.log"
     wait "$IMAGE_PROGRAMS" || { cat "$CACHE/image-programs.log"; return 1; }
-  else
+  elif [ -z "${OPERATOR_BUILT:-}" ]; then
     build_image_programs
   fi
-  testbed images operator "${CONTROLLER_BIN:-$TARGET/image/controller}=$CONTROLLER_IMAGE" \
-    "${ADMISSION_BIN:-$TARGET/image/admission}=$ADMISSION_IMAGE" > "$CACHE/operator-images"
+  local programs=$PROGRAMS program
+  if [ "$IMAGE_PROFILE" = dev ]; then
+    # Most of a development build are the lines of its source.
+    programs=$CACHE/programs; mkdir -p "$programs"
+    for program in controller admission standin; do strip --strip-debug -o "$programs/$program" "$PROGRAMS/$program"; done
+  fi
+  testbed images operator "${CONTROLLER_BIN:-$programs/controller}=$CONTROLLER_IMAGE" \
+    "${ADMISSION_BIN:-$programs/admission}=$ADMISSION_IMAGE" > "$CACHE/operator-images"
   if [ -n "${MULTIGRES_BIN_DIR:-}" ]; then
     step "packing the real data plane from $MULTIGRES_BIN_DIR"
     DATA_PLANE="the real one, from $MULTIGRES_BIN_DIR"
     # The web UI and the exporter come from other projects: the stand-in plays them also here.
-    testbed images real --dir "$MULTIGRES_BIN_DIR" --standin "$TARGET/image/standin" > "$CACHE/data-plane-images"
+    testbed images real --dir "$MULTIGRES_BIN_DIR" --standin "$programs/standin" > "$CACHE/data-plane-images"
   else
     step "packing the stand-in data plane"
     DATA_PLANE="the stand-in: it keeps the topology and elects primaries, and holds no data (set MULTIGRES_BIN_DIR for the real one)"
-    testbed images standin --bin "$TARGET/image/standin" > "$CACHE/data-plane-images"
+    testbed images standin --bin "$programs/standin" > "$CACHE/data-plane-images"
   fi
   step "loading images into the nodes"
   # shellcheck disable=SC2046 # one archive a line, without spaces

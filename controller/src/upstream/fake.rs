@@ -219,6 +219,7 @@ pub type Reaction = Box<dyn Fn(&Call) -> Result<()> + Send + Sync>;
 #[derive(Default)]
 pub struct FakePoolers {
     answers: Mutex<HashMap<PoolerAddress, Result<PoolerStatus>>>,
+    hanging: Mutex<BTreeSet<PoolerAddress>>,
     reaction: Mutex<Option<Arc<Reaction>>>,
     reloaded: Mutex<Option<Reloaded>>,
     calls: Mutex<Vec<Call>>,
@@ -228,6 +229,11 @@ impl FakePoolers {
     /// Sets the answer of a pooler from now on.
     pub fn answer(&self, address: PoolerAddress, answer: Result<PoolerStatus>) {
         lock(&self.answers).insert(address, answer);
+    }
+
+    /// Lets a pooler say nothing until each caller has lost its patience.
+    pub fn hang(&self, address: PoolerAddress) {
+        lock(&self.hanging).insert(address);
     }
 
     /// Takes a pooler away.
@@ -266,8 +272,15 @@ fn nobody(address: &PoolerAddress) -> Error {
 }
 
 impl Pooler for FakePoolers {
-    fn status<'a>(&'a self, address: &'a PoolerAddress, _deadline: Duration) -> BoxFuture<'a, Result<PoolerStatus>> {
+    fn status<'a>(&'a self, address: &'a PoolerAddress, deadline: Duration) -> BoxFuture<'a, Result<PoolerStatus>> {
         lock(&self.calls).push(Call::Status(address.clone()));
+        if lock(&self.hanging).contains(address) {
+            return async move {
+                tokio::time::sleep(deadline).await;
+                Err(nobody(address))
+            }
+            .boxed();
+        }
         let answer = lock(&self.answers).get(address).cloned().unwrap_or_else(|| Err(nobody(address)));
         async move { answer }.boxed()
     }
