@@ -36,7 +36,8 @@ MULTIGRES_STORY_AUDIT_LOG=$(dirname "$MULTIGRES_STORY_KUBECONFIG")/audit.log
 wanted='package(stories) and kind(test)'
 [ "$FORM" != soak ] || wanted="$wanted and (test(the_controller_may_die) or binary(admission))"
 # Stories mostly wait. Those that disturb others ask for the whole bed (.config/nextest.toml). Real databases need the machine.
-side_by_side=3
+side_by_side=2
+[ "$(nproc)" -lt 4 ] || side_by_side=3
 if [ -n "${MULTIGRES_BIN_DIR:-}" ] || [ "$FORM" = soak ]; then side_by_side=1; fi
 cargo nextest run --locked --workspace --profile "$([ "$FORM" = soak ] && echo soak || echo ci)" \
   --test-threads "$side_by_side" --success-output immediate --failure-output immediate -E "$wanted"
