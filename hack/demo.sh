@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The demo: `demo.sh up [minimal|demo-multi-az]`, `down`, `shell`, `psql`.
 # Nobody waits for these programs: what counts here is how long a machine without caches takes to compile them.
-IMAGE_PROFILE=${IMAGE_PROFILE:-dev}
+IMAGE_PROFILE=dev
 . "$(dirname "$0")/lib.sh"
 BED=demo
 NAMESPACE=multigres-demo
@@ -46,7 +46,6 @@ simulated() {
   local kubeconfig tools port
   step "this machine runs no kubelets: nodes are simulated, and our programs run as ordinary processes"
   DATA_PLANE="simulated: one process plays all pods; no container runs"
-  cargo build --locked --package controller --package standin
   kubeconfig=$(testbed --name "$BED" kubeconfig)
   tools=$(testbed tools etcd | tail -1)
   port=$(free_port)
@@ -136,18 +135,18 @@ TEXT
 case "${1:-up}" in
   up) up "${2:-minimal}" ;;
   down)
-    build_testbed
+    [ -x "$TARGET/debug/testbed" ] || build_testbed
     stop_background
     testbed --name "$BED" down
     echo "The demo is gone."
     ;;
   shell)
     shift
-    build_testbed
+    [ -x "$TARGET/debug/testbed" ] || build_testbed
     exec "$TARGET/debug/testbed" --name "$BED" shell -- "${@:-${SHELL:-bash}}"
     ;;
   psql)
-    build_testbed
+    [ -x "$TARGET/debug/testbed" ] || build_testbed
     cluster=${2:-minimal}
     PGPASSWORD=$(k -n "$NAMESPACE" get secret "$cluster-postgres-password" -o jsonpath='{.data.password}' | base64 -d)
     export PGPASSWORD

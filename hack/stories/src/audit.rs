@@ -65,15 +65,14 @@ impl Mark {
         Ok(Self { path: path.to_owned(), offset })
     }
 
-    /// Waits until a user has written nothing but Leases for `seconds` in namespaces that `wanted` accepts, and returns what it did
-    /// else in that time.
+    /// Waits until a user has written nothing but Leases for `seconds` in namespaces that `wanted` accepts.
     pub async fn quiet(
         path: &Path,
         user: &str,
         wanted: impl Fn(&str) -> bool,
         seconds: u64,
         deadline: Duration,
-    ) -> Result<Writes> {
+    ) -> Result<()> {
         let (mut mark, mut since) = (Self::now(path)?, Instant::now());
         until("a time without writes", deadline, || {
             let writes = mark.since(user, &wanted);
@@ -85,7 +84,7 @@ impl Mark {
                 }
                 let quiet = since.elapsed();
                 ensure!(quiet >= Duration::from_secs(seconds), "quiet for {} s; last {writes:?}", quiet.as_secs());
-                Ok(writes)
+                Ok(())
             })();
             async move { answer }
         })
