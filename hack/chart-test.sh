@@ -121,7 +121,7 @@ contents() {
     render --set crds.install=false --kube-version "1.$minor.0"
     count "for 1.$minor" "matchConditions:" "$((minor < 28 ? 0 : minor < 30 ? 9 : 10))"
     count "for 1.$minor" "failurePolicy: Ignore" "$((minor < 28 ? 4 : 0))"
-    count "for 1.$minor" "failurePolicy: Fail" "$((minor < 28 ? 5 : minor < 30 ? 9 : 10))"
+    count "for 1.$minor" "failurePolicy: Fail" "$((minor < 28 ? 6 : minor < 30 ? 10 : 11))"
     count "for 1.$minor" "kind: ValidatingAdmissionPolicy" "$((minor < 30 ? 0 : 2))"
     count "for 1.$minor" "unhealthyPodEvictionPolicy" "$((minor < 27 ? 0 : 1))"
     # Everything else is the same.
@@ -163,7 +163,7 @@ contents() {
   # Controller and admission, a Role and its binding, in each; the test in the first.
   count "roles in the first namespace" "namespace: watched-a" 6
   count "roles in the second namespace" "namespace: watched-b" 4
-  count "webhooks and the policy ask about these namespaces alone" "key: kubernetes.io/metadata.name" 10
+  count "webhooks and the policy ask about these namespaces alone" "key: kubernetes.io/metadata.name" 11
   awk 'BEGIN { RS = "---\n" } /kind: ClusterRole\n/' "$RENDER" > "$WORK/cluster-roles"
   if grep -E 'multigres.com\]|secrets|pods|configmaps|deployments|events|create|delete|update' "$WORK/cluster-roles"; then failed "rights in the whole cluster although namespaces are named"; fi
   has "the test asks where it is answered" "--namespace=watched-a"

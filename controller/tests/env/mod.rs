@@ -530,5 +530,5 @@ async fn install(client: &Client) {
             .unwrap();
         installed += 1;
     }
-    assert_eq!(installed, 8, "definitions in crds/");
+    assert_eq!(installed, 9, "definitions in crds/");
 }
