@@ -50,7 +50,7 @@ soak: bootstrap ## Kill the controller again and again, load admission while it 
 	@hack/stories.sh soak
 
 ##@ Testbed, kind and plain manifests
-.PHONY: testbed-up testbed-down kind-deploy kind-deploy-certmanager kind-deploy-no-webhook manifests
+.PHONY: testbed-up testbed-down kind-deploy kind-deploy-certmanager kind-deploy-no-webhook kind-deploy-observability kind-portforward manifests
 testbed-up: bootstrap ## A three-node Kubernetes without Docker
 	$(TESTBED) up --nodes kubelet:3
 testbed-down: ## Stop it
@@ -61,5 +61,9 @@ kind-deploy-certmanager: ## The same with certificates of cert-manager
 	@hack/kind-deploy.sh cert-manager
 kind-deploy-no-webhook: ## The same without admission
 	@hack/kind-deploy.sh no-webhook
+kind-deploy-observability: ## The same with Prometheus, an OpenTelemetry collector, Tempo and Grafana
+	@hack/kind-deploy.sh observability
+kind-portforward: ## Open Grafana (3000), Prometheus (9090) and Tempo (3200) of the local kind cluster
+	@hack/kind-portforward.sh
 manifests: bootstrap ## Render install*.yaml for installs without Helm into dist/
 	@hack/manifests.sh dist

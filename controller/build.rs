@@ -3,7 +3,8 @@
 use std::{env, io, path::PathBuf};
 
 /// What the controller speaks; their imports come along.
-const FILES: &[&str] = &["multipoolermanagerservice.proto", "consensusservice.proto", "multiorchservice.proto"];
+const FILES: &[&str] =
+    &["multipoolermanagerservice.proto", "consensusservice.proto", "multiorchservice.proto", "multiadminservice.proto"];
 
 fn main() -> io::Result<()> {
     let folder = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default()).join("proto");

@@ -15,8 +15,10 @@ trap finish EXIT
 {
   # Before there is a bed: the service and its load each have a core to themselves.
   step "reviews on one core"
-  cargo build --locked --profile speed --package stories --bin bench_admission --package admission --bin admission
+  cargo build --locked --profile speed --package stories --bin bench_admission --bin bench_tracing --package admission --bin admission
   "$TARGET/speed/bench_admission" > "$CACHE/bench-admission"
+  step "spans and lines"
+  "$TARGET/speed/bench_tracing" > "$CACHE/bench-tracing"
   step "objects of others"
   bench_foreign > "$CACHE/bench-foreign"
   testbed --name "$BED" up --nodes kubelet:3
@@ -30,6 +32,7 @@ MULTIGRES_STORY_AUDIT_LOG=$(dirname "$MULTIGRES_STORY_KUBECONFIG")/audit.log
 export MULTIGRES_STORY_KUBECONFIG MULTIGRES_STORY_AUDIT_LOG
 printf '## %s, %s cores, %s, data plane: %s\n\n' "$(git rev-parse --short HEAD)" "$(nproc)" "$(date -u +%F)" "$DATA_PLANE"
 printf '### admission\n\n'; cat "$CACHE/bench-admission"; echo
+printf '### spans and lines\n\n'; cat "$CACHE/bench-tracing"; echo
 printf '### objects of others\n\n'; cat "$CACHE/bench-foreign"; echo
 story bench --idle "${IDLE:-300}" samples/minimal.yaml samples/demo-multi-az-shared-volume.yaml
 # The command that packs them prints the controller's archive first.

@@ -73,6 +73,11 @@ rendering() {
     "--set watch.namespaces={watched-a},controller.nativeSidecars=off,webhooks.defaults.namespaceSelector.matchLabels.multigres=here" "--set admission.topologySpreadConstraints=null" \
     "--set admission.podDisruptionBudget.minAvailable=1,admission.podDisruptionBudget.maxUnavailable=null" \
     "--set certificates.mode=provided,certificates.provided.secretName=mine" "--set fullnameOverride=pg" \
+    "--set metrics.secure=true" "--set metrics.secure=true,admission.enabled=false,watch.namespaces={watched-a}" \
+    "--set metrics.secure=true,metrics.certificate.secretName=mine,metrics.readers[0].name=prometheus,metrics.readers[0].namespace=monitoring" \
+    "--set metrics.secure=true,metrics.certificate.secretName=mine,certificates.mode=provided,certificates.provided.secretName=mine" \
+    "--set tracing.endpoint=http://collector:4318,tracing.dataPlane=true,tracing.resourceAttributes.team=a,tracing.headersSecret.name=mine" \
+    "--set tracing.endpoint=https://collector:4317,tracing.protocol=grpc,tracing.sampler=traceidratio,tracing.samplerArg=0.5" \
     "--kube-version 1.25.0" "--kube-version 1.28.0" "--kube-version 1.30.0" "--kube-version v1.30.4-gke.100"; do
     # shellcheck disable=SC2086 # the words are arguments
     accepted "${values:-defaults}" $values
@@ -89,9 +94,10 @@ rendering() {
   (cd hack/tools/prometheus-operator && go mod download github.com/prometheus-operator/prometheus-operator)
   local kinds; kinds=$(cd hack/tools/prometheus-operator && go list -m -f '{{.Dir}}' github.com/prometheus-operator/prometheus-operator)/example/prometheus-operator-crd
   kubectl apply --server-side -f "$kinds/monitoring.coreos.com_servicemonitors.yaml" -f "$kinds/monitoring.coreos.com_podmonitors.yaml" \
-    -f "$kinds/monitoring.coreos.com_prometheusrules.yaml" > /dev/null
+    -f "$kinds/monitoring.coreos.com_prometheusrules.yaml" -f "$kinds/monitoring.coreos.com_prometheuses.yaml" > /dev/null
   kubectl wait --for=condition=Established --timeout=60s crd/servicemonitors.monitoring.coreos.com crd/podmonitors.monitoring.coreos.com \
-    crd/prometheusrules.monitoring.coreos.com > /dev/null
+    crd/prometheusrules.monitoring.coreos.com crd/prometheuses.monitoring.coreos.com > /dev/null
+  accepted "monitors of secured metrics" "${MONITORS[@]}" --set metrics.secure=true,monitoring.serviceMonitor.tlsConfig.serverName=metrics.example.com
   accepted "alerts and monitors" "${MONITORS[@]}" --set monitoring.prometheusRule.enabled=true
   accepted "monitors with everything set" "${MONITORS[@]}" --set monitoring.serviceMonitor.labels.release=mine,monitoring.serviceMonitor.scrapeTimeout=10s \
     --set 'watch.namespaces={watched-a}' --set 'monitoring.dataPlane.etcd.metricRelabelings[0].action=drop,monitoring.dataPlane.etcd.metricRelabelings[0].sourceLabels={__name__},monitoring.dataPlane.etcd.metricRelabelings[0].regex=go_.*'
@@ -115,7 +121,7 @@ contents() {
     render --set crds.install=false --kube-version "1.$minor.0"
     count "for 1.$minor" "matchConditions:" "$((minor < 28 ? 0 : minor < 30 ? 9 : 10))"
     count "for 1.$minor" "failurePolicy: Ignore" "$((minor < 28 ? 4 : 0))"
-    count "for 1.$minor" "failurePolicy: Fail" "$((minor < 28 ? 5 : minor < 30 ? 9 : 10))"
+    count "for 1.$minor" "failurePolicy: Fail" "$((minor < 28 ? 6 : minor < 30 ? 10 : 11))"
     count "for 1.$minor" "kind: ValidatingAdmissionPolicy" "$((minor < 30 ? 0 : 2))"
     count "for 1.$minor" "unhealthyPodEvictionPolicy" "$((minor < 27 ? 0 : 1))"
     # Everything else is the same.
@@ -124,7 +130,7 @@ contents() {
   done
   ok "1.25 to 1.36 get what they know, and no more"
   render --set crds.install=false --kube-version 1.30.0
-  for text in mmultigrescluster vmultigrescluster vcoretemplate vcelltemplate vshardtemplate vcell vshard vtablegroup vtoposerver; do count "webhooks" "name: $text.kb.io" 1; done
+  for text in mmultigrescluster vmultigrescluster vcoretemplate vcelltemplate vshardtemplate vmultigresbackup vcell vshard vtablegroup vtoposerver; do count "webhooks" "name: $text.kb.io" 1; done
   local groups
   groups=$(awk '/^kind: MutatingWebhookConfiguration/ { on = 1 } /templates\/tests/ { on = 0 } on && /apiGroups/' "$RENDER" | sort -u | tr -d ' ')
   [ "$groups" = "-apiGroups:[multigres.com]" ] || failed "a webhook concerns other groups than ours, so an upgrade could need it: $groups"
@@ -135,6 +141,20 @@ contents() {
   has "mode provided" "--webhook-use-internal-certs=false"; has "mode provided" "mountPath: /var/run/secrets/webhook"
   has "mode provided" "{ key: root.pem, path: ca.crt }"
   ok "certificates reach the pods by mode"
+  render --set crds.install=false "${MONITORS[@]}"
+  for text in "--metrics-secure=true" tokenreviews nonResourceURLs "scheme: https" OTEL_; do lacks "by default" "$text"; done
+  render --set crds.install=false,metrics.secure=true,metrics.certificate.secretName=mine "${MONITORS[@]}"
+  count "both programs secure their metrics" "--metrics-secure=true" 2
+  count "both programs have the certificate" "secret: { secretName: mine }" 2
+  count "both monitors show a token" "bearerTokenFile" 2
+  ok "secured metrics reach the programs, the roles and the monitors"
+  render --set crds.install=false,tracing.endpoint=http://collector:4318/
+  count "spans of both programs" 'OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, value: "http://collector:4318/v1/traces"' 2
+  lacks "clusters inherit nothing" "OTEL_EXPORTER_OTLP_ENDPOINT"
+  render --set crds.install=false,tracing.endpoint=http://collector:4317,tracing.protocol=grpc,tracing.dataPlane=true
+  count "clusters inherit the endpoint from the controller" 'OTEL_EXPORTER_OTLP_ENDPOINT, value: "http://collector:4317"' 1
+  count "admission has no clusters" 'OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, value: "http://collector:4317"' 1
+  ok "spans go where they are wanted, and clusters are concerned only on request"
   render --set crds.install=false,admission.enabled=false
   for text in WebhookConfiguration ValidatingAdmissionPolicy cert-rotator "component: admission" self-test; do lacks "without admission" "$text"; done
   ok "without admission there is no trace of it"
@@ -143,7 +163,7 @@ contents() {
   # Controller and admission, a Role and its binding, in each; the test in the first.
   count "roles in the first namespace" "namespace: watched-a" 6
   count "roles in the second namespace" "namespace: watched-b" 4
-  count "webhooks and the policy ask about these namespaces alone" "key: kubernetes.io/metadata.name" 10
+  count "webhooks and the policy ask about these namespaces alone" "key: kubernetes.io/metadata.name" 11
   awk 'BEGIN { RS = "---\n" } /kind: ClusterRole\n/' "$RENDER" > "$WORK/cluster-roles"
   if grep -E 'multigres.com\]|secrets|pods|configmaps|deployments|events|create|delete|update' "$WORK/cluster-roles"; then failed "rights in the whole cluster although namespaces are named"; fi
   has "the test asks where it is answered" "--namespace=watched-a"
@@ -155,7 +175,7 @@ contents() {
   render --set admission.autoscaling.enabled=true,crds.install=false
   count "the autoscaler owns the replicas" "  replicas:" 1
   ok "the autoscaler owns the replicas"
-  render --set crds.install=false
+  render --set crds.install=false,metrics.secure=true,metrics.certificate.secretName=mine,logging.level='info\,controller::shard=debug'
   local program args
   for program in controller admission; do
     # The words of the Deployment, exactly: an unknown flag or a bad value ends the program before it shows its help.
@@ -180,6 +200,12 @@ guards() {
   refused "one account for both" "different names" --set admission.serviceAccount.name=same,controller.serviceAccount.name=same
   refused "metrics on the port of the probes" "metrics.port=8080" --set metrics.port=8081
   refused "webhook on the port of the metrics" "admission.containerPort=9443" --set admission.containerPort=8080
+  refused "a certificate of the metrics that is not used" "metrics.secure=true" --set metrics.certificate.secretName=mine
+  refused "readers of metrics that everybody reads" "metrics.secure=true" --set 'metrics.readers[0].name=a,metrics.readers[0].namespace=b'
+  refused "an unknown level" "logging/level" --set logging.level=loud
+  refused "spans by an unknown protocol" "protocol" --set tracing.endpoint=http://c:4318,tracing.protocol=smtp
+  refused "an address that is none" "tracing/endpoint" --set tracing.endpoint=collector
+  refused "an endpoint for clusters that is not there" "tracing.endpoint" --set tracing.dataPlane=true
   refused "no replicas" "admission.enabled=false" --set admission.replicas=0
   refused "autoscaling upside down" "raise maxReplicas" --set admission.autoscaling.enabled=true,admission.autoscaling.minReplicas=9
   refused "autoscaling by nothing" "targetCPUUtilizationPercentage" --set admission.autoscaling.enabled=true,admission.autoscaling.targetCPUUtilizationPercentage=null
@@ -322,6 +348,23 @@ RIGHTS
   ok "each account may do what it needs, and no more"
 }
 
+# With secured metrics: who may ask, and who may read.
+secured() {
+  local release=(multigres-operator "$CHART" --namespace "$NAMESPACE") account
+  helm install "${release[@]}" --set 'metrics.secure=true,metrics.readers[0].name=prometheus,metrics.readers[0].namespace=live' > /dev/null
+  check_rights << 'RIGHTS'
+yes controller-manager create tokenreviews.authentication.k8s.io --all-namespaces
+yes controller-manager create subjectaccessreviews.authorization.k8s.io --all-namespaces
+yes admission create tokenreviews.authentication.k8s.io --all-namespaces
+yes admission create subjectaccessreviews.authorization.k8s.io --all-namespaces
+no controller-manager get /metrics
+RIGHTS
+  await "the reader may read" kubectl auth can-i get /metrics --as system:serviceaccount:live:prometheus
+  if kubectl auth can-i get /metrics --as system:serviceaccount:live:default > /dev/null 2>&1; then failed "anybody may read the metrics"; fi
+  ok "secured metrics are for whom the chart names"
+  helm uninstall multigres-operator --namespace "$NAMESPACE" > /dev/null
+}
+
 # With named namespaces: rights, webhooks and the policy there, and nowhere else.
 namespaced() {
   local release=(multigres-operator "$CHART" --namespace "$NAMESPACE") namespace
@@ -401,7 +444,7 @@ await() { # what, command; at most half a minute
 manifests() {
   hack/manifests.sh "$WORK/dist" > /dev/null
   local file
-  for file in install install-certmanager install-no-webhook; do
+  for file in install install-certmanager install-no-webhook install-observability; do
     passes "$file.yaml is accepted" kubectl apply --dry-run=server --validate=strict -f "$WORK/dist/$file.yaml"
   done
   # Plainly, without --server-side: CRDs included.
@@ -423,6 +466,7 @@ rendering
 contents
 guards
 live
+secured
 namespaced
 manifests
 printf '%s passed, 0 failed\n' "$passed"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Renders the chart for installs without Helm: install.yaml, install-certmanager.yaml, install-no-webhook.yaml for Kubernetes 1.25, and
-# install-extras.yaml with what newer servers can do in addition. `manifests.sh [FOLDER]`; dist/ by default.
+# Renders the chart for installs without Helm: install.yaml, install-certmanager.yaml, install-no-webhook.yaml for Kubernetes 1.25,
+# install-observability.yaml with the evaluation stack of monitoring/overlay, and install-extras.yaml with what newer servers can do in addition. `manifests.sh [FOLDER]`; dist/ by default.
 . "$(dirname "$0")/lib.sh"
 if ! command -v helm > /dev/null; then
   build_testbed
@@ -31,6 +31,11 @@ bundle install.yaml "admission with certificates of its own"
 bundle install-certmanager.yaml "admission with certificates of cert-manager, which has to be there already" \
   --set certificates.mode=cert-manager --api-versions cert-manager.io/v1
 bundle install-no-webhook.yaml "without admission" --set admission.enabled=false
+bundle install-observability.yaml "with Prometheus, a collector, Tempo and Grafana; the Prometheus Operator has to be there already" \
+  --values monitoring/overlay/values.yaml --api-versions monitoring.coreos.com/v1
+for part in collector prometheus tempo grafana; do
+  { echo "---"; cat "monitoring/overlay/$part.yaml"; } >> "$OUT/install-observability.yaml"
+done
 
 # Every object that is different, or only there, on a newer server.
 extras=$OUT/install-extras.yaml

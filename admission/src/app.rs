@@ -12,6 +12,7 @@ use crate::{
     certificate::{self, Current, Serving},
     lookup::{self, Stores},
     metrics::Certificates,
+    mutate::TraceContext,
     reviewer::{self, Reviewer},
     server::{self, Served, Server},
 };
@@ -55,7 +56,7 @@ impl App {
         // The helpers serve the server, so they end after it.
         let helpers = CancellationToken::new();
         let (stores, mut watches) = Stores::start(client.clone(), helpers.clone(), &readiness, settings.stores);
-        let reviewer = Arc::new(Reviewer::new(stores, settings.reviewer));
+        let reviewer = Arc::new(Reviewer::new(stores, settings.reviewer).with_tracer(TraceContext::of_this_review));
         let serving = Serving::new();
         let tls = serving.config().context("setting up TLS")?;
         let server = Server::new(settings.server, reviewer, tls, &metrics).context("opening the webhook")?;

@@ -108,6 +108,9 @@ pub struct WebhookArgs {
     /// How long to keep serving after SIGTERM, while the Service forgets this pod.
     #[arg(long, env = "DRAIN", default_value = "10s", value_parser = parse_duration)]
     pub drain: Duration,
+    /// How long to go on after that for callers who keep unused connections. API servers close theirs after 90 s.
+    #[arg(long, env = "LINGER", default_value = "20s", value_parser = parse_duration)]
+    pub linger: Duration,
     /// Namespaces to judge; none means all.
     #[arg(long, env = "WATCH_NAMESPACES", value_delimiter = ',')]
     pub watch_namespaces: Vec<String>,
@@ -209,6 +212,7 @@ impl Args {
             bind: Bind::Port(self.webhook.webhook_port),
             limits,
             drain: self.webhook.drain,
+            linger: self.webhook.linger,
             workers: None,
         }
     }
@@ -335,6 +339,7 @@ mod tests {
             "--max-in-flight=50",
             "--review-deadline=3s",
             "--drain=5s",
+            "--linger=95s",
             "--leader-elect=true",
             "--leader-election-id=lease",
             "--cert-check-interval=1h",
@@ -355,6 +360,7 @@ mod tests {
         assert_eq!(certificate.mode, certificate::Mode::Files);
         let server = args.server();
         assert_eq!((server.limits.in_flight, server.drain.as_secs()), (50, 5));
+        assert_eq!(server.linger.as_secs(), 95);
         assert_eq!(server.limits.deadline.as_secs(), 3);
         let options = args.reviewer(|_| None);
         assert_eq!(options.controller, "system:serviceaccount:own:boss");

@@ -1,6 +1,7 @@
 //! The admission webhook of the Multigres Operator: defaults and judges objects of our API group, and keeps its own certificates.
 
 pub mod app;
+mod backup;
 pub mod certificate;
 pub mod child;
 pub mod cli;

@@ -10,13 +10,13 @@ use admission::{
 use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
 use shared::{
-    admin::{Readiness, Server, State},
+    admin::{self, Guard, Readiness, Security, Server, State},
     cli::ClientArgs,
     clock::System,
     kubeutil::client,
     metrics::{Build, FrameworkMetrics, Metrics},
     signal,
-    telemetry::{self, LogHandle},
+    telemetry::{self, LogHandle, Service, Tracing},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -30,7 +30,6 @@ fn main() -> Result<()> {
         print(env!("CARGO_PKG_VERSION"));
         return Ok(());
     }
-    let log = telemetry::init(args.log.settings()).context("starting logs")?;
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         bail!("another TLS provider is installed already");
     }
@@ -40,10 +39,18 @@ fn main() -> Result<()> {
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    match &args.command {
+    let telemetry = {
+        let _inside = runtime.enter();
+        let service = Service { name: "multigres-operator-admission", version: env!("CARGO_PKG_VERSION") };
+        telemetry::init(&args.log.settings(), service, &Tracing::of_process()).context("starting logs")?
+    };
+    let log = telemetry.log.clone();
+    let ended = match &args.command {
         Some(Command::SelfTest { client, expect }) => runtime.block_on(self_test(client, expect)),
         _ => runtime.block_on(serve(args, log)),
-    }
+    };
+    telemetry.finish();
+    ended
 }
 
 #[expect(clippy::print_stdout, reason = "printing is what was asked for")]
@@ -77,12 +84,20 @@ async fn serve(args: Args, log: LogHandle) -> Result<()> {
     if args.webhook.webhook_enable {
         app::expect(&readiness);
     }
-    let admin = Server::bind(&args.admin.metrics_bind_address, &args.admin.health_probe_bind_address, state)?;
+    let client = if args.webhook.webhook_enable || args.admin.serves_metrics_securely() {
+        Some(client::client(client::config(args.client.kubeconfig.as_deref()).await?, &framework)?)
+    } else {
+        None
+    };
+    let mut admin = Server::bind(&args.admin.metrics_bind_address, &args.admin.health_probe_bind_address, state)?;
+    if let Some(client) = client.as_ref().filter(|_| args.admin.serves_metrics_securely()) {
+        let tls = admin::tls(&args.admin.certificate())?;
+        admin = admin.secured(Security { tls, guard: Guard::new(client.clone()) })?;
+    }
     // The probes outlive the work, so that a stopping replica is seen to be unready, and alive.
     let admin_stop = CancellationToken::new();
     let admin = tokio::spawn(admin.run(admin_stop.clone()));
-    let ended = if args.webhook.webhook_enable {
-        let client = client::client(client::config(args.client.kubeconfig.as_deref()).await?, &framework)?;
+    let ended = if let Some(client) = client.filter(|_| args.webhook.webhook_enable) {
         let settings = Settings {
             server: args.server(),
             stores: args.stores(),

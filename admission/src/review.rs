@@ -20,6 +20,8 @@ pub enum Endpoint {
     ValidateCellTemplate,
     /// Judges a ShardTemplate.
     ValidateShardTemplate,
+    /// Judges a MultigresBackup.
+    ValidateBackup,
     /// Guards a Cell.
     ValidateCell,
     /// Guards a Shard, its scale included.
@@ -39,6 +41,7 @@ impl Endpoint {
             Self::ValidateCoreTemplate => "/validate-multigres-com-v1alpha1-coretemplate",
             Self::ValidateCellTemplate => "/validate-multigres-com-v1alpha1-celltemplate",
             Self::ValidateShardTemplate => "/validate-multigres-com-v1alpha1-shardtemplate",
+            Self::ValidateBackup => "/validate-multigres-com-v1alpha1-multigresbackup",
             Self::ValidateCell => "/validate-multigres-com-v1alpha1-cell",
             Self::ValidateShard => "/validate-multigres-com-v1alpha1-shard",
             Self::ValidateTableGroup => "/validate-multigres-com-v1alpha1-tablegroup",
@@ -53,6 +56,7 @@ impl Endpoint {
             Self::ValidateCoreTemplate => "CoreTemplate",
             Self::ValidateCellTemplate => "CellTemplate",
             Self::ValidateShardTemplate => "ShardTemplate",
+            Self::ValidateBackup => "MultigresBackup",
             Self::ValidateCell => "Cell",
             Self::ValidateShard => "Shard",
             Self::ValidateTableGroup => "TableGroup",

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use shared::resolve::{self, TemplateKind};
 
 use crate::{
-    child, cluster,
+    backup, child, cluster,
     lookup::Lookup,
     mutate::{self, TraceContext},
     review::{Answer, Denial, Endpoint, Operation, Request, Review},
@@ -56,7 +56,9 @@ impl Reviewer {
         let Some(object) = request.object else {
             return Answer::denied(Denial::unreadable("the review contains no object"));
         };
-        let trace = (self.tracer)();
+        // What is not stored has no consequences, and the controller's writes continue its own trace.
+        let followed = !request.dry_run.unwrap_or_default() && request.user_info.username != self.options.controller;
+        let trace = followed.then(self.tracer).flatten();
         let mutation = mutate::cluster(old, object.get(), trace.as_ref());
         Answer { denial: None, warnings: mutation.warnings, patch: mutation.patch }
     }
@@ -79,6 +81,7 @@ impl Reviewer {
             Endpoint::ValidateShardTemplate => {
                 template::validate(TemplateKind::ShardTemplate, lookup, &self.options, request).await
             }
+            Endpoint::ValidateBackup => backup::validate(lookup, request),
             Endpoint::ValidateCell
             | Endpoint::ValidateShard
             | Endpoint::ValidateTableGroup

@@ -314,6 +314,32 @@ async fn draining_server_takes_connections_and_asks_their_callers_to_go() {
     server.abort();
 }
 
+/// A request into a connection that is being closed is lost. So an unused one is closed by its caller, or it is used once more.
+#[tokio::test]
+async fn unused_connection_is_served_after_the_drain_and_the_server_ends_with_the_last_one() {
+    const LONG: Duration = Duration::from_mins(10);
+    let server = Running::start_lingering(Limits::default(), (Duration::ZERO, LONG), &Keys::new("authority"));
+    let (mut late, mut idle) = (server.connect().await, server.connect().await);
+    for connection in [&mut late, &mut idle] {
+        assert_eq!(connection.ask(SHARD, &question(SHARD, "a", "fine")).await.unwrap().status, 200);
+    }
+    server.token.cancel();
+    // Once a caller is asked to go, the drain of no time at all has begun and is over.
+    loop {
+        if server.ask(SHARD, &question(SHARD, "b", "fine")).await.header("connection") == Some("close") {
+            break;
+        }
+    }
+    for _ in 0..50 {
+        assert_eq!(server.ask(SHARD, &question(SHARD, "c", "fine")).await.status, 200);
+    }
+    let answer = late.ask(SHARD, &question(SHARD, "late", "fine")).await.unwrap();
+    assert_eq!((&answer.json()["response"]["allowed"], answer.header("connection")), (&json!(true), Some("close")));
+    late.closed().await;
+    drop(idle);
+    server.stop().await;
+}
+
 /// Who asks for nothing while the server drains cannot be told to go. The end of the connection has to tell, at once.
 #[tokio::test]
 async fn unused_connection_is_served_while_the_server_drains_and_closed_when_that_is_over() {

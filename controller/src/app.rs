@@ -10,11 +10,12 @@ use kube::{
     runtime::{events::Reporter, reflector, watcher},
 };
 use serde::de::DeserializeOwned;
-use shared::{clock::System, kubeutil::event::Recorder, label, metrics::FrameworkMetrics};
+use shared::{api::v1alpha1::Shard, clock::System, kubeutil::event::Recorder, label, metrics::FrameworkMetrics};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    backup::{self, memory::Pace},
     classes,
     context::{Ctx, Events, References},
     execute::Executor,
@@ -51,6 +52,8 @@ pub struct App {
     pub instance: String,
     /// The data plane.
     pub upstream: Upstream,
+    /// How often repositories are looked at.
+    pub backups: Pace,
 }
 
 impl App {
@@ -74,9 +77,11 @@ impl App {
             metrics,
             events: Events::new(Recorder::new(self.client.clone(), reporter), clock),
             primaries: crate::shard::primary::Seen::default(),
+            backups: backup::Memory::new(self.backups),
         });
         let gate = Arc::new(Gate::default());
         let (router, queues) = Router::new(Arc::clone(&stores), Arc::clone(&gate));
+        let shard_queue = router.shards.clone();
 
         // Whoever is told to stay in some namespaces reads nothing outside of them.
         let classes = self.namespaces.is_empty().then(|| classes::watch(self.client.clone(), router.clone()));
@@ -86,6 +91,7 @@ impl App {
         let table_groups = watches.ours(|s| &s.table_groups);
         let shards = watches.ours(|s| &s.shards);
         let topo_servers = watches.ours(|s| &s.topo_servers);
+        let backups = watches.ours(|s| &s.backups);
         watches.plain(|s| &s.core_templates);
         watches.plain(|s| &s.cell_templates);
         watches.plain(|s| &s.shard_templates);
@@ -150,6 +156,18 @@ impl App {
             n,
             stop.clone(),
         ));
+
+        controllers.spawn(runner::run(
+            backups,
+            queues.backups,
+            Arc::clone(&ctx),
+            self.framework.clone(),
+            n,
+            stop.clone(),
+        ));
+        // A queue whose controller has stopped takes nothing, and nobody minds.
+        let wake = move |shard: &Shard| drop(shard_queue.send(reflector::ObjectRef::from_obj(shard)));
+        controllers.spawn(backup::keeper::keep(Arc::clone(&ctx), wake, stop.clone()));
 
         let mut forget = tokio::time::interval(FORGET_EVERY);
         loop {

@@ -47,6 +47,8 @@ pub struct Ctx {
     pub events: Events,
     /// Primaries that a Status RPC has confirmed lately.
     pub primaries: crate::shard::primary::Seen,
+    /// What is known of repositories.
+    pub backups: crate::backup::Memory,
 }
 
 /// Publishes notes as Kubernetes events; repeats within an hour are dropped.

@@ -3,6 +3,7 @@
 //! A write whose effect is already there is not sent. "Already there" is judged on the freshest object known: the answer to our
 //! own last write where the watch has not caught up yet, the watched object otherwise.
 
+mod spans;
 mod trouble;
 
 use std::{
@@ -14,7 +15,7 @@ use std::{
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, Resource, ResourceExt as _,
-    api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions},
+    api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions},
     discovery::ApiResource,
 };
 use serde::Serialize;
@@ -22,10 +23,12 @@ use serde_json::{Value, json};
 use shared::{
     annotation,
     kubeutil::{FieldManager, Object, ObjectKey, compare},
-    label,
+    label, telemetry,
 };
+use tracing::{Instrument as _, Span, debug_span};
 
 use crate::{
+    cluster::departed,
     error::Error,
     metrics::{Drained, Metrics},
     plan::{Action, Plan, Requeue, Target, TopoWrite, Write},
@@ -35,6 +38,8 @@ use crate::{
 };
 
 pub use trouble::Trouble;
+
+use spans::{carry_trace, span, subject};
 
 /// No single call to the API server may take longer.
 const CALL_DEADLINE: Duration = Duration::from_secs(15);
@@ -113,7 +118,7 @@ impl Executor {
             }
         }
         if let Some(status) = plan.status {
-            match self.status(object, &status, settled).await {
+            match self.status(object, &status, settled).instrument(debug_span!("UpdateStatus")).await {
                 Ok(Wrote::Yes) => outcome.sent += 1,
                 Ok(Wrote::No) => {}
                 Ok(Wrote::Later(delay)) => outcome.requeue = outcome.requeue.sooner(Requeue::After(delay)),
@@ -175,14 +180,49 @@ impl Executor {
                     Err(source) => Err(Error::Upstream { what, source }),
                 }
             }
+            Action::StartBackup { admin, order, outcome } => {
+                let answer = self.upstream.backups().start(&admin, &order).await;
+                match &answer {
+                    Ok(job) => tracing::info!(job, level = order.level, "backup begun"),
+                    Err(error) => tracing::warn!(error = shared::telemetry::chain(error), "backup not begun"),
+                }
+                outcome.fill(answer);
+                Ok(Effect::Unseen)
+            }
+            Action::ExpireBackups { admin, shard, what } => {
+                let gone =
+                    self.upstream.backups().expire(&admin, &shard, &what).await.map_err(|source| Error::Upstream {
+                        what: format!("removing old backups of {}/{}", shard.database, shard.shard),
+                        source,
+                    })?;
+                Ok(if gone.is_empty() { Effect::Held } else { Effect::Sent })
+            }
             Action::RequireAbsent { pod } => {
                 let api: Api<Pod> = Api::namespaced(self.client.clone(), pod.namespace.as_deref().unwrap_or_default());
                 let found = self.call("get", &pod, api.get_metadata_opt(&pod.name)).await?;
                 Ok(if found.is_some() { Effect::Unseen } else { Effect::Held })
             }
+            Action::RequireNoPodAt { namespace, selector, address } => {
+                let api: Api<Pod> = Api::namespaced(self.client.clone(), &namespace);
+                let key = ObjectKey {
+                    group: String::new(),
+                    kind: "Pod".to_owned(),
+                    namespace: Some(namespace),
+                    name: address,
+                };
+                let wanted = ListParams::default().labels(&label::query(&selector));
+                let pods = self.call("list", &key, api.list(&wanted)).await?;
+                Ok(if departed::no_pod_at(&pods.items, &key.name) { Effect::Held } else { Effect::Unseen })
+            }
             Action::Topology { at, write } => {
                 let what = format!("{write:?} in the topology server {}", at.endpoints.join(","));
-                let call = topology(&self.upstream, &at, &write);
+                let call = topology(&self.upstream, &at, &write).instrument(debug_span!(
+                    "topology",
+                    otel.name = format!("topology {}", subject(&write)),
+                    otel.kind = "client",
+                    verb = subject(&write),
+                    server = at.endpoints.join(","),
+                ));
                 match tokio::time::timeout(TOPOLOGY_DEADLINE, call).await {
                     Ok(Ok(true)) => Ok(Effect::Sent),
                     Ok(Ok(false)) => Ok(Effect::Held),
@@ -223,7 +263,7 @@ impl Executor {
         let key = object.key();
         ensure_ours(&object)?;
         let digest = object.digest();
-        let object = object.stamped();
+        let mut object = object.stamped();
         let dropped = self.memory().dropped.get(&key).cloned().unwrap_or_default();
         if let Some(live) = self.freshest(&key)
             && live["metadata"]["annotations"][annotation::APPLIED_DIGEST] == Value::String(digest)
@@ -233,7 +273,10 @@ impl Executor {
         }
         let api = self.api(&resource_of(&object), key.namespace.as_deref());
         let params = PatchParams::apply(FieldManager::Operator.as_str()).force();
-        let applied = self.call("apply", &key, api.patch(&key.name, &params, &Patch::Apply(&object.value))).await;
+        let span = span("apply", &key);
+        carry_trace(&mut object, &span);
+        let patch = Patch::Apply(&object.value);
+        let applied = self.call_in(span, "apply", &key, api.patch(&key.name, &params, &patch)).await;
         let answer = match applied {
             // An apply leaves list entries of others alone. Where ours and theirs cannot stand side by side (a port of a
             // Service renumbered by hand keeps the name of ours), only replacing the lists brings our fields back.
@@ -443,12 +486,24 @@ impl Executor {
         key: &ObjectKey,
         call: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, Error> {
-        let answer = tokio::time::timeout(CALL_DEADLINE, call).await;
-        match answer {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(source)) => Err(Error::Write { verb, object: key.to_string(), source: Box::new(source) }),
-            Err(_) => Err(Error::Deadline { what: format!("{verb} {key}"), seconds: CALL_DEADLINE.as_secs() }),
-        }
+        self.call_in(span(verb, key), verb, key, call).await
+    }
+
+    async fn call_in<T>(
+        &self,
+        span: Span,
+        verb: &'static str,
+        key: &ObjectKey,
+        call: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, Error> {
+        let answer = tokio::time::timeout(CALL_DEADLINE, call).instrument(span.clone()).await;
+        let answer = match answer {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(source)) => Error::Write { verb, object: key.to_string(), source: Box::new(source) },
+            Err(_) => Error::Deadline { what: format!("{verb} {key}"), seconds: CALL_DEADLINE.as_secs() },
+        };
+        telemetry::fail(&span, || answer.chain());
+        Err(answer)
     }
 }
 
@@ -466,6 +521,7 @@ async fn topology(upstream: &Upstream, at: &TopoAddress, write: &TopoWrite) -> R
             Err(upstream::Error::NotFound { .. }) => Ok(false),
             answer => answer.map(Written::changed),
         },
+        TopoWrite::DeleteRegistration(seen) => topology.delete_registration(at, seen).await,
         TopoWrite::ChangeMember(change) => upstream.members().change(at, change).await,
     }
 }

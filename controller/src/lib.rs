@@ -5,6 +5,7 @@
 //! `runner`, `app` and `upstream`.
 
 pub mod app;
+pub mod backup;
 pub mod cell;
 pub mod classes;
 pub mod cli;

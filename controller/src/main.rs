@@ -4,17 +4,19 @@ use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
 use controller::{
     app::App,
+    backup::memory::Pace,
     cli::{Args, LEASE},
     server,
     upstream::{Limits, Upstream},
 };
 use kube::Client;
 use shared::{
-    admin::{Readiness, Server, State},
+    admin::{self, Guard, Readiness, Security, Server, State},
     kubeutil::client,
     lease::{self, Lease},
     metrics::{Build, FrameworkMetrics, Metrics},
-    signal, telemetry,
+    signal,
+    telemetry::{self, Service, Tracing},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -27,7 +29,6 @@ fn main() -> Result<()> {
         print_version();
         return Ok(());
     }
-    let log = telemetry::init(args.log.settings()).context("starting logs")?;
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         bail!("another TLS provider is installed already");
     }
@@ -37,7 +38,14 @@ fn main() -> Result<()> {
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    runtime.block_on(run(args, log))
+    let telemetry = {
+        let _inside = runtime.enter();
+        let service = Service { name: "multigres-operator", version: env!("CARGO_PKG_VERSION") };
+        telemetry::init(&args.log.settings(), service, &Tracing::of_process()).context("starting logs")?
+    };
+    let ended = runtime.block_on(run(args, telemetry.log.clone()));
+    telemetry.finish();
+    ended
 }
 
 #[expect(clippy::print_stdout, reason = "printing is what was asked for")]
@@ -58,7 +66,11 @@ async fn run(args: Args, log: telemetry::LogHandle) -> Result<()> {
     let readiness = Readiness::default();
     readiness.expect(WATCHES);
     let state = State { metrics: metrics.clone(), readiness: readiness.clone(), log: Some(log) };
-    let probes = Server::bind(&args.admin.metrics_bind_address, &args.admin.health_probe_bind_address, state)?;
+    let mut probes = Server::bind(&args.admin.metrics_bind_address, &args.admin.health_probe_bind_address, state)?;
+    if args.admin.serves_metrics_securely() {
+        let tls = admin::tls(&args.admin.certificate())?;
+        probes = probes.secured(Security { tls, guard: Guard::new(client.clone()) })?;
+    }
     // The servers outlive the work, so that a stopping replica still answers its probes.
     let servers_stop = CancellationToken::new();
     let servers = tokio::spawn(probes.run(servers_stop.clone()));
@@ -85,6 +97,7 @@ async fn run(args: Args, log: telemetry::LogHandle) -> Result<()> {
         framework: framework.clone(),
         instance: identity,
         upstream: Upstream::connect(Limits::default()),
+        backups: Pace::default(),
     };
     let ended = match lease {
         None => work.run(stop, || readiness.set(WATCHES, true)).await,

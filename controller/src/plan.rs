@@ -6,9 +6,19 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::Value;
-use shared::kubeutil::{Object, ObjectKey};
+use shared::{
+    kubeutil::{Object, ObjectKey},
+    label::Labels,
+};
 
-use crate::upstream::{CellRecord, DatabaseRecord, LifecycleMark, MemberChange, PoolerAddress, PoolerId, TopoAddress};
+use crate::{
+    backup::Slot,
+    upstream::{
+        CellRecord, DatabaseRecord, LifecycleMark, MemberChange, PoolerAddress, PoolerId, Registration, ShardKey,
+        TopoAddress,
+        backup::{Expiry, Order},
+    },
+};
 
 /// The outcome of `decide` for one object of ours, with `S` the status type of its kind.
 #[derive(Clone, Debug, PartialEq)]
@@ -116,10 +126,37 @@ pub enum Action {
         /// Whom to ask.
         pooler: PoolerAddress,
     },
+    /// Ask for a backup on a replica. What came of it is put where the next pass finds it: it belongs into the status.
+    StartBackup {
+        /// The administration service.
+        admin: PoolerAddress,
+        /// What.
+        order: Order,
+        /// Where the outcome goes.
+        outcome: Slot,
+    },
+    /// Remove backups from a repository.
+    ExpireBackups {
+        /// The administration service.
+        admin: PoolerAddress,
+        /// Whose repository.
+        shard: ShardKey,
+        /// Which backups.
+        what: Expiry,
+    },
     /// Go on only if the API server itself says that there is no such pod.
     RequireAbsent {
         /// Which.
         pod: ObjectKey,
+    },
+    /// Go on only if the API server itself says that no such pod has an address, and that none is about to get one.
+    RequireNoPodAt {
+        /// Where the pods are.
+        namespace: String,
+        /// Their labels.
+        selector: Labels,
+        /// The address.
+        address: String,
     },
     /// A write to the cluster's topology server.
     Topology {
@@ -179,6 +216,8 @@ pub enum TopoWrite {
     DeletePooler(PoolerId),
     /// Mark the record of a pooler, which keeps everything else that it says.
     MarkPooler(PoolerId, LifecycleMark),
+    /// Remove the record of a gateway or an orchestrator that is gone, if it is still this one.
+    DeleteRegistration(Registration),
     /// Let a member of an ensemble of ours in, give it a vote, or take it out.
     ChangeMember(MemberChange),
 }

@@ -16,11 +16,12 @@ use shared::{
     api::v1alpha1::Phase,
     kubeutil::ObjectKey,
     metrics::{ControllerMetrics, FrameworkMetrics, Outcome as PassOutcome},
+    telemetry,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span, debug_span};
 
 use crate::{
     context::Ctx,
@@ -38,6 +39,9 @@ pub trait Kind:
     type Status: Serialize + Send + Sync;
     /// Label of its metrics.
     const CONTROLLER: &'static str;
+
+    /// The span of a pass.
+    fn span(&self) -> Span;
 
     /// Who is primary, of a kind that has one.
     fn primary(&self) -> Option<&str> {
@@ -105,16 +109,20 @@ pub async fn run<K: Kind>(
 /// One pass, including everything that is said about it.
 pub async fn pass<K: Kind>(object: &K, ctx: &Ctx, metrics: &ControllerMetrics) -> Action {
     let key = ObjectKey::of(object);
-    let span = tracing::info_span!(
-        "reconcile",
-        controller = K::CONTROLLER,
-        namespace = object.namespace().unwrap_or_default(),
-        name = object.name_any(),
-        generation = object.meta().generation,
+    let span = object.span();
+    telemetry::follow(&span, object.meta().annotations.as_ref(), ctx.clock.now());
+    telemetry::describe(
+        &span,
+        [
+            ("k8s.resource.kind", K::kind(&()).into()),
+            ("k8s.namespace", key.namespace.clone().unwrap_or_default().into()),
+            ("k8s.resource.name", key.name.clone().into()),
+        ],
     );
     let started = Instant::now();
     metrics.active_workers.inc();
-    let (action, outcome) = passed(object, ctx, &key).instrument(span).await;
+    let (action, outcome) = passed(object, ctx, &key).instrument(span.clone()).await;
+    telemetry::describe(&span, [("result", <&str>::from(outcome).into())]);
     metrics.active_workers.dec();
     if outcome == PassOutcome::Error {
         metrics.retries.inc();
@@ -131,7 +139,7 @@ async fn passed<K: Kind>(object: &K, ctx: &Ctx, key: &ObjectKey) -> (Action, Pas
             for note in change.iter().chain(&plan.notes) {
                 ctx.events.publish(object, note).await;
             }
-            let outcome = ctx.executor.run(object, plan).await;
+            let outcome = ctx.executor.run(object, plan).instrument(debug_span!("Execute")).await;
             (outcome.errors, Some(outcome.requeue), outcome.sent)
         }
         Err(error) => (vec![error], None, 0),
@@ -166,6 +174,7 @@ async fn passed<K: Kind>(object: &K, ctx: &Ctx, key: &ObjectKey) -> (Action, Pas
     }
     let (failures, delay) = ctx.backoff.failed(key);
     ctx.metrics.failed(K::CONTROLLER, key, now, errors.iter().map(Error::class));
+    telemetry::fail(&Span::current(), || errors.iter().map(Error::chain).collect::<Vec<_>>().join("; "));
     for error in &errors {
         tracing::error!(
             reason = error.category(),
@@ -194,10 +203,20 @@ fn told(phase: Phase, message: &str) -> Note {
 }
 
 macro_rules! kind {
-    ($object:ty, $status:ty, $module:ident, $name:literal $(, $primary:expr)?) => {
+    ($object:ty, $status:ty, $kind:literal, $module:ident, $name:literal $(, $primary:expr)?) => {
         impl Kind for $object {
             type Status = $status;
             const CONTROLLER: &'static str = $name;
+
+            fn span(&self) -> Span {
+                tracing::info_span!(
+                    concat!($kind, ".Reconcile"),
+                    controller = $name,
+                    namespace = self.namespace().unwrap_or_default(),
+                    name = self.name_any(),
+                    generation = self.metadata.generation,
+                )
+            }
 
             $(fn primary(&self) -> Option<&str> {
                 let primary: fn(&Self) -> Option<&str> = $primary;
@@ -220,12 +239,25 @@ macro_rules! kind {
 kind!(
     shared::api::v1alpha1::MultigresCluster,
     shared::api::v1alpha1::MultigresClusterStatus,
+    "MultigresCluster",
     cluster,
     "multigrescluster"
 );
-kind!(shared::api::v1alpha1::Cell, shared::api::v1alpha1::CellStatus, cell, "cell");
-kind!(shared::api::v1alpha1::TableGroup, shared::api::v1alpha1::TableGroupStatus, table_group, "tablegroup");
-kind!(shared::api::v1alpha1::Shard, shared::api::v1alpha1::ShardStatus, shard, "shard", |shard| {
+kind!(shared::api::v1alpha1::Cell, shared::api::v1alpha1::CellStatus, "Cell", cell, "cell");
+kind!(
+    shared::api::v1alpha1::TableGroup,
+    shared::api::v1alpha1::TableGroupStatus,
+    "TableGroup",
+    table_group,
+    "tablegroup"
+);
+kind!(shared::api::v1alpha1::Shard, shared::api::v1alpha1::ShardStatus, "Shard", shard, "shard", |shard| {
     shard.status.as_ref()?.primary.as_deref()
 });
-kind!(shared::api::v1alpha1::TopoServer, shared::api::v1alpha1::TopoServerStatus, topo_server, "toposerver");
+kind!(
+    shared::api::v1alpha1::TopoServer,
+    shared::api::v1alpha1::TopoServerStatus,
+    "TopoServer",
+    topo_server,
+    "toposerver"
+);

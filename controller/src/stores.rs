@@ -17,7 +17,9 @@ use kube::{Resource, ResourceExt as _};
 use serde::Serialize;
 use serde_json::Value;
 use shared::{
-    api::v1alpha1::{Cell, CellTemplate, CoreTemplate, MultigresCluster, Shard, ShardTemplate, TableGroup, TopoServer},
+    api::v1alpha1::{
+        Cell, CellTemplate, CoreTemplate, MultigresBackup, MultigresCluster, Shard, ShardTemplate, TableGroup, TopoServer,
+    },
     kubeutil::ObjectKey,
     label,
 };
@@ -180,6 +182,8 @@ pub struct Stores {
     pub shards: Table<Shard>,
     /// Child kind.
     pub topo_servers: Table<TopoServer>,
+    /// Backups, asked for by users and by schedules.
+    pub backups: Table<MultigresBackup>,
     /// Ours by label.
     pub deployments: Table<Deployment>,
     /// Ours by label.
@@ -209,6 +213,7 @@ impl Stores {
             "TableGroup" => json(self.table_groups.get(namespace, name)),
             "Shard" => json(self.shards.get(namespace, name)),
             "TopoServer" => json(self.topo_servers.get(namespace, name)),
+            "MultigresBackup" => json(self.backups.get(namespace, name)),
             "Deployment" => json(self.deployments.get(namespace, name)),
             "StatefulSet" => json(self.stateful_sets.get(namespace, name)),
             "Service" => json(self.services.get(namespace, name)),

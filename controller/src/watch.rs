@@ -20,7 +20,7 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use shared::{
-    api::v1alpha1::{Cell, MultigresCluster, Shard, TableGroup, TopoServer},
+    api::v1alpha1::{Cell, MultigresBackup, MultigresCluster, Shard, TableGroup, TopoServer},
     label,
     name::{self, ShardId},
     telemetry,
@@ -50,6 +50,8 @@ pub struct Router {
     pub shards: mpsc::UnboundedSender<ObjectRef<Shard>>,
     /// Queue of the TopoServer controller.
     pub topo_servers: mpsc::UnboundedSender<ObjectRef<TopoServer>>,
+    /// Queue of the MultigresBackup controller.
+    pub backups: mpsc::UnboundedSender<ObjectRef<MultigresBackup>>,
 }
 
 /// The receiving ends of a [`Router`].
@@ -64,6 +66,8 @@ pub struct Queues {
     pub shards: mpsc::UnboundedReceiver<ObjectRef<Shard>>,
     /// For the TopoServer controller.
     pub topo_servers: mpsc::UnboundedReceiver<ObjectRef<TopoServer>>,
+    /// For the MultigresBackup controller.
+    pub backups: mpsc::UnboundedReceiver<ObjectRef<MultigresBackup>>,
 }
 
 /// One object of ours that an event concerns.
@@ -83,13 +87,15 @@ impl Router {
         let (table_groups, table_groups_queue) = mpsc::unbounded_channel();
         let (shards, shards_queue) = mpsc::unbounded_channel();
         let (topo_servers, topo_servers_queue) = mpsc::unbounded_channel();
-        let router = Self { stores, gate, clusters, cells, table_groups, shards, topo_servers };
+        let (backups, backups_queue) = mpsc::unbounded_channel();
+        let router = Self { stores, gate, clusters, cells, table_groups, shards, topo_servers, backups };
         let queues = Queues {
             clusters: clusters_queue,
             cells: cells_queue,
             table_groups: table_groups_queue,
             shards: shards_queue,
             topo_servers: topo_servers_queue,
+            backups: backups_queue,
         };
         (router, queues)
     }
@@ -138,6 +144,7 @@ impl Router {
         self.all_of(&self.stores.cells, namespace);
         self.all_of(&self.stores.table_groups, namespace);
         self.all_of(&self.stores.shards, namespace);
+        self.all_of(&self.stores.backups, namespace);
         self.all_of(&self.stores.topo_servers, namespace);
     }
 
@@ -156,6 +163,7 @@ impl Router {
             "TableGroup" => self.table_groups.send(ObjectRef::new(name).within(namespace)).is_ok(),
             "Shard" => self.shards.send(ObjectRef::new(name).within(namespace)).is_ok(),
             "TopoServer" => self.topo_servers.send(ObjectRef::new(name).within(namespace)).is_ok(),
+            "MultigresBackup" => self.backups.send(ObjectRef::new(name).within(namespace)).is_ok(),
             _ => true,
         };
         if !sent {
@@ -167,7 +175,7 @@ impl Router {
 /// Which objects of ours an event about `object` concerns: itself, its owner, or, for what outlives its owner, the object that
 /// its labels name.
 pub fn concerns<K: Resource<DynamicType = ()>>(object: &K) -> Vec<Concern> {
-    const OURS: [&str; 5] = ["MultigresCluster", "Cell", "TableGroup", "Shard", "TopoServer"];
+    const OURS: [&str; 6] = ["MultigresCluster", "Cell", "TableGroup", "Shard", "TopoServer", "MultigresBackup"];
     let known = |kind: &str| OURS.into_iter().find(|ours| *ours == kind);
     let mut found = Vec::new();
     if K::group(&()) == shared::api::GROUP

@@ -17,7 +17,7 @@ mod env;
 mod real_etcd;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, MutexGuard},
@@ -38,7 +38,7 @@ use etcd_client::{Client, ConnectOptions};
 use futures::{FutureExt as _, future::BoxFuture};
 use k8s_openapi::api::{
     apps::v1::{StatefulSet, StatefulSetStatus},
-    core::v1::{ConfigMap, EnvVar},
+    core::v1::{ConfigMap, EnvVar, Pod},
 };
 use real_etcd::{binary, free_ports};
 use serde_json::{Value, json};
@@ -152,6 +152,8 @@ struct World {
     list: Option<ConfigMap>,
     set: Option<StatefulSet>,
     processes: BTreeMap<u32, Child>,
+    /// Pods whose process ended: when, how often by now, and its last words.
+    ended: BTreeMap<u32, (Instant, i32, String)>,
     ready: Arc<Mutex<Vec<u32>>>,
     passes: usize,
     /// The last step in etcd, and what became of it.
@@ -188,6 +190,7 @@ impl World {
             list: None,
             set: None,
             processes: BTreeMap::new(),
+            ended: BTreeMap::new(),
             ready,
             passes: 0,
             last: String::new(),
@@ -207,7 +210,7 @@ impl World {
             cluster: CLUSTER.to_owned(),
             nodes: Nodes::Any,
             stateful_set: self.set.clone().map(Arc::new),
-            pods: Vec::new(),
+            pods: self.pods(),
             member_list: self.list.clone().map(Arc::new),
             claims: Vec::new(),
             budget: None,
@@ -240,12 +243,56 @@ impl World {
                     let answer = self.upstream.members().change(&at, &change).await;
                     self.last = format!("{change:?}: {answer:?}");
                 }
+                Action::Remove { target, .. } => {
+                    let ordinal = target.key.name.rsplit_once('-').unwrap().1.parse().unwrap();
+                    self.ended.remove(&ordinal);
+                }
                 _ => {}
             }
         }
         if plan.status.is_some() {
             self.server.status = plan.status;
         }
+    }
+
+    /// The pods as their kubelet reports them.
+    fn pods(&self) -> Vec<Arc<Pod>> {
+        let ready = lock(&self.ready).clone();
+        let ordinals: BTreeSet<u32> = self.processes.keys().chain(self.ended.keys()).copied().collect();
+        let pod = |ordinal: u32| {
+            let (state, restarts, last) = match self.ended.get(&ordinal) {
+                Some((_, restarts, message)) if !self.processes.contains_key(&ordinal) => {
+                    let last = json!({"terminated": {"exitCode": 1, "message": message}});
+                    (json!({"waiting": {"reason": "CrashLoopBackOff"}}), *restarts, last)
+                }
+                _ => (json!({"running": {}}), 0, json!({})),
+            };
+            let is_ready = if ready.contains(&ordinal) { "True" } else { "False" };
+            let name = format!("{}-{ordinal}", name::global_topo(CLUSTER));
+            Arc::new(
+                serde_json::from_value(json!({
+                    "metadata": {"name": name, "namespace": NAMESPACE, "uid": name, "resourceVersion": "1"},
+                    "status": {
+                        "conditions": [{"type": "Ready", "status": is_ready}],
+                        "containerStatuses": [{
+                            "name": "etcd", "image": "", "imageID": "", "ready": is_ready == "True",
+                            "restartCount": restarts, "state": state, "lastState": last,
+                        }],
+                    },
+                }))
+                .unwrap(),
+            )
+        };
+        ordinals.into_iter().map(pod).collect()
+    }
+
+    /// The volume of a member is lost: its pod starts again with an empty one.
+    fn lose(&mut self, ordinal: u32) {
+        let mut child = self.processes.remove(&ordinal).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        std::fs::remove_dir_all(self.folder.path().join(ordinal.to_string())).unwrap();
+        lock(&self.ready).retain(|ready| *ready != ordinal);
     }
 
     /// Pods come, go, and turn out to be ready.
@@ -256,10 +303,21 @@ impl World {
             child.kill().unwrap();
             child.wait().unwrap();
         }
+        self.ended.retain(|ordinal, _| *ordinal < wanted);
         for ordinal in 0..wanted {
-            // A pod that ended is started again, with the list of that moment.
-            let ended = self.processes.get_mut(&ordinal).is_none_or(|child| child.try_wait().unwrap().is_some());
-            if ended {
+            if self.processes.get_mut(&ordinal).is_some_and(|child| child.try_wait().unwrap().is_some()) {
+                self.processes.remove(&ordinal);
+                let words = std::fs::read_to_string(self.words(ordinal)).unwrap();
+                // As much as a kubelet keeps.
+                let kept: String = words.chars().rev().take(2048).collect::<Vec<_>>().into_iter().rev().collect();
+                let times = self.ended.get(&ordinal).map_or(0, |(_, times, _)| *times);
+                self.ended.insert(ordinal, (Instant::now(), times + 1, kept));
+            }
+            // A pod that ended is started again after a while, with the list of that moment.
+            let waits = |(since, times, _): &(Instant, i32, String)| {
+                since.elapsed() < Duration::from_secs(if *times > 3 { 60 } else { 1 })
+            };
+            if !self.processes.contains_key(&ordinal) && !self.ended.get(&ordinal).is_some_and(waits) {
                 let child = self.start(ordinal, &set, &list);
                 self.processes.insert(ordinal, child);
             }
@@ -270,6 +328,9 @@ impl World {
                 ready.push(ordinal);
             }
         }
+        for ordinal in &ready {
+            self.ended.remove(ordinal);
+        }
         let count = i32::try_from(ready.len()).unwrap();
         *lock(&self.ready) = ready;
         self.set.as_mut().unwrap().status = Some(StatefulSetStatus {
@@ -277,6 +338,11 @@ impl World {
             ready_replicas: Some(count),
             ..StatefulSetStatus::default()
         });
+    }
+
+    /// Where the last words of a member go.
+    fn words(&self, ordinal: u32) -> PathBuf {
+        self.folder.path().join(format!("{ordinal}.log"))
     }
 
     fn start(&self, ordinal: u32, set: &StatefulSet, list: &ConfigMap) -> Child {
@@ -308,7 +374,8 @@ impl World {
             command.env(&variable.name, text.replace("/var/lib/etcd", data.to_str().unwrap()));
         }
         command.env("ETCD_UNSAFE_NO_FSYNC", "true").env("ETCD_LOG_LEVEL", "error");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.stderr(std::fs::File::create(self.words(ordinal)).unwrap()).spawn().unwrap()
     }
 
     async fn client(&self, ordinal: u32) -> Client {
@@ -324,9 +391,20 @@ impl World {
             .is_ok_and(|answer| answer.is_ok())
     }
 
+    /// The id of a member, as another one, or itself, knows it.
+    async fn id_of(&self, asked: u32, ordinal: u32) -> u64 {
+        let members = self.client(asked).await.member_list().await.unwrap();
+        let name = format!("{}-{ordinal}", name::global_topo(CLUSTER));
+        members.members().iter().find(|member| member.name() == name).map(|member| member.id()).expect("a member")
+    }
+
     async fn put(&self, key: &str) {
         let ordinal = *lock(&self.ready).first().expect("somebody serves");
-        self.client(ordinal).await.put(key, "value", None).await.unwrap();
+        let end = Instant::now() + RESIZE;
+        // Who lost its volume may have led: the others elect somebody first.
+        while let Err(error) = self.client(ordinal).await.put(key, "value", None).await {
+            assert!(Instant::now() < end, "{error}");
+        }
     }
 
     /// Takes passes and pods in turn until the ensemble has that size and says so. It serves all the time.
@@ -354,7 +432,10 @@ impl World {
 
     fn is_declared(&self, size: u32) -> bool {
         let data = self.list.as_ref().and_then(|list| list.data.as_ref()).unwrap();
-        data["state"] == "new" && data["cluster"].split(',').count() == size as usize
+        match data.get("step") {
+            Some(step) => step == "closed" && data["members"] == size.to_string(),
+            None => data["state"] == "new" && data["cluster"].split(',').count() == size as usize,
+        }
     }
 
     async fn assert_holds(&self, keys: &[&str], size: usize) {
@@ -412,6 +493,59 @@ async fn growth_that_is_called_off_takes_the_member_back_that_has_not_joined() {
     world.assert_holds(&["one", "two"], 1).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_that_lose_their_volumes_are_replaced_and_the_others_serve_on() {
+    let Some(binary) = binary() else { return };
+    let mut world = World::new(binary, 3);
+    world.becomes(3).await;
+    let mut keys = vec!["founded"];
+    world.put("founded").await;
+    // A founder in the middle, the last one, and one that came in the place of another.
+    for (ordinal, key) in [(1, "middle"), (2, "last"), (1, "again"), (0, "first")] {
+        let before = world.id_of(ordinal, ordinal).await;
+        let others: Vec<u32> =
+            (0..3).filter(|other| *other != ordinal).map(|other| world.processes[&other].id()).collect();
+        world.lose(ordinal);
+        world.put(key).await;
+        keys.push(key);
+        world.becomes(3).await;
+        world.assert_holds(&keys, 3).await;
+        let still: Vec<u32> =
+            (0..3).filter(|other| *other != ordinal).map(|other| world.processes[&other].id()).collect();
+        assert_eq!(still, others, "nobody else was restarted for it");
+        assert_ne!(world.id_of(ordinal, ordinal).await, before, "another member has its place");
+    }
+    // One that came by growth.
+    world.becomes(5).await;
+    world.lose(3);
+    world.becomes(5).await;
+    world.assert_holds(&keys, 5).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_only_member_is_never_replaced_and_its_loss_is_told_with_the_way_out() {
+    let Some(binary) = binary() else { return };
+    let mut world = World::new(binary, 3);
+    world.becomes(3).await;
+    world.becomes(1).await;
+    world.lose(0);
+    let end = Instant::now() + RESIZE;
+    let message = loop {
+        world.pass().await;
+        world.kubelet().await;
+        let conditions = world.server.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
+        if let Some(told) = find(&conditions, "AsSpecified").filter(|condition| condition.reason == "DataLost") {
+            break told.message.clone();
+        }
+        assert!(Instant::now() < end, "{conditions:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    assert!(message.contains("delete ConfigMap demo-global-topo-members"), "{message}");
+    assert!(lock(&world.ready).is_empty(), "nobody founded anything");
+    world.list = None;
+    world.becomes(1).await;
+}
+
 const TOPO: &str = "TopoServer/minimal-global-topo";
 const SET: &str = "StatefulSet/minimal-global-topo";
 const LIST: &str = "ConfigMap/minimal-global-topo-members";
@@ -436,9 +570,12 @@ async fn has_size(bed: &Bed, at: &TopoAddress, size: usize) {
         let (set, list, topo) = (bed.object(SET).await, bed.object(LIST).await, bed.object(TOPO).await);
         let members = bed.plane().members.members(at);
         let voters = members.iter().filter(|member| !member.learner).count();
-        let declared = list["data"]["cluster"].as_str().unwrap_or_default().split(',').count();
+        let data = &list["data"];
+        let founders = || data["cluster"].as_str().unwrap_or_default().split(',').count();
+        let declared = data["members"].as_str().map_or_else(founders, |members| members.parse().unwrap());
         let said = condition(&topo, "AsSpecified");
-        let settled = said.is_null() && list["data"]["state"] == "new" && condition(&topo, "Ready")["status"] == "True";
+        let rests = data["state"] == "new" || data["step"] == "closed";
+        let settled = said.is_null() && rests && condition(&topo, "Ready")["status"] == "True";
         if set["spec"]["replicas"] == size && voters == size && members.len() == size && declared == size && settled {
             return Ok(());
         }

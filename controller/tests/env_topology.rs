@@ -336,6 +336,45 @@ async fn poolers_of_a_cell_are_read_from_its_own_store() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_record_of_a_gone_gateway_is_removed_only_while_it_is_the_one_that_was_read() {
+    let (Some(global), Some(local)) = (Etcd::start().await, Etcd::start().await) else { return };
+    let upstream = Upstream::connect(limits());
+    let (topology, at) = (upstream.topology(), global.at(ROOT));
+    topology.put_cell(&at, &cell(&local.at("/multigres/zone-a"))).await.unwrap();
+    // id {component: MULTIGATEWAY, cell: "zone-a", name: "x1"}, hostname "10.0.0.7", port_map {"grpc": 15170}.
+    let record = hex::decode(concat!(
+        "0a0e",
+        "0802",
+        "12067a6f6e652d61",
+        "1a027831", //
+        "1208",
+        "31302e302e302e37", //
+        "1a09",
+        "0a0467727063",
+        "10c276"
+    ))
+    .unwrap();
+    let key = "/multigres/zone-a/gateways/multigateway-zone-a-x1/Gateway";
+    let mut store = local.client().await;
+    store.put(key, record.clone(), None).await.unwrap();
+    let cells = BTreeSet::from(["zone-a".to_owned()]);
+    let seen = topology.registrations(&at, &cells).await.cells["zone-a"].clone().unwrap();
+    assert_eq!((seen.len(), seen[0].name.as_str(), seen[0].hostname.as_str()), (1, "x1", "10.0.0.7"));
+
+    // Another process has taken the name in between.
+    let mut other = record.clone();
+    let last = other.windows(8).position(|part| part == b"10.0.0.7").unwrap() + 7;
+    other[last] = b'8';
+    store.put(key, other, None).await.unwrap();
+    assert_eq!(topology.delete_registration(&at, &seen[0]).await, Ok(false));
+    assert_eq!(store.get(key, None).await.unwrap().kvs().len(), 1);
+    store.put(key, record, None).await.unwrap();
+    assert_eq!(topology.delete_registration(&at, &seen[0]).await, Ok(true));
+    assert!(store.get(key, None).await.unwrap().kvs().is_empty());
+    assert_eq!(topology.delete_registration(&at, &seen[0]).await, Ok(false));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_used_cell_stays_and_a_deleted_database_takes_the_claims_of_its_shards_along() {
     let Some(etcd) = Etcd::start().await else { return };
     let upstream = Upstream::connect(limits());

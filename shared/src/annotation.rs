@@ -18,10 +18,12 @@ pub const APPLIED_DIGEST: &str = "multigres.com/applied-digest";
 pub const INTENT: &str = "multigres.com/intent";
 /// On every object whose rendering is pinned: the rendering, packed. It stays in force until the intent changes.
 pub const RENDERING: &str = "multigres.com/rendering";
-/// On children of a cluster that takes over new renderings at once: [`UPDATE_IMMEDIATELY`].
+/// On children of a cluster that takes over new renderings at once or not at all: [`UPDATE_IMMEDIATELY`] or [`UPDATE_PAUSED`].
 pub const UPDATE_STRATEGY: &str = "multigres.com/update-strategy";
 /// Value of [`UPDATE_STRATEGY`].
 pub const UPDATE_IMMEDIATELY: &str = "immediate";
+/// Value of [`UPDATE_STRATEGY`].
+pub const UPDATE_PAUSED: &str = "paused";
 
 /// On data volumes: what the data directory was made with, and cannot be changed to afterwards.
 pub const MADE_WITH: &str = "multigres.com/made-with";

@@ -7,9 +7,9 @@ use jiff::SignedDuration;
 use tracing::Level;
 
 use crate::{
-    admin::Bind,
+    admin::{Bind, Source},
     lease,
-    telemetry::{self, Encoder},
+    telemetry::{self, Encoder, LogLevel},
 };
 
 /// Flags about logs; the names are those of zap.
@@ -22,9 +22,10 @@ pub struct LogArgs {
         require_equals = true, action = ArgAction::Set
     )]
     pub zap_devel: bool,
-    /// Least severe level that is logged: debug, info, warn, error, or a number (0 debug, 1 info, 2 error).
-    #[arg(long, env = "ZAP_LOG_LEVEL", value_parser = telemetry::parse_level)]
-    pub zap_log_level: Option<Level>,
+    /// Least severe level that is logged: debug, info, warn, error, or a number (0 debug, 1 info, 2 error); after a comma,
+    /// exceptions for parts of the program: info,controller::shard=debug.
+    #[arg(long, env = "ZAP_LOG_LEVEL", value_parser = telemetry::parse_verbosity)]
+    pub zap_log_level: Option<LogLevel>,
     /// Form of the lines: console or json.
     #[arg(long, env = "ZAP_ENCODER", value_parser = parse_encoder)]
     pub zap_encoder: Option<Encoder>,
@@ -38,7 +39,7 @@ impl LogArgs {
     pub fn settings(&self) -> telemetry::Settings {
         let preset = telemetry::Settings::preset(self.zap_devel);
         telemetry::Settings {
-            level: self.zap_log_level.unwrap_or(preset.level),
+            level: self.zap_log_level.clone().unwrap_or(preset.level),
             encoder: self.zap_encoder.unwrap_or(preset.encoder),
             detail: self.zap_stacktrace_level.unwrap_or(preset.detail),
         }
@@ -55,6 +56,40 @@ pub struct AdminArgs {
     /// Address of /healthz and /readyz; 0 turns them off.
     #[arg(long, env = "HEALTH_PROBE_BIND_ADDRESS", default_value = ":8081")]
     pub health_probe_bind_address: Bind,
+    /// Serve /metrics by HTTPS, and only to whom the API server lets read them: the caller's token has to be that of somebody
+    /// with the right to get the path /metrics.
+    #[arg(
+        long, env = "METRICS_SECURE", default_value_t = false, default_missing_value = "true", num_args = 0..=1,
+        require_equals = true, action = ArgAction::Set
+    )]
+    pub metrics_secure: bool,
+    /// Folder with the certificate of --metrics-secure, taken up anew when it changes; without one, the process makes its own.
+    #[arg(long, env = "METRICS_CERT_PATH")]
+    pub metrics_cert_path: Option<PathBuf>,
+    /// File with the certificate in that folder.
+    #[arg(long, env = "METRICS_CERT_NAME", default_value = "tls.crt")]
+    pub metrics_cert_name: String,
+    /// File with its key in that folder.
+    #[arg(long, env = "METRICS_CERT_KEY", default_value = "tls.key")]
+    pub metrics_cert_key: String,
+}
+
+impl AdminArgs {
+    /// Whether metrics are served, and by HTTPS.
+    pub fn serves_metrics_securely(&self) -> bool {
+        self.metrics_secure && self.metrics_bind_address != Bind::Off
+    }
+
+    /// Where the certificate of the metrics comes from.
+    pub fn certificate(&self) -> Source {
+        match &self.metrics_cert_path {
+            None => Source::Own,
+            Some(folder) => Source::Files {
+                certificate: folder.join(&self.metrics_cert_name),
+                key: folder.join(&self.metrics_cert_key),
+            },
+        }
+    }
 }
 
 /// Flags about leader election.
@@ -178,6 +213,7 @@ mod tests {
         assert_eq!(all.log.settings(), telemetry::Settings::preset(true));
         assert_eq!(all.admin.metrics_bind_address, Bind::Off);
         assert_eq!(all.admin.health_probe_bind_address, Bind::Port(8081));
+        assert!(!all.admin.metrics_secure);
         assert_eq!(all.lease.settings("id", "ns", "me"), Ok(None));
         assert_eq!(all.client.kubeconfig, None);
     }
@@ -194,10 +230,22 @@ mod tests {
     fn single_log_flags_override_the_preset() {
         let args = ["--zap-devel=false", "--zap-log-level=0", "--zap-encoder=console", "--zap-stacktrace-level=info"];
         let settings = parse(&args).log.settings();
-        let expected = telemetry::Settings { level: Level::DEBUG, encoder: Encoder::Console, detail: Level::INFO };
+        let expected =
+            telemetry::Settings { level: Level::DEBUG.into(), encoder: Encoder::Console, detail: Level::INFO };
         assert_eq!(settings, expected);
         assert!(All::try_parse_from(["operator", "--zap-encoder=xml"]).is_err());
         assert!(All::try_parse_from(["operator", "--zap-log-level=loud"]).is_err());
+    }
+
+    #[test]
+    fn the_certificate_of_the_metrics_is_ours_or_a_pair_of_files() {
+        let own = parse(&["--metrics-bind-address=:8443", "--metrics-secure"]).admin;
+        assert!(own.serves_metrics_securely());
+        assert_eq!(own.certificate(), Source::Own);
+        assert!(!parse(&["--metrics-secure"]).admin.serves_metrics_securely());
+        let files = parse(&["--metrics-cert-path=/certs", "--metrics-cert-key=key.pem"]).admin.certificate();
+        let expected = Source::Files { certificate: "/certs/tls.crt".into(), key: "/certs/key.pem".into() };
+        assert_eq!(files, expected);
     }
 
     #[test]

@@ -99,7 +99,7 @@ pub fn is_true(conditions: &[Condition], type_: &str) -> bool {
 }
 
 /// Cuts a text to at most `max` bytes, at a character, and marks the cut.
-pub(crate) fn shorten(text: &str, max: usize) -> String {
+pub fn shorten(text: &str, max: usize) -> String {
     const MARK: &str = "...";
     if text.len() <= max {
         return text.to_owned();

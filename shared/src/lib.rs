@@ -19,6 +19,7 @@ pub mod pgconfig;
 pub mod pki;
 pub mod quantity;
 pub mod resolve;
+pub mod schedule;
 pub mod signal;
 pub mod telemetry;
 pub mod validate;

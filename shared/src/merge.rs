@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Affinity, ResourceRequirements};
 
 use crate::api::v1alpha1::{
-    BackupConfig, BufferConfig, CellInlineSpec, CellOverrides, ContainerConfig, EtcdSpec, FilesystemBackupConfig,
+    BackupConfig, BackupRetention, BackupSchedule, BufferConfig, CellInlineSpec, CellOverrides, ContainerConfig, EtcdSpec, FilesystemBackupConfig,
     MultigatewaySpec, MultiorchSpec, PodPlacementSpec, PoolSpec, PvcDeletionPolicy, S3BackupConfig, ShardInlineSpec,
     StatelessSpec, StorageSpec,
 };
@@ -237,6 +237,11 @@ merge!(ShardInlineSpec;
     nested multiorch "multiorch", replace initdb_args "initdbArgs", replace postgres_config_ref "postgresConfigRef",
     keys postgres_config "postgresConfig", pools pools "pools", nested pvc_deletion_policy "pvcDeletionPolicy",
     replace durability_policy "durabilityPolicy");
+merge!(BackupSchedule;
+    replace full "full", replace differential "differential", replace incremental "incremental",
+    replace time_zone "timeZone", replace suspend "suspend", replace jitter "jitter",
+    replace starting_deadline "startingDeadline", replace deadline "deadline", replace history_limit "historyLimit");
+merge!(BackupRetention; replace full "full");
 merge!(FilesystemBackupConfig; replace path "path", nested storage "storage", replace scope "scope");
 
 impl Merge for StorageSpec {
@@ -289,6 +294,8 @@ impl Merge for BackupConfig {
         path.at("s3", |path| nested(&mut self.s3, upper.s3.as_ref(), path));
         path.at("pgbackrestTLS", |path| replace(&mut self.pgbackrest_tls, &upper.pgbackrest_tls, path));
         path.at("encryption", |path| replace(&mut self.encryption, &upper.encryption, path));
+        path.at("schedule", |path| nested(&mut self.schedule, upper.schedule.as_ref(), path));
+        path.at("retention", |path| nested(&mut self.retention, upper.retention.as_ref(), path));
     }
 }
 

@@ -72,6 +72,7 @@ fn crds_fit_their_size_budget() {
 #[case("TableGroup", "tablegroups", "tbg")]
 #[case("Shard", "shards", "srd")]
 #[case("TopoServer", "toposervers", "tps")]
+#[case("MultigresBackup", "multigresbackups", "mgb")]
 fn kinds_have_their_names(#[case] kind: &str, #[case] plural: &str, #[case] short: &str) {
     let crd = crd(kind);
     assert_eq!(crd.metadata.name.as_deref(), Some(format!("{plural}.multigres.com").as_str()));
@@ -96,6 +97,7 @@ fn kinds_have_their_names(#[case] kind: &str, #[case] plural: &str, #[case] shor
 #[case("TableGroup", &["Shards", "Phase", "Age", "Total/1"])]
 #[case("Shard", &["Ready", "Phase", "Primary", "Age", "Pods/1", "Last-Backup/1"])]
 #[case("TopoServer", &["Ready", "Phase", "Age"])]
+#[case("MultigresBackup", &["Cluster", "Type", "Phase", "Size", "Duration", "Age", "Backup/1", "Table-Group/1", "Message/1"])]
 fn kinds_print_their_columns(#[case] kind: &str, #[case] columns: &[&str]) {
     let crd = crd(kind);
     let schema = root(crd);
@@ -211,6 +213,7 @@ fn the_server_fills_in_only_known_defaults() {
 #[case("TableGroup", json!(["spec"]), json!(null))]
 #[case("Shard", json!(["spec"]), json!(null))]
 #[case("TopoServer", json!(["spec"]), json!(null))]
+#[case("MultigresBackup", json!(["spec"]), json!(null))]
 fn every_stored_object_has_a_spec(#[case] kind: &str, #[case] required: Value, #[case] default: Value) {
     let schema = root(crd(kind));
     assert_eq!(schema["required"], required);
@@ -265,7 +268,7 @@ fn embedded_types_carry_no_documentation_and_merge_as_in_the_core_api() {
 
 #[test]
 fn conditions_are_merged_by_type() {
-    for kind in ["MultigresCluster", "Cell", "TableGroup", "Shard", "TopoServer"] {
+    for kind in ["MultigresCluster", "Cell", "TableGroup", "Shard", "TopoServer", "MultigresBackup"] {
         let conditions = root(crd(kind))["properties"]["status"]["properties"]["conditions"].clone();
         assert_eq!(conditions["x-kubernetes-list-type"], "map", "{kind}");
         assert_eq!(conditions["x-kubernetes-list-map-keys"], json!(["type"]), "{kind}");

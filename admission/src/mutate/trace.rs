@@ -2,7 +2,11 @@
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use shared::annotation::{TRACEPARENT, TRACEPARENT_TIMESTAMP, TRACESTATE};
+use shared::{
+    annotation::{TRACEPARENT, TRACEPARENT_TIMESTAMP, TRACESTATE},
+    clock::{Clock as _, System},
+    telemetry,
+};
 
 use super::Changes;
 use crate::review::text;
@@ -16,6 +20,12 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
+    /// The context of the review that this thread works on, while it is recorded.
+    pub fn of_this_review() -> Option<Self> {
+        let mark = telemetry::mark(&tracing::Span::current())?;
+        Self::new(mark.parent, mark.state, System.now().as_second())
+    }
+
     /// A context from the values of the W3C headers and Unix seconds; none when it identifies no span.
     pub fn new(parent: impl Into<String>, state: Option<String>, at: i64) -> Option<Self> {
         let parent = parent.into();

@@ -37,6 +37,7 @@ async fn every_endpoint_has_its_judge() {
         let answer = review(&reviewer, endpoint, "CREATE", Some(&broken)).await;
         match endpoint {
             Endpoint::MutateCluster => assert!(answer.patch.is_some() && answer.denial.is_none()),
+            Endpoint::ValidateBackup => assert_eq!(answer.denial.map(|denial| denial.code), Some(400)),
             _ => assert_eq!(answer.denial.map(|denial| denial.code), Some(403), "{endpoint:?}"),
         }
     }

@@ -1,10 +1,13 @@
 //! The HTTPS server of the webhook.
 //!
-//! It is stopped in two steps: while it drains it still takes connections and asks every caller to connect anew, so that
-//! callers move to another replica; after that it takes no more and finishes what has begun.
+//! It is stopped in three steps. While it drains it still takes connections and asks every caller to connect anew, so that
+//! callers move to another replica. Then it lingers until the last connection is gone: whoever did not ask meanwhile could not be
+//! told to go, and a request that meets the close of its connection is lost, since HTTP/1.1 knows no way to announce it to a
+//! caller that is silent. At last it closes what is left and finishes what has begun.
 
 mod answer;
 mod body;
+mod connection;
 mod envelope;
 mod loopback;
 mod service;
@@ -24,6 +27,7 @@ use shared::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::connection::Connections;
 pub use self::{
     loopback::{CONDITION, Loopback, LoopbackError, Served},
     service::{Limits, Service},
@@ -51,6 +55,8 @@ pub struct Settings {
     pub limits: Limits,
     /// How long the server keeps serving after it was asked to stop.
     pub drain: Duration,
+    /// How long it goes on after that for callers who have not closed their connections.
+    pub linger: Duration,
     /// Threads that serve; one per core when none is given.
     pub workers: Option<usize>,
 }
@@ -125,10 +131,13 @@ impl Server {
             settings.workers.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
         let grace = (settings.limits.deadline + GRACE).as_secs();
         let routes = service.clone();
+        let connections = Connections::new();
+        let opened = connections.clone();
         let server = HttpServer::new(move || App::new().configure(|config| routes.routes(config)))
             .workers(workers)
             .max_connections(CONNECTIONS)
             .max_connection_rate(HANDSHAKES)
+            .on_connect(move |stream, data| opened.opened(stream, data))
             .keep_alive(IDLE)
             // Covers the wait for the first request of a connection as well, so the same holds for it.
             .client_request_timeout(IDLE)
@@ -140,17 +149,24 @@ impl Server {
             .run();
         let handle = server.handle();
         let stop = Box::pin(async move { handle.stop(true).await });
-        until_stopped(server, stop, token, || service.drain(), settings.drain).await
+        let left = async {
+            if tokio::time::timeout(settings.linger, connections.gone()).await.is_err() {
+                tracing::info!("connections that are still open are closed");
+            }
+        };
+        until_stopped(server, stop, token, || service.drain(), settings.drain, left).await
     }
 }
 
-/// Drives a server until the token is cancelled, calls `drain`, goes on for as long as that takes, and then carries out `stop`.
+/// Drives a server until the token is cancelled, calls `drain`, goes on for as long as that takes and until callers have `left`,
+/// and then carries out `stop`.
 async fn until_stopped(
     server: impl Future<Output = io::Result<()>>,
     stop: BoxFuture<'_, ()>,
     token: CancellationToken,
     drain: impl FnOnce(),
     draining: Duration,
+    left: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let by_itself = |ended: io::Result<()>| ended.and(Err(io::Error::other("the server ended by itself")));
     let mut server = std::pin::pin!(server);
@@ -162,7 +178,7 @@ async fn until_stopped(
     tracing::info!(seconds = draining.as_secs(), "draining: callers are asked to connect anew");
     tokio::select! {
         ended = &mut server => return by_itself(ended),
-        () = tokio::time::sleep(draining) => {}
+        () = async { tokio::time::sleep(draining).await; left.await } => {}
     }
     // The server has to be polled for the stop to happen.
     let ((), ended) = tokio::join!(stop, server);
@@ -183,10 +199,10 @@ mod tests {
     #[tokio::test]
     async fn a_server_that_ends_by_itself_is_an_error() {
         let never = || Box::pin(pending());
-        let ended = until_stopped(ready(Ok(())), never(), CancellationToken::new(), || {}, LONG).await;
+        let ended = until_stopped(ready(Ok(())), never(), CancellationToken::new(), || {}, LONG, ready(())).await;
         assert_eq!(ended.unwrap_err().to_string(), "the server ended by itself");
         let broken = ready(Err(io::Error::other("no more files")));
-        let ended = until_stopped(broken, never(), CancellationToken::new(), || {}, LONG).await;
+        let ended = until_stopped(broken, never(), CancellationToken::new(), || {}, LONG, ready(())).await;
         assert_eq!(ended.unwrap_err().to_string(), "no more files");
     }
 
@@ -198,11 +214,11 @@ mod tests {
             tokio::time::sleep(LONG / 2).await;
             Ok(())
         };
-        assert!(until_stopped(server, Box::pin(pending()), token, || {}, LONG).await.is_err());
+        assert!(until_stopped(server, Box::pin(pending()), token, || {}, LONG, ready(())).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_that_is_stopped_drains_first() {
+    async fn a_server_that_is_stopped_drains_and_waits_for_its_callers_first() {
         let (token, stopped, drained) = (CancellationToken::new(), AtomicBool::new(false), AtomicBool::new(false));
         token.cancel();
         let started = tokio::time::Instant::now();
@@ -213,10 +229,11 @@ mod tests {
             Ok(())
         };
         let stop = Box::pin(async {
-            assert!(started.elapsed() >= LONG);
+            assert!(started.elapsed() >= LONG * 2);
             stopped.store(true, Ordering::SeqCst);
         });
-        until_stopped(server, stop, token, || drained.store(true, Ordering::SeqCst), LONG).await.unwrap();
+        let left = tokio::time::sleep_until(started + LONG * 2);
+        until_stopped(server, stop, token, || drained.store(true, Ordering::SeqCst), LONG, left).await.unwrap();
         assert!(drained.load(Ordering::SeqCst));
     }
 }

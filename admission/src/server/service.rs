@@ -16,6 +16,7 @@ use actix_web::{
     web::{self, Payload, ServiceConfig},
 };
 use futures::FutureExt as _;
+use shared::telemetry;
 use strum::IntoEnumIterator as _;
 use tokio::{
     sync::Semaphore,
@@ -162,8 +163,9 @@ impl Service {
         observed.set_dry_run(request.dry_run.unwrap_or_default());
         let caller = Caller { uid: request.uid.clone(), version: VERSION };
         let subject = Subject::of(endpoint, &request);
-        let span = subject.span(&caller.uid);
-        let (answer, failure) = self.ask(endpoint, request, deadline).instrument(span).await;
+        // Our own requests, every few seconds, are nobody's business.
+        let span = if own { tracing::Span::none() } else { subject.span(&caller.uid) };
+        let (answer, failure) = self.ask(endpoint, request, deadline).instrument(span.clone()).await;
         let outcome = match (&answer.denial, failure) {
             (_, Some(_)) => Outcome::Error,
             (None, None) => Outcome::Allowed,
@@ -175,8 +177,12 @@ impl Service {
             None if outcome == Outcome::Error => observed.failed(Failure::Internal, StatusCode::OK.as_u16()),
             None => observed.judged(outcome),
         }
+        telemetry::describe(&span, [("result", <&str>::from(outcome).into())]);
         if let Some(denial) = answer.denial.as_ref().filter(|_| !own) {
-            subject.log(&caller.uid, denial, outcome);
+            if outcome == Outcome::Error {
+                telemetry::fail(&span, || denial.message.clone());
+            }
+            span.in_scope(|| subject.log(&caller.uid, denial, outcome));
         }
         self.send(endpoint, &caller, &subject.name, &answer)
     }

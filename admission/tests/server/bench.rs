@@ -190,6 +190,11 @@ impl Running {
     }
 
     pub fn start_on(limits: Limits, drain: Duration, keys: &Keys) -> Self {
+        Self::start_lingering(limits, (drain, Duration::ZERO), keys)
+    }
+
+    /// With the time of the drain, and for callers who stay after it.
+    pub fn start_lingering(limits: Limits, (drain, linger): (Duration, Duration), keys: &Keys) -> Self {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let tls = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -198,7 +203,8 @@ impl Running {
             .with_cert_resolver(Arc::new(keys.clone()));
         let judge = Judge::new();
         let metrics = Metrics::new(Build { version: "1", revision: "a" }).unwrap();
-        let settings = Settings { bind: Bind::Host("127.0.0.1".to_owned(), 0), limits, drain, workers: Some(2) };
+        let bind = Bind::Host("127.0.0.1".to_owned(), 0);
+        let settings = Settings { bind, limits, drain, linger, workers: Some(2) };
         let server = Server::new(settings, judge.clone(), Arc::new(tls), &metrics).unwrap();
         let (address, loopback) = (server.address(), server.loopback(NAME.to_owned()));
         let token = CancellationToken::new();

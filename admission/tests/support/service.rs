@@ -115,6 +115,7 @@ pub fn serve(review: Arc<dyn Review>) -> Running {
         bind: Bind::Host("127.0.0.1".to_owned(), 0),
         limits: limits(),
         drain: Duration::ZERO,
+        linger: Duration::ZERO,
         workers: Some(2),
     };
     let server = Server::new(settings, review, Arc::new(tls), &metrics()).unwrap();

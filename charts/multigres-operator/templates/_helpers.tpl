@@ -87,6 +87,54 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $sum -}}
 {{- end -}}
 
+{{/* Flags of the metrics' endpoint. */}}
+{{- define "multigres-operator.metricsArgs" -}}
+{{- with .Values.metrics -}}
+- --metrics-bind-address={{ ternary (printf "0.0.0.0:%d" (int .port)) "0" .enabled }}
+- --metrics-secure={{ .secure }}
+{{- if and .enabled .secure .certificate.secretName }}
+- --metrics-cert-path=/var/run/secrets/metrics
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* The Secret with the certificate of the metrics; empty without one. */}}
+{{- define "multigres-operator.metricsSecret" -}}
+{{- with .Values.metrics }}{{ if and .enabled .secure }}{{ .certificate.secretName }}{{ end }}{{ end -}}
+{{- end -}}
+
+{{/* Environment that sends spans; takes (dict "root" $ "dataPlane" <whether clusters inherit the endpoint>). The address for spans alone
+     is the operator's own: what clusters inherit is another variable. */}}
+{{- define "multigres-operator.tracingEnv" -}}
+{{- $dataPlane := .dataPlane -}}
+{{- with .root.Values.tracing -}}
+{{- if .endpoint }}
+{{- if $dataPlane }}
+- { name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ .endpoint | quote }} }
+- { name: OTEL_EXPORTER_OTLP_PROTOCOL, value: {{ .protocol | quote }} }
+{{- else }}
+- { name: OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, value: {{ ternary (printf "%s/v1/traces" (trimSuffix "/" .endpoint)) .endpoint (eq .protocol "http/protobuf") | quote }} }
+- { name: OTEL_EXPORTER_OTLP_TRACES_PROTOCOL, value: {{ .protocol | quote }} }
+{{- end }}
+{{- with .sampler }}
+- { name: OTEL_TRACES_SAMPLER, value: {{ . | quote }} }
+{{- end }}
+{{- with toString .samplerArg }}
+- { name: OTEL_TRACES_SAMPLER_ARG, value: {{ . | quote }} }
+{{- end }}
+{{- if .headersSecret.name }}
+- name: OTEL_EXPORTER_OTLP_TRACES_HEADERS
+  valueFrom: { secretKeyRef: { name: {{ .headersSecret.name }}, key: {{ .headersSecret.key }} } }
+{{- end }}
+{{- with .resourceAttributes }}
+{{- $pairs := list }}
+{{- range $key, $value := . }}{{ $pairs = append $pairs (printf "%s=%s" $key $value) }}{{ end }}
+- { name: OTEL_RESOURCE_ATTRIBUTES, value: {{ join "," $pairs | quote }} }
+{{- end }}
+{{- end }}
+{{- end -}}
+{{- end -}}
+
 {{/* Environment that names the images of the data plane. */}}
 {{- define "multigres-operator.imageEnv" -}}
 {{- range $key, $variable := dict "postgres" "POSTGRES" "multiadmin" "MULTIADMIN" "multiadminWeb" "MULTIADMIN_WEB" "multiorch" "MULTIORCH" "multipooler" "MULTIPOOLER" "multigateway" "MULTIGATEWAY" }}

@@ -9,6 +9,19 @@
 {{- if and .Values.metrics.enabled (eq (int .Values.metrics.port) 8081) -}}
 {{- fail "metrics.port is 8081, the port of the probes: set another one, such as metrics.port=8080" -}}
 {{- end -}}
+{{- with .Values.metrics -}}
+{{- if not (and .enabled .secure) -}}
+{{- if .certificate.secretName -}}
+{{- fail "metrics.certificate.secretName is set, but metrics are not served by HTTPS: set metrics.secure=true (and metrics.enabled=true), or remove it" -}}
+{{- end -}}
+{{- if .readers -}}
+{{- fail "metrics.readers are named, but everybody may read the metrics: set metrics.secure=true (and metrics.enabled=true), or remove them" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.tracing.dataPlane (not .Values.tracing.endpoint) -}}
+{{- fail "tracing.dataPlane=true, but there is no endpoint that clusters could inherit: set tracing.endpoint, or tracing.dataPlane=false" -}}
+{{- end -}}
 {{- include "multigres-operator.validateChildProtection" . -}}
 {{- if .Values.admission.enabled -}}
 {{- include "multigres-operator.validateAdmission" . -}}

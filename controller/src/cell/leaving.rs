@@ -56,11 +56,13 @@ pub fn is_asked(cell: &Cell) -> bool {
     cell.annotations().get(annotation::PENDING_DELETION).is_some_and(|at| !at.is_empty())
 }
 
-/// Why shards that plan pods in a cell hold it; none if there are no such shards.
+/// Why shards that plan pods in a cell, or have yet to leave it, hold it; none if there are no such shards.
 pub fn tenants(shards: &[Arc<Shard>], cell: &str) -> Option<String> {
     let uses = |shard: &&Arc<Shard>| {
         let pools = shard.spec.pools.values().flat_map(|pool| &pool.cells);
-        pools.chain(&shard.spec.multiorch.cells).any(|name| name == cell)
+        // A primary that was lost there may have to come back before it can be moved.
+        let still = shard.status.iter().flat_map(|status| &status.cells);
+        pools.chain(&shard.spec.multiorch.cells).chain(still).any(|name| name == cell)
     };
     let names: Vec<String> = shards.iter().filter(uses).map(|shard| shard.name_any()).collect();
     (!names.is_empty()).then(|| format!("still plan pods there: shard {}", listed(&names)))

@@ -16,6 +16,7 @@ use shared::{
     label::Component,
     name,
 };
+use tracing::debug_span;
 
 use self::{gateway::Gateway, leaving::Drain};
 use crate::{
@@ -84,8 +85,8 @@ pub async fn plan(cell: &Cell, ctx: &Ctx) -> Result<Plan<CellStatus>, Error> {
     if cell.metadata.deletion_timestamp.is_some() {
         return Ok(Plan { requeue: Requeue::Never, ..Plan::nothing() });
     }
-    let observed = observe(cell, ctx)?;
-    decide(&observed, &ctx.settings, ctx.clock.now())
+    let observed = debug_span!("Observe").in_scope(|| observe(cell, ctx))?;
+    debug_span!("Decide").in_scope(|| decide(&observed, &ctx.settings, ctx.clock.now()))
 }
 
 fn observe(cell: &Cell, ctx: &Ctx) -> Result<Observed, Error> {

@@ -342,3 +342,31 @@ fn gateways_reach_a_secured_topology() {
     assert_eq!(pod.containers[0].volume_mounts.as_ref().map(Vec::len), Some(2));
     assert!(!args(&run(&observed(self::spec()))).contains("--topo-etcd"));
 }
+
+/// A pod that the scheduler has found no node for since long before.
+fn unplaced() -> Arc<Pod> {
+    let pod = serde_json::json!({ "metadata": { "name": "stray" }, "status": { "phase": "Pending", "conditions": [{
+        "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes are available",
+    }] } });
+    Arc::new(serde_json::from_value(pod).unwrap())
+}
+
+#[test]
+fn a_gateway_without_a_node_is_named() {
+    let mut observed = observed(spec());
+    observed.pods = vec![unplaced()];
+    let status = run(&observed).status.unwrap();
+    assert_eq!(status.phase, Some(Phase::Progressing));
+    assert!(status.message.unwrap().contains("pod stray finds no node: 0/3 nodes are available"));
+}
+
+#[test]
+fn a_change_of_the_phase_is_told_once() {
+    use crate::runner::Kind as _;
+    let mut observed = observed(spec());
+    let status = run(&observed).status;
+    let change = |observed: &Observed| observed.cell.phase_change(&run(observed).status.unwrap());
+    assert_eq!(change(&observed).map(|note| (note.warning, note.reason)), Some((false, "PhaseChange".into())));
+    Arc::make_mut(&mut observed.cell).status = status;
+    assert_eq!(change(&observed), None);
+}

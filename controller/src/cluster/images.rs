@@ -44,6 +44,8 @@ pub enum State {
     AwaitingAcknowledgement,
     /// Newer ones wait, and what the user acknowledged is neither the new set nor the old one.
     RevisionMismatch,
+    /// Newer ones wait, because the user wants none.
+    Paused,
     /// The record cannot be read, so nobody knows what should run.
     RecordInvalid,
 }
@@ -113,7 +115,7 @@ impl Adopted {
         let new = self.available.revision();
         let Some(images) = &record.images else {
             // Without any record the cluster is new, or leaves images of its own.
-            if record.invalid && self.strategy == ImageUpdateStrategy::Lazy {
+            if record.invalid && self.strategy != ImageUpdateStrategy::Immediate {
                 self.state = State::RecordInvalid;
             }
             return;
@@ -128,6 +130,15 @@ impl Adopted {
                         format!("acknowledgedRevision {other} has no effect while images are taken over at once");
                     self.warn("ImagesAcknowledgementIgnored", message);
                 }
+            }
+            ImageUpdateStrategy::Paused => {
+                if is(&new) {
+                    let message = format!("acknowledgedRevision {new} has no effect while the update policy is paused");
+                    self.warn("ImagesAcknowledgementIgnored", message);
+                }
+                self.state = State::Paused;
+                self.applied = images.clone();
+                return;
             }
             ImageUpdateStrategy::Lazy if is(&new) => {}
             ImageUpdateStrategy::Lazy => {
@@ -167,7 +178,16 @@ impl Adopted {
         match self.strategy {
             ImageUpdateStrategy::Immediate => Adoption::Immediate,
             ImageUpdateStrategy::Lazy => Adoption::Lazy,
+            ImageUpdateStrategy::Paused => Adoption::Paused,
         }
+    }
+
+    /// Why nothing that would restart a pod happens, where the user wants it so.
+    pub fn paused(&self) -> Option<&'static str> {
+        (self.strategy == ImageUpdateStrategy::Paused).then_some(
+            "imageUpdatePolicy.strategy is paused: new default images, and all changes that would restart pods, wait until it is \
+             lazy or immediate",
+        )
     }
 
     /// Status, reason and text of the condition `ImageRolloutPending`.
@@ -184,6 +204,12 @@ impl Adopted {
                 format!(
                     "new default images are available: set imageUpdatePolicy.acknowledgedRevision to {new} to take them over"
                 ),
+            ),
+            State::Paused => (
+                true,
+                "Paused",
+                "new default images are available; they wait as long as imageUpdatePolicy.strategy is paused"
+                    .to_owned(),
             ),
             State::RevisionMismatch => (
                 true,
@@ -266,6 +292,10 @@ mod tests {
     #[case::something_else(json!({"acknowledgedRevision": "abc"}), false, State::RevisionMismatch, &["ImagesRevisionMismatch"])]
     #[case::acknowledged(json!({"acknowledgedRevision": "NEW"}), true, State::UpToDate, &["ImagesUpdated"])]
     #[case::immediate(json!({"strategy": "immediate"}), true, State::UpToDate, &["ImagesUpdated"])]
+    #[case::paused(json!({"strategy": "paused"}), false, State::Paused, &[])]
+    #[case::paused_and_acknowledged(
+        json!({"strategy": "paused", "acknowledgedRevision": "NEW"}), false, State::Paused, &["ImagesAcknowledgementIgnored"]
+    )]
     #[case::ignored(
         json!({"strategy": "immediate", "acknowledgedRevision": "abc"}), true, State::UpToDate, &["ImagesAcknowledgementIgnored", "ImagesUpdated"]
     )]
@@ -308,10 +338,12 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_cannot_be_read_stops_lazy_clusters_alone() {
+    fn a_record_that_cannot_be_read_stops_all_but_immediate_clusters() {
         let broken = |policy: &serde_json::Value| adopted(&cluster(policy, Some("{\"postgres\": \"a\"}")));
-        let lazy = broken(&json!({}));
-        assert_eq!((lazy.refusal().is_some(), lazy.record), (true, None));
+        for strategy in [json!({}), json!({"strategy": "paused"})] {
+            let careful = broken(&strategy);
+            assert_eq!((careful.refusal().is_some(), careful.record), (true, None));
+        }
         let immediate = broken(&json!({"strategy": "immediate"}));
         assert_eq!((immediate.refusal(), immediate.record), (None, Some(text(new()))));
         assert_eq!(immediate.notes[0].reason, "ImagesRecordInvalid");

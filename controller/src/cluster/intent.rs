@@ -125,6 +125,8 @@ impl Settled {
             adoption,
         };
         let told: Annotations = adoption.told().into_iter().collect();
+        // A pause holds back what restarts pods. What the children are told goes on: much of it restarts none.
+        let adoption = if adoption == Adoption::Paused { Adoption::Lazy } else { adoption };
         if let GlobalTopo::Managed(spec) = &mut settled.resolved.global_topo {
             let live = observed.global_topo().map(|live| &live.metadata);
             settled.topo = place(spec, live, &topo(observed, resolved)?, held, adoption)?;
@@ -168,12 +170,14 @@ impl Settled {
         {
             spec.replicas = before.replicas;
         }
-        revision::deployment(fresh, Some(live), &text, Adoption::Lazy)
+        let adoption = if self.adoption == Adoption::Paused { Adoption::Paused } else { Adoption::Lazy };
+        revision::deployment(fresh, Some(live), &text, adoption)
     }
 }
 
 impl Part {
-    fn live(self, observed: &Observed) -> Option<&Deployment> {
+    /// The Deployment that runs.
+    pub fn live(self, observed: &Observed) -> Option<&Deployment> {
         match self {
             Self::Admin => observed.admin.as_deref(),
             Self::Web => observed.web.as_deref(),

@@ -5,7 +5,9 @@
 
 mod admin;
 mod children;
+pub mod departed;
 mod gateway;
+mod held;
 mod images;
 mod intent;
 mod leaving;
@@ -37,6 +39,7 @@ use shared::{
     resolve::ResolvedCluster,
     validate::MissingClass,
 };
+use tracing::{Instrument as _, debug_span};
 
 use self::{
     admin::{Admin, Part, Web},
@@ -51,9 +54,10 @@ use crate::{
     error::Error,
     plan::{Action, Note, Plan, Requeue, Target},
     settings::Settings,
+    table_group,
     topo_server,
     topo_server::client::Secrets,
-    upstream::{CellRecord, PoolerId, TopoAddress},
+    upstream::{CellRecord, PoolerId, Registration, TopoAddress},
     workload::{owner::Owner, port::ETCD_CLIENT, telemetry::Inherited, want, want_once},
 };
 
@@ -104,6 +108,8 @@ pub struct Observed {
     pub retained_topology: Option<TopoAddress>,
     /// Registered poolers of cells on their way out, and of all cells when the cluster itself goes.
     pub leftovers: Vec<PoolerId>,
+    /// Registered gateways and orchestrators of the cells of the cluster.
+    pub registrations: Vec<Registration>,
     /// TopoServers of the cluster and of its cells.
     pub topo_servers: Vec<Arc<TopoServer>>,
     /// Cells, sorted by object name.
@@ -254,8 +260,8 @@ impl Observed {
 
 /// References, observation and decision of one pass.
 pub async fn plan(cluster: &MultigresCluster, ctx: &Ctx) -> Result<Plan<MultigresClusterStatus>, Error> {
-    let observed = observe::observe(cluster, ctx).await?;
-    decide(&observed, &ctx.settings, ctx.clock.now())
+    let observed = observe::observe(cluster, ctx).instrument(debug_span!("Observe")).await?;
+    debug_span!("Decide").in_scope(|| decide(&observed, &ctx.settings, ctx.clock.now()))
 }
 
 /// What should be, and what is said about it. Pure.
@@ -272,6 +278,7 @@ pub fn decide(observed: &Observed, settings: &Settings, now: Timestamp) -> Resul
             plan.status = Some(status::status(observed, &settled, now));
         }
         Err(refusals) => {
+            held::keep(observed, refusals, &mut plan)?;
             for refusal in refusals {
                 plan.notes.push(Note::warning(refusal.reason.clone(), refusal.message.clone()));
             }
@@ -334,15 +341,22 @@ fn carry_out(
     for group in resolved.table_groups() {
         let key = (group.database_name.clone(), group.table_group_name.clone());
         let pinned = settled.table_groups.get(&key).unwrap_or(&unpinned);
-        let group = children::table_group(owner, observed.project(), observed.paused(), group, pinned);
-        want(plan, "Desired", &group)?;
+        let live = observed.table_group(&group.database_name, &group.table_group_name);
+        if table_group::leaving::keep(live, plan) {
+            let group = children::table_group(owner, observed.project(), observed.paused(), group, pinned);
+            want(plan, "Desired", &group)?;
+        }
+    }
+    for group in observed.removed_table_groups(resolved) {
+        table_group::leaving::carry_out(group, now, plan);
+        plan.requeue = plan.requeue.sooner(Requeue::After(CONFIRM));
     }
     let spec = &observed.cluster.spec;
     want(plan, "Desired", &gateway::primary_service(owner, spec.external_gateway.as_ref()))?;
     want(plan, "Desired", &gateway::replica_service(owner))?;
     management(observed, settled, plan)?;
     register(observed, resolved, now, plan);
-    warn(observed, resolved, plan);
+    warn(observed, plan);
     if settled.pending.is_some() {
         plan.requeue = plan.requeue.sooner(Requeue::After(WAIT_FOR_TURN));
     }
@@ -350,7 +364,17 @@ fn carry_out(
 }
 
 fn management(observed: &Observed, settled: &Settled, plan: &mut Plan<MultigresClusterStatus>) -> Result<(), Error> {
-    let (owner, spec, resolved) = (&observed.owner, &observed.cluster.spec, &settled.resolved);
+    let (owner, spec) = (&observed.owner, &observed.cluster.spec);
+    let (admin, web) = deployments(observed, &settled.resolved);
+    want(plan, "Desired", &settled.deployment(observed, intent::Part::Admin, admin)?)?;
+    want(plan, "Desired", &admin::service(owner))?;
+    want(plan, "Desired", &settled.deployment(observed, intent::Part::Web, web)?)?;
+    want(plan, "Desired", &admin::web_service(owner, spec.external_admin_web.as_ref()))
+}
+
+/// multiadmin and its web page, as rendered today.
+fn deployments(observed: &Observed, resolved: &ResolvedCluster) -> (Deployment, Deployment) {
+    let (owner, spec) = (&observed.owner, &observed.cluster.spec);
     let admin = Admin {
         part: Part {
             owner,
@@ -366,15 +390,12 @@ fn management(observed: &Observed, settled: &Settled, plan: &mut Plan<MultigresC
         log_level: resolved.log_levels.multiadmin.unwrap_or_default(),
         internal_tls: spec.internal_tls.as_ref().and_then(|tls| tls.enabled) == Some(true),
     };
-    want(plan, "Desired", &settled.deployment(observed, intent::Part::Admin, admin.deployment())?)?;
-    want(plan, "Desired", &admin::service(owner))?;
     let web = Web {
         part: Part { stateless: &resolved.multiadmin_web.spec, image: &resolved.multiadmin_web.image, ..admin.part },
         user: &resolved.postgres_superuser,
         password: &resolved.password.secret_ref,
     };
-    want(plan, "Desired", &settled.deployment(observed, intent::Part::Web, web.deployment())?)?;
-    want(plan, "Desired", &admin::web_service(owner, spec.external_admin_web.as_ref()))
+    (admin.deployment(), web.deployment())
 }
 
 /// Records of cells and databases. Without an answer nothing is written here, and everything else goes on.
@@ -392,6 +413,9 @@ fn register(observed: &Observed, resolved: &ResolvedCluster, now: Timestamp, pla
     for write in leaving::stale(observed, resolved) {
         plan.write("Pruned", Action::Topology { at: at.clone(), write });
     }
+    for action in departed::removals(observed, &at) {
+        plan.write("LeftBehind", action);
+    }
     leaving::carry_out(observed, resolved, &at, now, plan);
     if !observed.removed_cells().is_empty() {
         plan.requeue = plan.requeue.sooner(Requeue::After(CONFIRM));
@@ -402,19 +426,12 @@ fn register(observed: &Observed, resolved: &ResolvedCluster, now: Timestamp, pla
 }
 
 /// Events for what keeps a cluster from being what its spec says.
-fn warn(observed: &Observed, resolved: &ResolvedCluster, plan: &mut Plan<MultigresClusterStatus>) {
+fn warn(observed: &Observed, plan: &mut Plan<MultigresClusterStatus>) {
     if let Some((reason, message)) = status::password_problem(observed) {
         plan.notes.push(Note::warning(reason, message));
     }
     if let Some((reason, message)) = status::class_problem(observed) {
         plan.notes.push(Note::warning(reason, message));
-    }
-    for group in observed.removed_table_groups(resolved) {
-        let message = format!(
-            "table group {} is no longer in the spec; it keeps running, because removing data is not built yet",
-            group.spec.table_group_name
-        );
-        plan.notes.push(Note::warning(status::TABLE_GROUP_REMOVAL_PENDING, message));
     }
 }
 

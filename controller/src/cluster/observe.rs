@@ -11,7 +11,7 @@ use shared::{
 };
 
 use super::{
-    Observed, Refusal,
+    Observed, Refusal, departed,
     images::Adopted,
     intent,
     password::{self, Password},
@@ -50,6 +50,7 @@ pub(super) async fn observe(cluster: &MultigresCluster, ctx: &Ctx) -> Result<Obs
         external_topology: None,
         retained_topology: None,
         leftovers: Vec::new(),
+        registrations: Vec::new(),
         topo_servers: stores.topo_servers.of_cluster(namespace, name),
         cells: stores.cells.of_cluster(namespace, name),
         table_groups: stores.table_groups.of_cluster(namespace, name),
@@ -94,6 +95,7 @@ pub(super) async fn observe(cluster: &MultigresCluster, ctx: &Ctx) -> Result<Obs
     } else if let Some(at) = at.filter(|_| wanted) {
         observed.topology = topology::read(&ctx.upstream, &at).await;
         observed.leftovers = topology::poolers(&ctx.upstream, &at, observed.emptied_cells()).await;
+        observed.registrations = topology::registrations(&ctx.upstream, &at, &departed::cells(&observed)).await;
     }
     if let Ok(resolved) = &observed.resolved
         && !deleting
@@ -125,19 +127,34 @@ pub(super) fn resolved(
     Err(verdict.errors.iter().map(refusal).collect())
 }
 
-/// Resolves what a spec asks for by itself: with templates that say nothing, and with no setting of the operator but the images that
-/// the cluster took over.
+/// Resolves what a spec asks for by itself: with templates that say nothing, whether they are there or not, and with no setting of the
+/// operator but the images that the cluster took over.
 pub(super) fn own(
     cluster: &MultigresCluster,
     owner: &Owner,
     templates: &Templates,
     adopted: &Adopted,
 ) -> Option<Box<ResolvedCluster>> {
-    let empty =
+    let mut empty =
         Templates { core: emptied(&templates.core), cell: emptied(&templates.cell), shard: emptied(&templates.shard) };
     let zone_id_label = resolve::ZONE_ID_LABEL.to_owned();
     let settings = resolve::Settings { images: adopted.applied.clone(), zone_id_label };
-    resolve::cluster(&owner.name, &owner.namespace, &cluster.spec, &empty, &settings).ok().map(Box::new)
+    let resolve = |templates: &Templates| {
+        resolve::cluster(&owner.name, &owner.namespace, &cluster.spec, templates, &settings).map(Box::new)
+    };
+    let errors = match resolve(&empty) {
+        Ok(resolved) => return Some(resolved),
+        Err(errors) => errors,
+    };
+    for error in errors {
+        let resolve::ResolveError::MissingTemplate { kind, name, .. } = error else { return None };
+        match kind {
+            TemplateKind::CoreTemplate => _ = empty.core.entry(name).or_default(),
+            TemplateKind::CellTemplate => _ = empty.cell.entry(name).or_default(),
+            TemplateKind::ShardTemplate => _ = empty.shard.entry(name).or_default(),
+        }
+    }
+    resolve(&empty).ok()
 }
 
 fn emptied<S: Default>(templates: &BTreeMap<String, S>) -> BTreeMap<String, S> {

@@ -13,7 +13,7 @@ use shared::{
     label::Component,
 };
 
-use super::{Observed, password, topology, topology::Sight};
+use super::{Observed, departed, password, topology, topology::Sight};
 use crate::{
     cell::leaving::abandoned,
     plan::{Action, Note, Plan, Requeue, Target},
@@ -58,6 +58,16 @@ pub(super) fn decide(observed: &Observed, now: Timestamp) -> Plan<MultigresClust
             Sight::Seen { .. } => {
                 if gateways_leave(observed, now, &mut plan) && patient {
                     return plan;
+                }
+                // They are found through their cells, whose records go next.
+                let left = departed::removals(observed, at);
+                if !left.is_empty() {
+                    for action in left {
+                        plan.write("LeftBehind", action);
+                    }
+                    if patient {
+                        return plan;
+                    }
                 }
                 let (cells, databases) = observed.registered_names();
                 let writes = topology::removal(&observed.topology, &observed.leftovers, &cells, &databases);

@@ -18,7 +18,7 @@ use shared::{
 };
 
 use super::{
-    Observed, Refusal,
+    Observed, Refusal, held,
     intent::Settled,
     leaving::{self, Leaving},
     password::Password,
@@ -26,7 +26,7 @@ use super::{
     wave::Turn,
 };
 use crate::{
-    topo_server,
+    table_group, topo_server,
     workload::rollout::{self, Rollout},
 };
 
@@ -39,9 +39,10 @@ const STORAGE_CLASS_MISSING: &str = "StorageClassMissing";
 const TOPOLOGY_REACHABLE: &str = "TopologyReachable";
 const TEMPLATE_UPDATE_PENDING: &str = "TemplateUpdatePending";
 const IMAGE_ROLLOUT_PENDING: &str = "ImageRolloutPending";
+const ROLLOUTS_PAUSED: &str = "RolloutsPaused";
 const CHANGE_HAS_NO_EFFECT: &str = "ChangeHasNoEffect";
 pub(super) const CELL_REMOVAL_PENDING: &str = "CellRemovalPending";
-pub(super) const TABLE_GROUP_REMOVAL_PENDING: &str = "TableGroupRemovalPending";
+const TABLE_GROUP_REMOVAL_PENDING: &str = "TableGroupRemovalPending";
 
 /// What a child says about itself, as far as it speaks about its current spec.
 struct Child {
@@ -65,6 +66,9 @@ pub(super) fn status(observed: &Observed, settled: &Settled, now: Timestamp) -> 
     (conditions, admin_web) = expose_web(conditions, observed);
     let (pending, reason, why) = observed.adopted.pending();
     conditions = conditions.set(IMAGE_ROLLOUT_PENDING, pending, reason, why);
+    if let Some(why) = observed.adopted.paused() {
+        conditions = conditions.set(ROLLOUTS_PAUSED, true, "ImageUpdatePolicy", why);
+    }
     if let Some((reason, why)) = settled.pending.as_ref().and_then(waiting) {
         conditions = conditions.set(TEMPLATE_UPDATE_PENDING, true, reason, why);
     }
@@ -105,7 +109,14 @@ pub(super) fn refused(observed: &Observed, refusals: &[Refusal], now: Timestamp)
     let before = observed.cluster.status.clone().unwrap_or_default();
     let kept: Vec<String> = before.conditions.iter().map(|condition| condition.type_.clone()).collect();
     let messages: Vec<&str> = refusals.iter().map(|refusal| refusal.message.as_str()).collect();
-    let message = messages.join("; ");
+    let mut message = messages.join("; ");
+    let gone = held::not_repaired(observed);
+    if held::holds_any(observed) {
+        message += "; what exists stays as it was accepted last";
+    }
+    if !gone.is_empty() {
+        message += &format!(", but {} cannot be put back before the spec is accepted", gone.join(", "));
+    }
     let reason = refusals.first().map_or("Invalid", |refusal| refusal.reason.as_str());
     let mut conditions = ConditionSet::continuing(&before.conditions, Some(observed.owner.generation), now).set(
         SPEC_ACCEPTED,
@@ -194,11 +205,9 @@ fn conditions(
     if let Some(first) = leaving.first() {
         set = set.set(CELL_REMOVAL_PENDING, true, first.step.explain().0, farewell(leaving));
     }
-    let groups: Vec<&str> =
-        observed.removed_table_groups(resolved).map(|group| group.spec.table_group_name.as_str()).collect();
+    let groups: Vec<String> = observed.removed_table_groups(resolved).map(table_group::leaving::explain).collect();
     if !groups.is_empty() {
-        let message = format!("no longer in the spec and still running: {}", groups.join(", "));
-        set = set.set(TABLE_GROUP_REMOVAL_PENDING, true, "NotInSpec", message);
+        set = set.set(TABLE_GROUP_REMOVAL_PENDING, true, "NotInSpec", groups.join("; "));
     }
     let late = too_late(observed);
     if !late.is_empty() {

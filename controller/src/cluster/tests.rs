@@ -69,6 +69,7 @@ fn observed(yaml: &str) -> Observed {
         external_topology: external.then(|| topology::address(&resolved.global_topo_ref)),
         retained_topology: None,
         leftovers: Vec::new(),
+        registrations: Vec::new(),
         own: observe::own(&cluster, &owner, &Templates::default(), &adopted),
         templates: BTreeMap::new(),
         peers: Vec::new(),
@@ -363,7 +364,7 @@ fn a_switch_to_an_external_topology_removes_the_clusters_own_server_alone() {
 }
 
 #[test]
-fn a_refused_spec_changes_nothing_but_the_status() {
+fn a_refused_spec_keeps_what_was_accepted_last_and_says_so() {
     let mut observed = healthy(MINIMAL);
     let before = run(&observed).status.unwrap();
     let mut cluster = (*observed.cluster).clone();
@@ -371,16 +372,28 @@ fn a_refused_spec_changes_nothing_but_the_status() {
     observed.cluster = Arc::new(cluster);
     let refusal = |message: &str| Refusal { reason: "TemplateMissing".into(), message: message.into() };
     observed.resolved = Err(vec![refusal("one"), refusal("two")]);
+    let accepted: BTreeMap<String, _> = writes_by_name(&run(&healthy(MINIMAL)));
     let plan = run(&observed);
-    assert!(plan.writes.is_empty());
+    for (object, value) in writes_by_name(&plan) {
+        assert_eq!(accepted.get(&object), Some(&value), "{object}");
+    }
     assert_eq!(plan.notes.len(), 2);
     let status = plan.status.unwrap();
     let accepted = find(&status.conditions, "SpecAccepted").unwrap();
     assert_eq!((accepted.status.as_str(), accepted.reason.as_str()), ("False", "TemplateMissing"));
-    assert_eq!(accepted.message, "one; two");
+    assert_eq!(accepted.message, "one; two; what exists stays as it was accepted last");
     assert_eq!(status.phase, Some(Phase::Degraded));
     assert_eq!((status.cells, status.images), (before.cells, before.images));
     assert!(is_true(&status.conditions, "Available"), "what was known stays");
+}
+
+/// What a plan applies, by kind and name.
+fn writes_by_name(plan: &Plan<MultigresClusterStatus>) -> BTreeMap<String, serde_json::Value> {
+    let object = |write: &crate::plan::Write| match &write.action {
+        Action::Apply(object) => Some((format!("{} {}", object.gvk.kind, object.name), object.value.clone())),
+        _ => None,
+    };
+    plan.writes.iter().filter_map(object).collect()
 }
 
 #[test]
@@ -515,4 +528,62 @@ fn the_secrets_of_an_external_topology_reach_every_component() {
     let args = pod.containers[0].args.clone().unwrap();
     assert!(args.contains(&"--topo-etcd-tls-cert=/etc/multigres/topo-client/tls.crt".to_owned()), "{args:?}");
     assert_eq!(pod.volumes.map(|volumes| volumes.len()), Some(2));
+}
+
+/// A pod that the scheduler has found no node for since long before.
+fn unplaced() -> Arc<Pod> {
+    let pod = serde_json::json!({ "metadata": { "name": "stray" }, "status": { "phase": "Pending", "conditions": [{
+        "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes are available",
+    }] } });
+    Arc::new(serde_json::from_value(pod).unwrap())
+}
+
+#[test]
+fn a_pod_without_a_node_is_named() {
+    let mut observed = healthy(MINIMAL);
+    observed.cells.clear();
+    observed.pods.push(unplaced());
+    let status = run(&observed).status.unwrap();
+    assert_eq!(status.phase, Some(Phase::Progressing));
+    assert_eq!(status.message.as_deref(), Some("pod stray finds no node: 0/3 nodes are available"));
+}
+
+#[test]
+fn a_change_of_the_phase_is_told_once() {
+    use crate::runner::Kind as _;
+    let mut observed = healthy(MINIMAL);
+    let change = |observed: &Observed| observed.cluster.phase_change(&run(observed).status.unwrap());
+    let before = Arc::make_mut(&mut observed.cluster);
+    before.status = None;
+    assert!(change(&observed).is_some_and(|note| !note.warning));
+    let status = run(&observed).status;
+    Arc::make_mut(&mut observed.cluster).status = status;
+    assert_eq!(change(&observed), None);
+    edit(&mut observed.table_groups, |group| group.status.as_mut().unwrap().phase = Some(Phase::Degraded));
+    assert!(change(&observed).is_some_and(|note| note.warning));
+}
+
+#[test]
+fn a_table_group_that_left_the_spec_is_asked_and_then_deleted() {
+    let mut observed = healthy(MINIMAL);
+    let mut extra = (*observed.table_groups[0]).clone();
+    extra.metadata.name = Some("extra".into());
+    extra.metadata.annotations = None;
+    extra.spec.table_group_name = "extra".into();
+    observed.table_groups.push(Arc::new(extra));
+    let about = |observed: &Observed| -> Vec<String> {
+        outline(&run(observed)).into_iter().filter(|line| line.contains("extra")).collect()
+    };
+    let asks = about(&observed);
+    assert!(asks.len() == 1 && asks[0].starts_with("merge TableGroup"), "{asks:?}");
+    let pending = run(&observed).status.unwrap();
+    assert!(find(&pending.conditions, "TableGroupRemovalPending").unwrap().message.starts_with("extra: "));
+    let extra = Arc::make_mut(&mut observed.table_groups[1]);
+    extra.metadata.annotations = Some([(annotation::PENDING_DELETION.to_owned(), "now".to_owned())].into());
+    assert!(about(&observed).is_empty(), "it is waited for");
+    let conditions = shared::condition::ConditionSet::continuing(&[], Some(1), now());
+    Arc::make_mut(&mut observed.table_groups[1]).status.as_mut().unwrap().conditions =
+        conditions.set("ReadyForDeletion", true, "Drained", "").finish();
+    let gone = about(&observed);
+    assert!(gone.len() == 1 && gone[0].starts_with("delete TableGroup"), "{gone:?}");
 }

@@ -7,7 +7,8 @@ use shared::api::v1alpha1::{BackupConfig, BackupType, GlobalTopoServerRef};
 use crate::{
     plan::TopoWrite,
     upstream::{
-        BackupLocation, CellRecord, DatabaseRecord, DurabilityPolicy, Listing, PoolerId, Scope, TopoAddress, Upstream,
+        BackupLocation, CellRecord, DatabaseRecord, DurabilityPolicy, Listing, PoolerId, Registration, Scope,
+        TopoAddress, Upstream,
     },
 };
 
@@ -64,6 +65,16 @@ pub async fn poolers(upstream: &Upstream, at: &TopoAddress, cells: BTreeSet<Stri
     let scope = Scope { cells, ..Scope::default() };
     let snapshot = tokio::time::timeout(READ_DEADLINE, upstream.topology().snapshot(at, &scope)).await;
     snapshot.map(|snapshot| snapshot.poolers().map(|pooler| pooler.id.clone()).collect()).unwrap_or_default()
+}
+
+/// The gateways and orchestrators that are registered in these cells; what cannot be read is not there.
+pub async fn registrations(upstream: &Upstream, at: &TopoAddress, cells: &BTreeSet<String>) -> Vec<Registration> {
+    if cells.is_empty() {
+        return Vec::new();
+    }
+    let snapshot = tokio::time::timeout(READ_DEADLINE, upstream.topology().registrations(at, cells)).await;
+    let read = snapshot.map(|snapshot| snapshot.cells).unwrap_or_default();
+    read.into_values().filter_map(Result::ok).flatten().collect()
 }
 
 /// Reads the records, within a deadline.

@@ -10,9 +10,10 @@ use futures::future::BoxFuture;
 use prometheus::HistogramVec;
 
 use crate::upstream::{
-    CellRecord, DatabaseRecord, Error, LifecycleMark, Listing, Member, MemberChange, Members, Orchestrator, Pooler,
-    PoolerAddress, PoolerId, PoolerStatus, Registration, Reloaded, Result, Scope, Snapshot, TopoAddress, Topology,
-    Upstream, Written,
+    Backups, CellRecord, DatabaseRecord, Error, LifecycleMark, Listing, Member, MemberChange, Members, Orchestrator, Pooler,
+    PoolerAddress, PoolerId, PoolerStatus, Registration, Reloaded, Result, Scope, ShardKey, Snapshot, TopoAddress,
+    Topology, Upstream, Written,
+    backup::{Archiver, Backup, Expiry, Job, Order},
 };
 
 /// Label value of a call that worked.
@@ -31,8 +32,9 @@ pub(super) fn timed(inner: Upstream, topology: HistogramVec, poolers: HistogramV
         Arc::clone(&timed) as Arc<dyn Topology>,
         Arc::clone(&timed) as Arc<dyn Pooler>,
         Arc::clone(&timed) as Arc<dyn Orchestrator>,
-        timed,
+        Arc::clone(&timed) as Arc<dyn Members>,
     )
+    .with_backups(timed)
 }
 
 /// Observes when it goes away, so that a call that is given up counts, too.
@@ -164,6 +166,10 @@ impl Topology for Timed {
     fn delete_registration<'a>(&'a self, at: &'a TopoAddress, seen: &'a Registration) -> BoxFuture<'a, Result<bool>> {
         self.topology("delete_registration", self.inner.topology().delete_registration(at, seen))
     }
+
+    fn backup_lease<'a>(&'a self, at: &'a TopoAddress, shard: &'a ShardKey) -> BoxFuture<'a, Result<bool>> {
+        self.topology("backup_lease", self.inner.topology().backup_lease(at, shard))
+    }
 }
 
 impl Pooler for Timed {
@@ -189,6 +195,38 @@ impl Pooler for Timed {
 
     fn complete_backups<'a>(&'a self, address: &'a PoolerAddress) -> BoxFuture<'a, Result<usize>> {
         self.pooler("Backups", self.inner.poolers().complete_backups(address))
+    }
+}
+
+impl Backups for Timed {
+    fn list<'a>(&'a self, pooler: &'a PoolerAddress) -> BoxFuture<'a, Result<Vec<Backup>>> {
+        self.pooler("ListBackups", self.inner.backups().list(pooler))
+    }
+
+    fn archiver<'a>(&'a self, exporter: &'a PoolerAddress) -> BoxFuture<'a, Result<Archiver>> {
+        self.pooler("Archiver", self.inner.backups().archiver(exporter))
+    }
+
+    fn start<'a>(&'a self, admin: &'a PoolerAddress, order: &'a Order) -> BoxFuture<'a, Result<String>> {
+        self.pooler("StartBackup", self.inner.backups().start(admin, order))
+    }
+
+    fn job<'a>(
+        &'a self,
+        admin: &'a PoolerAddress,
+        shard: &'a ShardKey,
+        job: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Job>>> {
+        self.pooler("BackupJob", self.inner.backups().job(admin, shard, job))
+    }
+
+    fn expire<'a>(
+        &'a self,
+        admin: &'a PoolerAddress,
+        shard: &'a ShardKey,
+        what: &'a Expiry,
+    ) -> BoxFuture<'a, Result<Vec<String>>> {
+        self.pooler("ExpireBackups", self.inner.backups().expire(admin, shard, what))
     }
 }
 

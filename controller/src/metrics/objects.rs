@@ -231,6 +231,7 @@ impl Objects {
             ("TableGroup", stores.table_groups.all().len()),
             ("Shard", stores.shards.all().len()),
             ("TopoServer", stores.topo_servers.all().len()),
+            ("MultigresBackup", stores.backups.all().len()),
             ("Deployment", stores.deployments.all().len()),
             ("StatefulSet", stores.stateful_sets.all().len()),
             ("Service", stores.services.all().len()),
@@ -270,6 +271,7 @@ pub(super) fn exists(stores: &Stores, key: &ObjectKey) -> bool {
         "TableGroup" => stores.table_groups.get(namespace, name).is_some(),
         "Shard" => stores.shards.get(namespace, name).is_some(),
         "TopoServer" => stores.topo_servers.get(namespace, name).is_some(),
+        "MultigresBackup" => stores.backups.get(namespace, name).is_some(),
         _ => false,
     }
 }

@@ -9,7 +9,7 @@ use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Conditi
 use kube::ResourceExt as _;
 use shared::{
     annotation,
-    api::v1alpha1::{DurabilityPolicy, Shard},
+    api::v1alpha1::{BackupPhase, DurabilityPolicy, Shard},
     condition, health,
     kubeutil::ObjectKey,
     label::{self, Component},
@@ -22,6 +22,8 @@ use super::objects::{Objects, cluster_of, count, flag, namespace, number, second
 const REQUIRED_POOLERS: f64 = 2.0;
 /// Condition of a shard: whether its backups work.
 const BACKUP_HEALTHY: &str = "BackupHealthy";
+/// Condition of a shard: whether its WAL reaches the repository.
+const WAL_ARCHIVING: &str = "WALArchiving";
 /// Condition of a shard: whether its records can be read.
 const TOPOLOGY_REACHABLE: &str = "TopologyReachable";
 /// Condition of a shard: why its pods cannot be changed now.
@@ -153,6 +155,18 @@ impl Objects {
         pools
     }
 
+    fn backup_runs(&self, text: &mut Text) {
+        let mut runs: BTreeMap<(String, String, String), usize> = BTreeMap::new();
+        for run in self.stores.backups.all() {
+            let phase = run.status.as_ref().and_then(|status| status.phase).unwrap_or(BackupPhase::Pending);
+            *runs.entry((run.spec.cluster.clone(), namespace(&*run), phase.to_string())).or_default() += 1;
+        }
+        let mut samples = text.family("multigres_operator_backup_runs");
+        for ((cluster, namespace, phase), count) in runs {
+            samples.add(&[&cluster, &namespace, &phase], number(count));
+        }
+    }
+
     pub(super) fn shards(&self, text: &mut Text, shards: &[Arc<Shard>]) {
         let each = |text: &mut Text, family: &str, of: &dyn Fn(&Shard) -> Option<f64>| {
             let mut samples = text.family(family);
@@ -220,6 +234,15 @@ impl Objects {
             "False" => Some(0.0),
             _ => None,
         });
+        each(text, "multigres_operator_wal_archiving", &|shard| match find(shard, WAL_ARCHIVING)?.status.as_str() {
+            "True" => Some(1.0),
+            "False" => Some(0.0),
+            _ => None,
+        });
+        each(text, "multigres_operator_backup_next_run_timestamp_seconds", &|shard| {
+            Some(seconds(shard.status.as_ref()?.backup.as_ref()?.next_run.as_ref()?.0.as_second()))
+        });
+        self.backup_runs(text);
         let mut blocked = text.family("multigres_operator_disruption_blocked");
         for shard in shards {
             if let Some(condition) = find(shard, DISRUPTION_BLOCKED).filter(|condition| condition.status == "True") {

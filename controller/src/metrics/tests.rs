@@ -6,7 +6,7 @@ use k8s_openapi::api::{
 };
 use serde_json::{Value, json};
 use shared::{
-    api::v1alpha1::{Cell, CellTemplate, MultigresCluster, Shard, TableGroup, TopoServer},
+    api::v1alpha1::{Cell, CellTemplate, MultigresBackup, MultigresCluster, Shard, TableGroup, TopoServer},
     clock::Fixed,
     metrics::{Build, FrameworkMetrics, families},
 };
@@ -122,7 +122,11 @@ fn stores() -> Arc<Stores> {
     stores.shards.insert(shard(json!({
         "phase": "Degraded", "primary": "pod-0", "drift": { "pod-0": "image" },
         "lastBackupTime": "2027-01-15T07:00:00Z", "lastBackupType": "diff",
-        "conditions": [condition("BackupHealthy", "True"), condition("TopologyReachable", "False"), condition("Odd", "Unknown"), condition("DisruptionBlocked", "True")],
+        "backup": { "nextRun": "2027-01-15T09:00:00Z" },
+        "conditions": [condition("BackupHealthy", "True"), condition("WALArchiving", "False"), condition("TopologyReachable", "False"), condition("Odd", "Unknown"), condition("DisruptionBlocked", "True")],
+    })));
+    stores.backups.insert(of::<MultigresBackup>(json!({
+        "metadata": meta("nightly", &[]), "spec": { "cluster": "minimal" }, "status": { "phase": "Failed" },
     })));
     stores.pods.insert(pod("pod-0", true, &json!({})));
     stores.pods.insert(pod("pod-1", false, &json!({})));
@@ -189,6 +193,9 @@ fn objects_are_shown_as_the_tables_have_them() {
             &format!("multigres_operator_last_backup_age_seconds{{{of_shard}}} 3600"),
             &format!(r#"multigres_operator_last_backup_timestamp_seconds{{{of_shard},type="diff"}} 1799996400"#),
             &format!("multigres_operator_backup_healthy{{{of_shard}}} 1"),
+            &format!("multigres_operator_wal_archiving{{{of_shard}}} 0"),
+            &format!("multigres_operator_backup_next_run_timestamp_seconds{{{of_shard}}} 1800003600"),
+            r#"multigres_operator_backup_runs{cluster="minimal",namespace="prod",phase="Failed"} 1"#,
             &format!(r#"multigres_operator_shard_primary_present{{{of_shard},shard_name="0-inf"}} 1"#),
             &format!("multigres_operator_shard_required_poolers{{{of_shard}}} 2"),
             &format!(r#"multigres_operator_disruption_blocked{{{of_shard},reason="X"}} 1"#),

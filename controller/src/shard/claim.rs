@@ -1,6 +1,9 @@
 //! Volume claims of a shard: one for the data of each pod, and the volumes of a filesystem repository.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
@@ -37,8 +40,36 @@ pub fn data(scope: &Scope<'_>, member: &Member<'_>) -> PersistentVolumeClaim {
     let storage = member.pool.spec.storage.as_ref();
     let policy = policy_of_pool(scope, member.pool.id.pool);
     let mut claim = claim(scope, name::data_pvc(&member.pod), labels, storage, DATA_SIZE, policy);
-    claim.metadata.annotations = Some(origin::annotations(scope));
+    let mut annotations = origin::annotations(scope);
+    let skipped = |index: &u32| scope.set_aside.contains(&name::data_pvc(&name::pool_pod(member.pool.id, *index)));
+    let skipped: Vec<String> = (0..member.index).filter(skipped).map(|index| index.to_string()).collect();
+    if !skipped.is_empty() {
+        annotations.insert(annotation::INSTEAD_OF.to_owned(), skipped.join(","));
+    }
+    claim.metadata.annotations = Some(annotations);
     claim
+}
+
+/// Names of the data volumes whose numbers are skipped: those that were set aside, and those of which another one took the place while it is
+/// there. Deleting an old volume moves nobody.
+pub fn skipped(claims: &[Arc<PersistentVolumeClaim>]) -> BTreeSet<String> {
+    let there: BTreeSet<String> = claims.iter().map(|claim| claim.name_any()).collect();
+    let aside = claims.iter().filter(|claim| is_set_aside(claim)).map(|claim| claim.name_any());
+    let replaced = claims.iter().filter(|claim| claim.metadata.deletion_timestamp.is_none()).flat_map(|claim| {
+        let own = claim.name_any();
+        let base = own.rsplit_once('-').map(|(base, _)| base.to_owned()).unwrap_or_default();
+        let numbers = claim.annotations().get(annotation::INSTEAD_OF).cloned().unwrap_or_default();
+        let numbers: Vec<u32> = numbers.split(',').filter_map(|number| number.parse().ok()).collect();
+        numbers.into_iter().map(move |number| format!("{base}-{number}"))
+    });
+    let replaced: Vec<String> = replaced.filter(|name| !there.contains(name)).collect();
+    aside.chain(replaced).collect()
+}
+
+/// Whether a volume is kept and no pod is to use it any more.
+fn is_set_aside(claim: &PersistentVolumeClaim) -> bool {
+    let annotations = claim.annotations();
+    [annotation::QUARANTINED_AT, annotation::REPLACED_AT].iter().any(|key| annotations.contains_key(*key))
 }
 
 /// The claims of a filesystem repository: one per cell, or one for all cells; none for other repositories.
@@ -78,8 +109,7 @@ pub fn ownership(scope: &Scope<'_>, live: &PersistentVolumeClaim) -> Option<Acti
     let is_ours = |owner: &&OwnerReference| owner.uid == scope.owner.uid;
     let owned = current.iter().any(|owner| is_ours(&owner));
     let wanted = retention == PvcRetention::Delete;
-    // A claim that waits for its delayed removal is no longer the Shard's.
-    if owned == wanted || (wanted && live.labels().contains_key(label::ORPHAN_SINCE)) {
+    if owned == wanted {
         return None;
     }
     let mut owners: Vec<OwnerReference> = current.iter().filter(|owner| !is_ours(owner)).cloned().collect();
@@ -99,6 +129,30 @@ pub fn set_aside(live: &PersistentVolumeClaim, now: Timestamp) -> Option<Action>
     let at = Timestamp::from_second(now.as_second()).unwrap_or(now);
     let patch = json!({ "metadata": { "annotations": { annotation::QUARANTINED_AT: at.to_string() } } });
     Some(Action::Merge { target: Target::of(live)?, patch })
+}
+
+/// Notes that a member on another volume takes the place of the one on this.
+pub fn replaced(live: &PersistentVolumeClaim, now: Timestamp) -> Option<Action> {
+    let at = Timestamp::from_second(now.as_second()).unwrap_or(now);
+    let patch = json!({ "metadata": { "annotations": { annotation::REPLACED_AT: at.to_string() } } });
+    Some(Action::Merge { target: Target::of(live)?, patch })
+}
+
+/// Gives a volume its place back, because the spec asks for its class again while its pod still runs.
+pub fn keep_place(scope: &Scope<'_>, live: &PersistentVolumeClaim) -> Option<Action> {
+    live.annotations().get(annotation::REPLACED_AT)?;
+    let storage = scope.spec().pools.get(live.labels().get(label::POOL)?)?.storage.as_ref();
+    let wanted = storage.and_then(StorageSpec::storage_class);
+    if class(live).is_none() || wanted.is_some_and(|wanted| Some(wanted) != class(live)) {
+        return None;
+    }
+    let patch = json!({ "metadata": { "annotations": { annotation::REPLACED_AT: null } } });
+    Some(Action::Merge { target: Target::of(live)?, patch })
+}
+
+/// The class that a claim got.
+pub fn class(claim: &PersistentVolumeClaim) -> Option<&str> {
+    claim.spec.as_ref()?.storage_class_name.as_deref().filter(|class| !class.is_empty())
 }
 
 /// How the size that the spec asks for compares with what an existing claim asked for.
@@ -140,11 +194,9 @@ pub fn give_up(scope: &Scope<'_>, live: &PersistentVolumeClaim, now: Timestamp) 
         return Some(("VolumeKept", reclaim(live)?));
     }
     let Some(since) = since else {
-        let owners: Vec<&OwnerReference> =
-            live.owner_references().iter().filter(|owner| owner.uid != scope.owner.uid).collect();
-        let owners = if owners.is_empty() { serde_json::Value::Null } else { json!(owners) };
+        // Whether it goes with the Shard before its time is over is not up to this: `ownership` sees to that.
         let labels = json!({ label::ORPHAN_SINCE: label::orphan_since(now) });
-        let patch = json!({ "metadata": { "labels": labels, "ownerReferences": owners } });
+        let patch = json!({ "metadata": { "labels": labels } });
         return Some(("VolumeOrphaned", Action::Merge { target: Target::of(live)?, patch }));
     };
     // A time that cannot be read is somebody else's, and no reason to delete data.

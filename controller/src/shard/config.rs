@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::api::resource::Quantity as KubeQuantity};
 use shared::{
+    annotation,
     label::Component,
     name,
-    pgconfig::{self, Basis, Change, Identity, Rendered, Sizing},
+    pgconfig::{self, Basis, Change, Critical, Identity, Rendered, Sizing},
     quantity::Quantity,
 };
 
@@ -35,11 +36,13 @@ pub fn exporter_queries(scope: &Scope<'_>) -> ConfigMap {
     )
 }
 
-/// The rendered PostgreSQL settings, with the renderings of the shard's pods.
-pub fn postgres(scope: &Scope<'_>, rendered: &Rendered, packed: &Packed) -> ConfigMap {
+/// The rendered PostgreSQL settings, with the renderings of the shard's pods, and what the last primary had or the first one is to have.
+pub fn postgres(scope: &Scope<'_>, rendered: &Rendered, packed: &Packed, floor: &Critical) -> ConfigMap {
     let name = name::postgres_config(scope.object);
     let mut map = map(scope, name, Component::PostgresConfig, POSTGRES_KEY, &rendered.text);
     packed.keep_in(&mut map);
+    let annotations = map.metadata.annotations.get_or_insert_default();
+    annotations.insert(annotation::REPLICATION_SETTINGS.to_owned(), floor.to_string());
     map
 }
 

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::{Resource, ResourceExt};
 use serde_json::json;
 use shared::{
-    annotation,
+    annotation::{self, DrainState},
     api::v1alpha1::{Phase, ShardStatus},
     label::{self, Component},
     name,
@@ -24,16 +24,18 @@ use super::{
     observe::{Observed, RECENT, Reference, by_name, is_deleting},
     origin, pod,
     rendering::{Foreign, Renderings},
+    replication,
     scope::{Member, Scope},
     sight::{self, Differences},
     status::{self, Disruptions},
     tombstone,
 };
 use crate::{
+    backup,
     error::Error,
     plan::{Action, Note, Plan, Requeue, Target},
     settings::Settings,
-    upstream::primary,
+    upstream::{PoolerId, primary},
     workload::{
         revision::{self, Adoption},
         want, want_once,
@@ -61,8 +63,7 @@ pub fn decide(observed: &Observed, settings: &Settings, now: Timestamp) -> Resul
 pub fn weigh(observed: &Observed, settings: &Settings, now: Timestamp) -> Result<Decision, Error> {
     let shard = origin::settled(observed);
     let mut scope = Scope::of(&shard)?;
-    let aside = observed.claims.iter().filter(|claim| sight::quarantined_at(claim).is_some());
-    scope.set_aside = aside.map(|claim| claim.name_any()).collect();
+    scope.set_aside = claim::skipped(&observed.claims);
     let scope = &scope;
     let facts = Facts::of(scope, observed, now);
     let members = scope.members();
@@ -70,14 +71,20 @@ pub fn weigh(observed: &Observed, settings: &Settings, now: Timestamp) -> Result
 
     let config_error =
         observed.config_reference.as_ref().and_then(|reference| reference.as_ref().err()).map(String::as_str);
-    let renderings = Renderings::of(scope, observed, settings)?;
+    let lost = lost_primary(scope, observed, &facts);
+    let floor = replication::floor(scope, observed, &facts);
+    let renderings = Renderings::of(scope, observed, settings, floor.as_ref(), lost.as_ref())?;
     shared_objects(scope, observed, Some(&renderings).filter(|_| config_error.is_none()), &mut plan)?;
-    let stray = stray_primary(scope, observed, &facts, now).filter(|lost| members.iter().all(|m| m.pod != lost.pod));
+    let stray = stray_primary(observed, lost, now)
+        .filter(|lost| members.iter().all(|member| member.pod != lost.pod) && renderings.knows(lost.pool));
+    if let Some(stray) = &stray {
+        want(&mut plan, "Desired", &network::headless(scope, &stray.pool))?;
+    }
     let drift = pods(scope, observed, members.iter().chain(&stray), &renderings, &mut plan)?;
     orchestrators(scope, observed, &mut plan)?;
     let too_large = volumes(scope, observed, &members, now, &mut plan);
     let budgets = protection(scope, observed, &facts, &mut plan)?;
-    obsolete(scope, observed, &budgets, &mut plan);
+    obsolete(scope, observed, stray.as_ref(), &budgets, &mut plan);
     role_labels(observed, &facts, &mut plan);
 
     let rendered = renderings.config.as_ref();
@@ -90,8 +97,9 @@ pub fn weigh(observed: &Observed, settings: &Settings, now: Timestamp) -> Result
     tombstones(scope, observed, &members, &facts, now, &mut plan);
     disrupt::carry_out(observed, &view, &verdict, rendered, &mut plan);
 
-    let config = status::Config { rendered, error: config_error };
-    let next = status::build(
+    let backups = backup::weigh(scope.shard, scope.id(), &scope.owner, &observed.backups, now, &mut plan)?;
+    let config = status::Config { rendered, error: config_error, held: &renderings.held };
+    let mut next = status::build(
         scope,
         observed,
         &facts,
@@ -109,6 +117,11 @@ pub fn weigh(observed: &Observed, settings: &Settings, now: Timestamp) -> Result
     } else if let Some(delay) = disrupt::requeue(&verdict) {
         plan.requeue = plan.requeue.sooner(Requeue::After(delay));
     }
+    if let Some(at) = backups.next {
+        plan.requeue = plan.requeue.sooner(Requeue::After(backup::until(at, now)));
+    }
+    // After the pace was chosen: watching closely mends no archive.
+    backups.tell(scope.shard, &mut next, now);
     plan.status = Some(next);
     Ok(Decision { plan, verdict })
 }
@@ -122,8 +135,8 @@ fn shared_objects(
 ) -> Result<(), Error> {
     want(plan, "Desired", &config::hba(scope))?;
     want(plan, "Desired", &config::exporter_queries(scope))?;
-    if let Some((rendered, packed)) = renderings.and_then(|all| Some((all.config.as_ref()?, &all.packed))) {
-        want(plan, "Desired", &config::postgres(scope, rendered, packed))?;
+    if let Some((rendered, packed, floor)) = renderings.and_then(|all| Some((all.config.as_ref()?, &all.packed, &all.floor))) {
+        want(plan, "Desired", &config::postgres(scope, rendered, packed, floor))?;
     }
     for secret in &observed.certificates.create {
         want_once(plan, "Certificates", secret)?;
@@ -185,19 +198,36 @@ fn pods<'a>(
 
 /// A primary that was lost on its way out. It may hold commits that nobody else has, and the others may be too few to go on without it:
 /// where nobody takes over for a while it is made anew, and leaves in order once there is another one.
-fn stray_primary<'a>(scope: &Scope<'a>, observed: &Observed, facts: &Facts, now: Timestamp) -> Option<Member<'a>> {
+fn stray_primary<'a>(observed: &Observed, lost: Option<Lost<'a>>, now: Timestamp) -> Option<Member<'a>> {
+    let Lost { member, id } = lost?;
+    let since = observed.bodiless.get(&id)?;
+    (now.duration_since(*since) >= NOBODY_TOOK_OVER).then_some(member)
+}
+
+/// A primary without a pod, of which the volume is there.
+pub struct Lost<'a> {
+    /// The member that it was, of a pool or cell that may have left the spec.
+    pub member: Member<'a>,
+    id: PoolerId,
+}
+
+/// The primary that is lost, as far as it could be made anew: pool and cell stand on its volume.
+fn lost_primary<'a>(scope: &Scope<'a>, observed: &'a Observed, facts: &Facts) -> Option<Lost<'a>> {
     if observed.topology_away.is_some() || !observed.topology.is_complete() || facts.primary.is_some() {
         return None;
     }
     let records = observed.records();
     let lost = *primary::claims(&records).first()?;
-    let since = observed.bodiless.get(&lost.id)?;
-    let member = scope.member(lost.pod_name()?)?;
-    let claims = by_name(&observed.claims);
-    let claim = *claims.get(&name::data_pvc(&member.pod))?;
-    let usable = !is_deleting(claim) && !scope.set_aside.contains(&claim.name_any());
-    let due = now.duration_since(*since) >= NOBODY_TOOK_OVER;
-    (due && usable && member.pool.id.cell == lost.id.cell).then_some(member)
+    observed.bodiless.get(&lost.id)?;
+    let pod = lost.pod_name()?;
+    let claim = observed.claims.iter().find(|claim| claim.name_any() == name::data_pvc(pod))?;
+    // One whose pooler gave up has nothing that anybody needs.
+    if is_deleting(claim.as_ref()) || sight::quarantined_at(claim).is_some() {
+        return None;
+    }
+    let of = |key: &str| claim.labels().get(key).map(String::as_str);
+    let member = scope.member_of(of(label::POOL)?, of(label::CELL)?, pod)?;
+    (member.pool.id.cell == lost.id.cell).then(|| Lost { member, id: lost.id.clone() })
 }
 
 /// Follows size and deletion policy with existing volumes, and takes those back that are wanted again. Returns the names of those that
@@ -228,8 +258,16 @@ fn volumes(
         } else if !used.contains(&name)
             && let Some((reason, action)) = claim::give_up(scope, live, now)
         {
+            let gone = matches!(action, Action::Delete(_));
             plan.write(reason, action);
-            continue;
+            if gone {
+                continue;
+            }
+        } else if used.contains(&name)
+            && !on_its_way(observed, &name)
+            && let Some(action) = claim::keep_place(scope, live)
+        {
+            plan.write("VolumeWanted", action);
         }
         if let Some(action) = claim::ownership(scope, live) {
             plan.write("VolumePolicy", action);
@@ -239,6 +277,15 @@ fn volumes(
         }
     }
     too_large
+}
+
+/// Whether the pod on a volume is past the point at which it could stay as it is.
+fn on_its_way(observed: &Observed, claim: &str) -> bool {
+    let pod = observed.pods.iter().find(|pod| name::data_pvc(&pod.name_any()) == claim);
+    pod.is_none_or(|pod| {
+        let state = pod.annotations().get(annotation::DRAIN_STATE);
+        is_deleting(pod.as_ref()) || state.is_some_and(|state| *state != DrainState::Requested.to_string())
+    })
 }
 
 /// Whether everything that a new pod mounts exists.
@@ -262,12 +309,19 @@ fn orchestrators(scope: &Scope<'_>, observed: &Observed, plan: &mut Plan<ShardSt
 
 /// Removes what the shard controls and no longer wants, apart from pods and volumes: orchestrators of a cell that left, budgets of
 /// another layout, addresses of a pool without pods.
-fn obsolete(scope: &Scope<'_>, observed: &Observed, budgets: &BTreeSet<String>, plan: &mut Plan<ShardStatus>) {
+fn obsolete(
+    scope: &Scope<'_>,
+    observed: &Observed,
+    stray: Option<&Member<'_>>,
+    budgets: &BTreeSet<String>,
+    plan: &mut Plan<ShardStatus>,
+) {
     let cells = scope.orchestrator_cells();
     let id = scope.id();
     let deployments: BTreeSet<String> = cells.iter().map(|cell| name::multiorch_deployment(id, cell)).collect();
     let mut services: BTreeSet<String> = cells.iter().map(|cell| name::multiorch_service(id, cell)).collect();
     services.extend(scope.pools().iter().map(|pool| name::pool_headless(pool.id)));
+    services.extend(stray.map(|stray| name::pool_headless(stray.pool.id)));
     // A pod that waits for its removal keeps its address.
     services.extend(observed.pods.iter().filter_map(|pod| pod.spec.as_ref()?.subdomain.clone()));
     for gone in unwanted(&observed.deployments, &deployments, &[Component::Multiorch]) {

@@ -44,6 +44,7 @@ pub fn carry_out<S>(
     match act {
         Act::Replace { pod } => hands.remove("PodReplaced", pod, plan),
         Act::FreshVolume { pod } => hands.fresh_volume(pod, plan),
+        Act::ReplaceVolume { pod } => hands.replace_volume(pod, plan),
         Act::Request { pod, cause } => {
             let now = moment(view.now);
             let marks = json!({
@@ -87,8 +88,8 @@ pub fn requeue(verdict: &Verdict) -> Option<Duration> {
 
 /// How long the shard may be left alone although it is not settled: what is under way takes its time, or waits for somebody.
 pub fn at_leisure(view: &View, verdict: &Verdict) -> Option<Duration> {
-    let lasts = view.blocked_since.is_some_and(|since| view.past(since, ABORT_AFTER).is_some());
-    let waits = verdict.act.is_none() && verdict.blocker.is_some() && lasts;
+    let lasts = verdict.blocker.as_ref().is_some_and(|blocker| view.waited(blocker.reason.wait(), ABORT_AFTER));
+    let waits = verdict.act.is_none() && lasts;
     (waits || matches!(verdict.act, Some(Act::Reload { .. }))).then_some(PATIENTLY)
 }
 
@@ -197,6 +198,14 @@ impl Hands<'_> {
         plan.write("QuarantineRemediation", Action::Sequence(vec![proof, aside, removal]));
     }
 
+    fn replace_volume<S>(&self, pod: &str, plan: &mut Plan<S>) {
+        let claims = by_name(&self.observed.claims);
+        let claim = claims.get(&name::data_pvc(pod)).copied();
+        if let Some(action) = claim.and_then(|claim| claim::replaced(claim, self.view.now)) {
+            plan.write("VolumeReplaced", action);
+        }
+    }
+
     fn reload<S>(&self, pod: &str, rendered: &Rendered, plan: &mut Plan<S>) {
         let (Some(pooler), Some(target)) = (self.address(pod), self.target(pod)) else { return };
         plan.write(
@@ -240,4 +249,67 @@ impl Hands<'_> {
 
 fn moment(at: Timestamp) -> String {
     Timestamp::from_second(at.as_second()).unwrap_or(at).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::api::v1alpha1::DurabilityPolicy;
+
+    use super::*;
+    use crate::shard::disruption::Wait;
+
+    const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
+
+    /// Nothing but what was in the way, and for how many seconds.
+    fn waiting(what: Option<(Wait, i64)>) -> View {
+        View {
+            now: NOW,
+            policy: DurabilityPolicy::AtLeast2,
+            paused: false,
+            blind: None,
+            waiting: what.map(|(wait, seconds)| (wait, NOW - jiff::SignedDuration::from_secs(seconds))),
+            lost_since: None,
+            led_since: None,
+            last_quarantine: None,
+            set_aside: 0,
+            members: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn reloads_are_repeated_every_ten_seconds_and_no_sooner() {
+        let verdict = Verdict::of(Row::Reload).act(Act::Reload { pods: vec!["a".into()] });
+        let verdict = verdict.blocked(Reason::WaitingForReload, "Settings are not in force yet");
+        assert_eq!(requeue(&verdict), Some(PATIENTLY));
+        assert_eq!(
+            at_leisure(&waiting(None), &verdict),
+            Some(PATIENTLY),
+            "each try takes the lock that a failover needs"
+        );
+    }
+
+    #[test]
+    fn what_lasts_is_looked_at_at_leisure_and_what_has_begun_is_not() {
+        let verdict = Verdict::of(Row::Waiting).blocked(Reason::WaitingForMember, "b is not healthy yet");
+        assert_eq!(requeue(&verdict), Some(SOON));
+        for (what, expected) in [
+            (None, None),
+            (Some((Wait::Member, 119)), None),
+            (Some((Wait::Member, 120)), Some(PATIENTLY)),
+            // Something else was in the way before.
+            (Some((Wait::Word, 7200)), None),
+        ] {
+            assert_eq!(at_leisure(&waiting(what), &verdict), expected, "{what:?}");
+        }
+        let acts = Verdict::of(Row::Draining).act(Act::Remove { pod: "b".into() });
+        assert_eq!(at_leisure(&waiting(Some((Wait::Member, 7200))), &acts), None, "what goes on is followed closely");
+    }
+
+    #[test]
+    fn a_shard_that_nobody_leads_is_looked_at_without_pause() {
+        let lost = Verdict::of(Row::Lost).act(Act::Hasten).blocked(Reason::NoPrimary, "gone");
+        assert_eq!(requeue(&lost), Some(AT_ONCE));
+        let failed = Verdict::of(Row::Switchover).blocked(Reason::SwitchoverFailed, "the next try is later");
+        assert_eq!(requeue(&failed), None, "its back-off is longer than any pause");
+    }
 }

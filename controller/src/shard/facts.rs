@@ -54,6 +54,8 @@ pub struct Facts {
     pub claimed: bool,
     /// The pod of the confirmed primary, or the pooler's id where no pod matches.
     pub primary: Option<String>,
+    /// The cell of a primary that has no pod and no successor.
+    pub lost_in: Option<String>,
     /// When the primary last confirmed itself.
     pub confirmed: Option<Timestamp>,
     /// Why the durability policy cannot hold, judged by the spec alone.
@@ -113,6 +115,10 @@ impl Facts {
             topology_errors: topology_errors(observed),
             claimed: !primary::claims(&records).is_empty(),
             primary: confirmed.map(|record| pod_of(record, &pods).unwrap_or_else(|| record.id.to_string())),
+            lost_in: primary::claims(&records)
+                .first()
+                .filter(|claim| confirmed.is_none() && observed.bodiless.contains_key(&claim.id))
+                .map(|claim| claim.id.cell.clone()),
             confirmed: confirmed.and_then(|record| observed.statuses.get(&record.id)).map(|seen| seen.at),
             impossible_durability: durability(
                 scope,

@@ -11,6 +11,7 @@ mod decide;
 mod disrupt;
 pub mod disruption;
 mod facts;
+pub mod leaving;
 mod multiorch;
 mod network;
 pub mod node;
@@ -20,6 +21,7 @@ mod pod;
 mod port;
 pub mod primary;
 mod rendering;
+mod replication;
 mod scope;
 mod sight;
 mod status;
@@ -29,6 +31,7 @@ mod tombstone;
 mod volume;
 
 use shared::api::v1alpha1::{Shard, ShardStatus};
+use tracing::{Instrument as _, debug_span};
 
 pub use self::{
     certificate::Certificates,
@@ -47,16 +50,23 @@ pub async fn plan(shard: &Shard, ctx: &Ctx) -> Result<Plan<ShardStatus>, Error> 
         // Children follow their owner references, volumes their policy.
         if let Some(uid) = &shard.metadata.uid {
             ctx.primaries.forget(uid);
+            ctx.backups.forget(uid);
         }
         return Ok(Plan { requeue: Requeue::Never, ..Plan::nothing() });
     }
-    let mut observed = observe(shard, ctx).await?;
-    let mut decision = weigh(&observed, &ctx.settings, ctx.clock.now())?;
+    let weighed = |observed: &Observed| {
+        debug_span!("Decide").in_scope(|| weigh(observed, &ctx.settings, ctx.clock.now()))
+    };
+    let mut observed = observe(shard, ctx).instrument(debug_span!("Observe")).await?;
+    if leaving::is_asked(shard) {
+        return leaving::decide(&observed, ctx.clock.now());
+    }
+    let mut decision = weighed(&observed)?;
     // Asking everybody costs calls, so it is done only where somebody might be taken down, and not while every moment counts.
     let urgent = matches!(decision.verdict.row, disruption::Row::Lost | disruption::Row::Ended);
     if decision.verdict.pending && !urgent {
-        observe::look_closer(&mut observed, ctx).await?;
-        decision = weigh(&observed, &ctx.settings, ctx.clock.now())?;
+        observe::look_closer(&mut observed, ctx).instrument(debug_span!("LookCloser")).await?;
+        decision = weighed(&observed)?;
     }
     let Decision { plan, verdict } = decision;
     if verdict.pending {

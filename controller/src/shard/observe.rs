@@ -18,6 +18,7 @@ use shared::{
     api::v1alpha1::Shard,
     label::{self, Component},
     name,
+    validate::StorageClasses,
 };
 
 use super::{
@@ -28,6 +29,7 @@ use super::{
     sight,
 };
 use crate::{
+    backup,
     context::Ctx,
     error::Error,
     topo_server::client::Secrets,
@@ -86,10 +88,14 @@ pub struct Observed {
     pub topology_away: Option<&'static str>,
     /// Registered poolers without a pod, and since when.
     pub bodiless: BTreeMap<PoolerId, Timestamp>,
+    /// The StorageClasses that there are, as far as that is known.
+    pub classes: Option<Arc<StorageClasses>>,
     /// Nodes of pods, as far as somebody asked for them.
     pub nodes: BTreeMap<String, node::Seen>,
     /// Telemetry variables of the operator's own process.
     pub inherited: Inherited,
+    /// What is known of its backups.
+    pub backups: backup::Sight,
 }
 
 /// What became of looking for an object that the spec names.
@@ -151,6 +157,12 @@ pub async fn observe(shard: &Shard, ctx: &Ctx) -> Result<Observed, Error> {
     let primary = primary::confirmed(&records, &statuses, now);
     let primary = pods.iter().filter(|pod| primary.is_some_and(|record| is_record_of(record, pod)));
     let nodes = nodes(ctx, primary).await;
+    ctx.backups.located(&scope.owner.uid, &topology_at, &records, now);
+    let backups = backup::Sight::of(
+        scope.id(),
+        ctx.backups.known(&scope.owner.uid),
+        ctx.stores.backups.in_namespace(scope.namespace),
+    );
     let lost = |record: &&PoolerRecord| !record.is_out() && !pods.iter().any(|pod| is_record_of(record, pod));
     let lost = records.iter().filter(lost).map(|record| record.id.clone()).collect();
     Ok(Observed {
@@ -158,6 +170,7 @@ pub async fn observe(shard: &Shard, ctx: &Ctx) -> Result<Observed, Error> {
         pods,
         topology_at,
         topology_away,
+        classes: ctx.stores.storage_classes.get(),
         nodes,
         orchestrator_pods: ctx.stores.pods.matching(namespace, cluster, &of_orchestrators),
         claims: ctx.stores.claims.matching(namespace, cluster, &of_shard),
@@ -173,6 +186,7 @@ pub async fn observe(shard: &Shard, ctx: &Ctx) -> Result<Observed, Error> {
         topology,
         statuses,
         inherited: Inherited::of_process(),
+        backups,
         shard: Arc::new(shard.clone()),
     })
 }

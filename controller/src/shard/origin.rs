@@ -15,6 +15,7 @@ use shared::{annotation, api::v1alpha1::Shard, label};
 use super::{
     claim,
     observe::{Observed, by_name, is_deleting},
+    pod,
     scope::{Member, Scope},
 };
 use crate::plan::{Action, Target};
@@ -86,11 +87,15 @@ pub fn too_late(scope: &Scope<'_>, observed: &Observed) -> BTreeMap<String, Stri
         late.insert("postgresSuperuser".to_owned(), format!("made with {:?}", shown(&made.postgres_superuser)));
     }
     let live = by_name(&observed.claims);
-    let data = |member: &Member<'_>| (format!("pools[{}].storage", member.pool.id.pool), claim::data(scope, member));
-    let backups = claim::backups(scope).into_iter().map(|claim| ("backup.filesystem.storage".to_owned(), claim));
-    for (field, wanted) in scope.members().iter().map(data).chain(backups) {
+    // Members move to volumes of another class, unless another operator has made their pods.
+    let foreign = |pod: &str| observed.pods.iter().any(|live| live.name_any() == pod && pod::is_foreign(live));
+    let data = |member: &Member<'_>| {
+        (format!("pools[{}].storage", member.pool.id.pool), claim::data(scope, member), !foreign(&member.pod))
+    };
+    let backups = claim::backups(scope).into_iter().map(|claim| ("backup.filesystem.storage".to_owned(), claim, false));
+    for (field, wanted, moves) in scope.members().iter().map(data).chain(backups) {
         if let Some(live) = live.get(&wanted.name_any()).filter(|live| !is_deleting(**live)) {
-            for (part, value) in deviations(live, &wanted) {
+            for (part, value) in deviations(live, &wanted).into_iter().filter(|(part, _)| !moves || *part != "class") {
                 late.entry(format!("{field}.{part}")).or_insert_with(|| format!("volumes have {value}"));
             }
         }
@@ -204,10 +209,9 @@ mod tests {
         (storage.class, storage.size) = (Some("fast".to_owned()), Some("5Gi".to_owned()));
         storage.access_modes = vec!["ReadWriteOncePod".to_owned()];
         let message = condition(&observed).unwrap();
-        for part in ["class", "accessModes"] {
-            assert!(message.contains(&format!("pools[default].storage.{part}")), "{message}");
-        }
+        assert!(message.contains("pools[default].storage.accessModes"), "{message}");
         assert!(!message.contains("size"), "volumes grow: {message}");
+        assert!(!message.contains("class"), "members move to another one: {message}");
         let storage =
             Arc::make_mut(&mut observed.shard).spec.pools.get_mut("default").unwrap().storage.as_mut().unwrap();
         (storage.class, storage.size, storage.access_modes) = (None, Some("1024Mi".to_owned()), Vec::new());

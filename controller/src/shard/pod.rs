@@ -75,6 +75,7 @@ fn annotations(scope: &Scope<'_>, spec: &PodSpec, config: &Rendered) -> BTreeMap
         (annotation::PROMETHEUS_PATH, "/metrics".to_owned()),
         (annotation::POSTGRES_CONFIG_HASH, config.restart_hash.clone()),
         (annotation::POSTGRES_RELOAD_HASH, config.reload_hash.clone()),
+        (annotation::REPLICATION_SETTINGS, config.critical().to_string()),
         (annotation::SPEC_HASH, spec_hash(spec, &config.restart_hash)),
     ]
     .into_iter()

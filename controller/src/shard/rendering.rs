@@ -5,7 +5,10 @@
 //! settings and pods change together, and a `ControllerRevision` would add one for every shard. Entries that nobody needs any more
 //! disappear with the next write.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use k8s_openapi::{
     ByteString,
@@ -17,12 +20,13 @@ use serde_json::{Value, json};
 use shared::{
     annotation,
     api::v1alpha1::{PoolSpec, ShardImages},
-    name,
-    pgconfig::Rendered,
+    label, name,
+    pgconfig::{Critical, Rendered},
 };
 
 use super::{
     config,
+    decide::Lost,
     observe::{Observed, applied_text},
     pod,
     scope::{Member, PoolInCell, Scope},
@@ -43,6 +47,10 @@ const ANY_POD: &str = "__ANY_POD__";
 pub struct Renderings {
     /// The settings; none if what the spec refers to cannot be read and never could.
     pub config: Option<Rendered>,
+    /// What the last primary had, or the first one is to have, of what a standby must not have lower.
+    pub floor: Critical,
+    /// Settings that stay higher than the spec asks for, by name.
+    pub held: BTreeMap<String, u64>,
     /// By pool and cell, with [`ANY_POD`] for the name.
     pods: BTreeMap<String, Pinned>,
     /// What is wanted of the settings.
@@ -103,7 +111,16 @@ struct Content {
 
 impl Renderings {
     /// The renderings in force: of each the stored one if its intent is the same, else the one of today.
-    pub fn of(scope: &Scope<'_>, observed: &Observed, settings: &Settings) -> Result<Self, Error> {
+    ///
+    /// Settings that a standby must not have lower than its primary do not go below `floor`. That is no part of what is stored, so that it
+    /// ends with its cause. Of pools and cells that left the spec those stay that a pod, or a `lost` primary, was made from.
+    pub fn of(
+        scope: &Scope<'_>,
+        observed: &Observed,
+        settings: &Settings,
+        floor: Option<&Critical>,
+        lost: Option<&Lost<'_>>,
+    ) -> Result<Self, Error> {
         let adoption = Adoption::of(&scope.shard.metadata);
         let (config, readable) = match &observed.config_reference {
             None => (Some(config::render(scope, None)), true),
@@ -124,12 +141,16 @@ impl Renderings {
         let stored = observed.applied_config.as_deref().and_then(Packed::of);
         let mut digest = revision::digest(&revision::value(&content)?);
         let same = stored.as_ref().is_some_and(|stored| stored.digest == digest);
-        if !same
-            && adoption == Adoption::Lazy
+        let left = left_over(scope, observed, lost);
+        if (!same && adoption != Adoption::Immediate || !left.is_empty())
             && let Some(before) =
                 stored.as_ref().and_then(|stored| revision::unpack::<Content>(&stored.bytes, &stored.digest))
         {
-            content.keep(before, readable);
+            let still = |(key, _): &(&String, &Pinned)| left.contains(*key);
+            content.pods.extend(before.pods.iter().filter(still).map(|(key, pinned)| (key.clone(), pinned.clone())));
+            if adoption != Adoption::Immediate {
+                content.keep(before, readable, adoption);
+            }
             digest = revision::digest(&revision::value(&content)?);
         }
         let config = match &content.config {
@@ -144,7 +165,13 @@ impl Renderings {
             None => Packed { bytes: revision::pack(&revision::value(&content)?), digest },
         };
         let settings_intent = content.config.map(|pinned| pinned.intent);
-        Ok(Self { config, pods: content.pods, settings_intent, adoption, packed })
+        let held = config.as_ref().zip(floor).map(|(config, floor)| config.critical().below(floor)).unwrap_or_default();
+        let config = config.map(|config| match floor {
+            Some(floor) => config.hold(floor),
+            None => config,
+        });
+        let floor = floor.cloned().or_else(|| config.as_ref().map(Rendered::critical)).unwrap_or_default();
+        Ok(Self { config, floor, held, pods: content.pods, settings_intent, adoption, packed })
     }
 
     /// Whether a running pod of a pool is another operator's and left alone. A takeover restarts nothing by itself.
@@ -155,10 +182,15 @@ impl Renderings {
         let of_pods = self.pods.get(&key(pool)).map(|pinned| &pinned.intent);
         let today = revision::intent(&json!([of_pods, self.settings_intent]));
         match running.annotations().get(annotation::ADOPTED_INTENT) {
-            Some(adopted) if *adopted == today => Foreign::Stays,
+            Some(adopted) if *adopted == today || self.adoption == Adoption::Paused => Foreign::Stays,
             Some(_) => Foreign::No,
             None => Foreign::Remember(today),
         }
+    }
+
+    /// Whether the description of a pool's pods in a cell is known.
+    pub fn knows(&self, pool: PoolInCell<'_>) -> bool {
+        self.pods.contains_key(&key(pool))
     }
 
     /// The description of one pod.
@@ -173,21 +205,30 @@ impl Renderings {
 }
 
 impl Content {
-    /// Goes back to what is stored wherever the intent is the same.
-    fn keep(&mut self, before: Self, readable: bool) {
+    /// Goes back to what is stored wherever the intent is the same, or new renderings wait.
+    fn keep(&mut self, before: Self, readable: bool, adoption: Adoption) {
+        let paused = adoption == Adoption::Paused;
         if let (Some(today), Some(stored)) = (&mut self.config, before.config)
-            && (today.intent == stored.intent || !readable)
+            && (today.intent == stored.intent || !readable || paused)
         {
             *today = stored;
         }
         for (key, stored) in before.pods {
             if let Some(today) = self.pods.get_mut(&key)
-                && today.intent == stored.intent
+                && (today.intent == stored.intent || paused)
             {
                 *today = stored;
             }
         }
     }
+}
+
+/// Pools and cells that are not in the spec any more, and of which something is still there.
+fn left_over(scope: &Scope<'_>, observed: &Observed, lost: Option<&Lost<'_>>) -> BTreeSet<String> {
+    let wanted: BTreeSet<String> = scope.pools().into_iter().map(key).collect();
+    let of_pod = |pod: &Arc<Pod>| Some(format!("{}/{}", pod.labels().get(label::POOL)?, pod.labels().get(label::CELL)?));
+    let there = observed.pods.iter().filter_map(of_pod).chain(lost.map(|lost| key(lost.member.pool)));
+    there.filter(|key| !wanted.contains(key)).collect()
 }
 
 fn key(pool: PoolInCell<'_>) -> String {

@@ -1,6 +1,9 @@
 //! Whose objects a pass builds: the identity of one shard, and the metadata and enumerations that follow from it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::LazyLock,
+};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use shared::{
@@ -25,7 +28,7 @@ pub struct Scope<'a> {
     pub object: &'a str,
     /// What its children carry of it.
     pub owner: Owner,
-    /// Data volumes that are kept but not used any more: their members' numbers are skipped.
+    /// Data volumes that are not to be used, whether or not they are there: their members' numbers are skipped.
     pub set_aside: BTreeSet<String>,
 }
 
@@ -139,11 +142,14 @@ impl<'a> Scope<'a> {
         self.pools().into_iter().flat_map(of_pool).collect()
     }
 
-    /// The member of that name of a pool that there is, whether or not it is wanted.
-    pub fn member(&self, pod: &str) -> Option<Member<'a>> {
-        let index = pod.rsplit('-').next()?.parse().ok()?;
-        let pool = self.pools().into_iter().find(|pool| name::pool_pod(pool.id, index) == pod)?;
-        Some(Member { pool, pod: pod.to_owned(), index })
+    /// The member of that name, whether or not it, its pool or its cell is wanted. Of a pool that left the spec nothing but the name is known.
+    pub fn member_of(&self, pool: &'a str, cell: &'a str, pod: &str) -> Option<Member<'a>> {
+        static UNKNOWN: LazyLock<PoolSpec> = LazyLock::new(PoolSpec::default);
+        let index = name::pod_index(pod)?;
+        let id = PoolId { shard: self.id(), pool, cell };
+        let spec = self.spec().pools.get(pool).unwrap_or(&UNKNOWN);
+        let pool = PoolInCell { id, spec, replicas: 0 };
+        (name::pool_pod(id, index) == pod).then(|| Member { pool, pod: pod.to_owned(), index })
     }
 
     /// Cells that host pools, sorted.

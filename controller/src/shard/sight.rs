@@ -6,7 +6,10 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::{
+    api::core::v1::{PersistentVolumeClaim, Pod},
+    apimachinery::pkg::apis::meta::v1::Condition,
+};
 use kube::ResourceExt;
 use shared::{
     annotation::{self, DrainState},
@@ -14,11 +17,14 @@ use shared::{
 };
 
 use super::{
-    disruption::{Cause, Drain, FRESH_FOR, Failures, Member, Node, Presence, Role, View, Vitals},
+    claim,
+    disruption::{
+        Cause, Drain, FRESH_FOR, Failures, Member, Misplaced, Node, Presence, Reason, Role, View, Vitals, Wait,
+    },
     observe::{Observed, by_name},
     pod,
-    scope::Scope,
-    status::DISRUPTION_BLOCKED,
+    scope::{self, Scope},
+    status::{DISRUPTION_BLOCKED, PRIMARY_CONFIRMED},
 };
 use crate::upstream::{
     Lifecycle, PoolerId, PoolerRecord, PoolerStatus, Role as Claim,
@@ -47,13 +53,14 @@ pub fn view(scope: &Scope<'_>, observed: &Observed, differences: &Differences, n
     let claim = primary::claims(&records).first().copied();
     let top = claim.map(|claim| claim.rule);
     let seen = Conversation::of(observed, &records, now);
-    let wanted: BTreeMap<String, (&str, u32)> =
-        scope.members().into_iter().map(|member| (member.pod, (member.pool.id.cell, member.index))).collect();
+    let asked: BTreeMap<String, scope::Member<'_>> =
+        scope.members().into_iter().map(|member| (member.pod.clone(), member)).collect();
+    let wanted: BTreeMap<&String, (&str, u32)> =
+        asked.iter().map(|(pod, member)| (pod, (member.pool.id.cell, member.index))).collect();
     // Nobody may want the lost primary any more, but somebody has to take over from it.
     let lost = claim.filter(|claim| observed.bodiless.contains_key(&claim.id));
     let lost = lost.and_then(|claim| Some((claim.pod_name()?.to_owned(), claim.id.cell.clone())));
-    let names: BTreeSet<&String> =
-        wanted.keys().chain(pods.keys()).chain(lost.as_ref().map(|(name, _)| name)).collect();
+    let names: BTreeSet<&String> = asked.keys().chain(pods.keys()).chain(lost.as_ref().map(|(name, _)| name)).collect();
     let mut members = Vec::new();
     for name in names {
         let live = pods.get(name).copied();
@@ -77,6 +84,11 @@ pub fn view(scope: &Scope<'_>, observed: &Observed, differences: &Differences, n
             failures: live.map_or(Failures::default(), failures),
             outdated: live.and_then(|pod| outdated(pod, name, differences)),
             resize_pending: live.is_some() && claim.is_some_and(|claim| resizes_offline(claim, created, now)),
+            misplaced: asked
+                .get(name)
+                .zip(live)
+                .zip(claim)
+                .and_then(|((member, pod), claim)| misplaced(member, pod, claim, observed)),
             reload_pending: live.is_some_and(|pod| needs_reload(pod, differences)),
             ready: live.is_some_and(health::is_ready),
             trouble: live.and_then(trouble),
@@ -95,17 +107,43 @@ pub fn view(scope: &Scope<'_>, observed: &Observed, differences: &Differences, n
         });
     }
     let previous = scope.shard.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    let blocked = condition::find(previous, DISRUPTION_BLOCKED).filter(|blocked| blocked.status == "True");
+    let led = condition::find(previous, PRIMARY_CONFIRMED);
+    let since = |status: &str| led.filter(|led| led.status == status).map(|led| led.last_transition_time.0);
     View {
         now,
         policy: scope.spec().durability_policy.unwrap_or_default(),
         paused: is_paused(scope),
         blind: blind(observed),
-        blocked_since: blocked.map(|blocked| blocked.last_transition_time.0),
+        waiting: waiting(previous),
+        lost_since: since("False"),
+        led_since: since("True"),
         last_quarantine: observed.claims.iter().filter_map(|claim| quarantined_at(claim)).max(),
-        set_aside: scope.set_aside.len(),
+        set_aside: observed.claims.iter().filter(|claim| quarantined_at(claim).is_some()).count(),
         members,
     }
+}
+
+/// What was in the way before this pass, and since when.
+fn waiting(previous: &[Condition]) -> Option<(Wait, Timestamp)> {
+    let blocked = condition::find(previous, DISRUPTION_BLOCKED).filter(|blocked| blocked.status == "True")?;
+    let reason: Reason = blocked.reason.parse().ok()?;
+    Some((reason.wait(), blocked.last_transition_time.0))
+}
+
+/// How a member's volume differs from what the spec asks for. A volume that asked for no class got the default one, and what another operator
+/// has made is left as it is.
+fn misplaced(
+    member: &scope::Member<'_>,
+    pod: &Pod,
+    live: &PersistentVolumeClaim,
+    observed: &Observed,
+) -> Option<Misplaced> {
+    let class = member.pool.spec.storage.as_ref()?.storage_class().filter(|class| !class.is_empty())?;
+    if pod::is_foreign(pod) || claim::class(live) == Some(class) {
+        return None;
+    }
+    let exists = observed.classes.as_ref().is_none_or(|classes| classes.names.contains(class));
+    Some(Misplaced { class: class.to_owned(), exists })
 }
 
 /// Whether the user wants nothing disturbed.

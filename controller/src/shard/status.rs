@@ -1,6 +1,6 @@
 //! The status of a shard: counts, conditions, and a phase that is never better than what was seen. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -12,6 +12,7 @@ use shared::{
     annotation,
     api::v1alpha1::{Phase, PostgresConfigStatus, ShardStatus},
     condition::{self, ConditionSet},
+    label,
     pgconfig::Rendered,
 };
 
@@ -64,6 +65,8 @@ pub struct Config<'a> {
     pub rendered: Option<&'a Rendered>,
     /// What is wrong with the settings that the spec refers to.
     pub error: Option<&'a str>,
+    /// Settings that stay higher than the spec asks for, by name.
+    pub held: &'a BTreeMap<String, u64>,
 }
 
 /// What was decided about disruptions, and on what grounds.
@@ -98,16 +101,27 @@ pub fn build(
         conditions: conditions(scope, observed, facts, &drift, config, disruptions, lost, &previous.conditions, now),
         phase: Some(phase),
         message: Some(message),
-        cells: scope.pool_cells().union(&scope.orchestrator_cells()).map(|cell| (*cell).to_owned()).collect(),
+        cells: cells(scope, observed, facts),
         orch_ready: facts.orchestrators_ready(),
         pools_ready: facts.pools_ready(),
         last_backup_time: previous.last_backup_time.clone(),
         last_backup_type: previous.last_backup_type,
+        backup: previous.backup.clone(),
         pod_roles: pod_roles(observed, facts, previous),
         primary: facts.primary.clone(),
         drift,
         ready_replicas: Some(i32::try_from(facts.serving).unwrap_or(i32::MAX)),
     }
+}
+
+/// Cells that the shard needs: those of the spec, and those that something of it has yet to leave.
+fn cells(scope: &Scope<'_>, observed: &Observed, facts: &Facts) -> Vec<String> {
+    let pools = scope.pool_cells();
+    let orchestrators = scope.orchestrator_cells();
+    let pods = observed.pods.iter().filter_map(|pod| pod.labels().get(label::CELL)).map(String::as_str);
+    let all: BTreeSet<&str> =
+        pools.union(&orchestrators).copied().chain(pods).chain(facts.lost_in.as_deref()).collect();
+    all.into_iter().map(ToOwned::to_owned).collect()
 }
 
 /// Phase and message: the first thing that is wrong, by severity.
@@ -210,7 +224,13 @@ fn conditions(
     previous: &[Condition],
     now: Timestamp,
 ) -> Vec<Condition> {
-    let mut set = ConditionSet::continuing(previous, scope.shard.metadata.generation, now);
+    // How long something else was in the way is forgotten: each kind of waiting has a clock of its own.
+    let waits = disruptions.verdict.blocker.as_ref().map(|blocker| blocker.reason.wait());
+    let same = |last: &&Condition| {
+        last.type_ != DISRUPTION_BLOCKED || last.reason.parse().ok().map(Reason::wait) == waits
+    };
+    let previous: Vec<Condition> = previous.iter().filter(same).cloned().collect();
+    let mut set = ConditionSet::continuing(&previous, scope.shard.metadata.generation, now);
     set = match (facts.pools_ready(), &facts.primary) {
         (true, Some(_)) => set.set(AVAILABLE, true, "AllPodsReady", "All pool pods are ready, and the primary serves"),
         (true, None) => set.set(AVAILABLE, false, "NoPrimary", "All pool pods are ready, but no primary is confirmed"),
@@ -271,10 +291,8 @@ fn conditions(
             format!("Built from an older description: {}", names(drift.keys())),
         );
     }
-    let late: Vec<String> =
-        origin::too_late(scope, observed).into_iter().map(|(field, instead)| format!("{field} ({instead})")).collect();
-    if !late.is_empty() {
-        set = set.set(CHANGE_HAS_NO_EFFECT, true, "AlreadyMade", format!("Came too late: {}", late.join(", ")));
+    if let Some((reason, message)) = no_effect(scope, observed, config) {
+        set = set.set(CHANGE_HAS_NO_EFFECT, true, reason, message);
     }
     if !facts.extra.is_empty() {
         set = set.set(SCALE_DOWN_PENDING, true, "ExtraPods", format!("No longer wanted: {}", names(&facts.extra)));
@@ -295,6 +313,23 @@ fn conditions(
         set = set.set(POD_STUCK, true, "StuckTerminating", message);
     }
     set.finish()
+}
+
+/// What the spec asks for in vain.
+fn no_effect(scope: &Scope<'_>, observed: &Observed, config: &Config<'_>) -> Option<(&'static str, String)> {
+    let late: Vec<String> =
+        origin::too_late(scope, observed).into_iter().map(|(field, instead)| format!("{field} ({instead})")).collect();
+    let held: Vec<String> = config.held.iter().map(|(name, value)| format!("{name} stays {value}")).collect();
+    let late = (!late.is_empty()).then(|| format!("Came too late: {}", late.join(", ")));
+    let held = (!held.is_empty()).then(|| {
+        format!("No standby may have less than its primary was started with: {}", held.join(", "))
+    });
+    match (late, held) {
+        (Some(late), Some(held)) => Some(("AlreadyMade", format!("{late}. {held}"))),
+        (Some(late), None) => Some(("AlreadyMade", late)),
+        (None, Some(held)) => Some(("PrimaryHasMore", held)),
+        (None, None) => None,
+    }
 }
 
 fn password_missing(scope: &Scope<'_>, password: &Reference) -> Option<(&'static str, String)> {
@@ -327,7 +362,7 @@ fn secrets_missing(observed: &Observed) -> Option<String> {
 }
 
 /// Whether the shard had a primary before this pass.
-fn had_primary(previous: &[Condition]) -> bool {
+pub fn had_primary(previous: &[Condition]) -> bool {
     condition::find(previous, PRIMARY_CONFIRMED).is_some_and(|last| last.status == "True" || last.reason == LOST)
 }
 

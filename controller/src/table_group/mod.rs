@@ -1,14 +1,15 @@
 //! Reconciles `TableGroup`: one Shard per shard of the group, and their state summed up.
 
+pub mod leaving;
 mod status;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use kube::ResourceExt as _;
 use shared::{
     annotation,
-    api::v1alpha1::{Shard, TableGroup, TableGroupStatus},
+    api::v1alpha1::{Shard, ShardResolvedSpec, TableGroup, TableGroupStatus},
     kubeutil::ObjectKey,
     label,
     label::Component,
@@ -16,17 +17,21 @@ use shared::{
     name::ShardId,
     resolve,
 };
+use tracing::debug_span;
 
 use crate::{
     context::Ctx,
     error::Error,
-    plan::{Note, Plan, Requeue},
+    plan::{Plan, Requeue},
     workload::{
         owner::{Owner, annotations},
         revision::Adoption,
         want,
     },
 };
+
+/// How often a shard on its way out is looked at: its last steps may wake somebody else.
+const WAIT_FOR_SHARDS: Duration = Duration::from_secs(2);
 
 /// What a pass reads.
 #[derive(Clone, Debug)]
@@ -49,8 +54,13 @@ impl Observed {
 
     /// Live Shards that the group no longer asks for.
     fn orphans(&self) -> impl Iterator<Item = &Arc<Shard>> {
-        let wanted = &self.group.spec.shards;
-        self.shards.iter().filter(|shard| !wanted.iter().any(|wanted| wanted.name == shard.spec.shard_name))
+        let wanted = self.wanted();
+        self.shards.iter().filter(move |shard| !wanted.iter().any(|wanted| wanted.name == shard.spec.shard_name))
+    }
+
+    /// What it asks for: nothing once its cluster has asked it to leave.
+    fn wanted(&self) -> &[ShardResolvedSpec] {
+        if leaving::is_asked(&*self.group) { &[] } else { &self.group.spec.shards }
     }
 }
 
@@ -60,8 +70,8 @@ pub async fn plan(group: &TableGroup, ctx: &Ctx) -> Result<Plan<TableGroupStatus
     if group.metadata.deletion_timestamp.is_some() {
         return Ok(Plan { requeue: Requeue::Never, ..Plan::nothing() });
     }
-    let observed = observe(group, ctx)?;
-    decide(&observed, ctx.clock.now())
+    let observed = debug_span!("Observe").in_scope(|| observe(group, ctx))?;
+    debug_span!("Decide").in_scope(|| decide(&observed, ctx.clock.now()))
 }
 
 fn observe(group: &TableGroup, ctx: &Ctx) -> Result<Observed, Error> {
@@ -80,19 +90,14 @@ fn observe(group: &TableGroup, ctx: &Ctx) -> Result<Observed, Error> {
 pub fn decide(observed: &Observed, now: Timestamp) -> Result<Plan<TableGroupStatus>, Error> {
     let mut plan = Plan::nothing();
     for shard in desired(observed) {
-        // A Shard on its way out keeps the name until its volumes are dealt with; its successor comes after it.
-        let leaving =
-            observed.live(&shard.spec.shard_name).is_some_and(|live| live.metadata.deletion_timestamp.is_some());
-        if !leaving {
+        // A Shard that is being deleted keeps the name until its volumes are dealt with; its successor comes after it.
+        if leaving::keep(observed.live(&shard.spec.shard_name).map(AsRef::as_ref), &mut plan) {
             want(&mut plan, "Desired", &shard)?;
         }
     }
     for orphan in observed.orphans() {
-        let message = format!(
-            "shard {} is no longer in the spec; it keeps running, because removing a shard with its data is not built yet",
-            orphan.spec.shard_name
-        );
-        plan.notes.push(Note::warning(status::REMOVAL_PENDING, message));
+        leaving::carry_out(orphan.as_ref(), now, &mut plan);
+        plan.requeue = plan.requeue.sooner(Requeue::After(WAIT_FOR_SHARDS));
     }
     plan.status = Some(status::status(observed, now));
     Ok(plan)
@@ -104,7 +109,8 @@ fn desired(observed: &Observed) -> Vec<Shard> {
     let project = observed.group.metadata.annotations.as_ref().and_then(|all| all.get(annotation::PROJECT_REF));
     let project = project.filter(|project| !project.is_empty());
     let paused = observed.group.metadata.annotations.as_ref().and_then(|all| all.get(annotation::PAUSE));
-    spec.shards
+    observed
+        .wanted()
         .iter()
         .map(|shard| {
             let id = ShardId {

@@ -6,7 +6,8 @@ use shared::{
     condition::ConditionSet,
 };
 
-use super::Observed;
+use super::{Observed, leaving};
+use crate::shard::leaving::READY_FOR_DELETION;
 
 /// All shards serve.
 const AVAILABLE: &str = "Available";
@@ -16,17 +17,20 @@ pub(super) const REMOVAL_PENDING: &str = "ShardRemovalPending";
 pub(super) fn status(observed: &Observed, now: Timestamp) -> TableGroupStatus {
     let generation = observed.owner.generation;
     let before = observed.group.status.as_ref().map_or(&[][..], |status| &status.conditions);
-    let wanted = &observed.group.spec.shards;
+    let wanted = observed.wanted();
     let total = wanted.len();
     let live: Vec<&Shard> = wanted.iter().filter_map(|shard| observed.live(&shard.name)).map(AsRef::as_ref).collect();
     let ready = live.iter().filter(|shard| phase(shard) == Some(Phase::Healthy)).count();
     let degraded = live.iter().find(|shard| phase(shard) == Some(Phase::Degraded));
-    let leaving = live.iter().any(|shard| shard.metadata.deletion_timestamp.is_some());
+    let replaced = live.iter().any(|shard| shard.metadata.deletion_timestamp.is_some());
 
-    let (phase, reason, message) = if let Some(shard) = degraded {
+    let asked = leaving::is_asked(&*observed.group);
+    let (phase, reason, message) = if asked {
+        (Phase::Progressing, "Leaving", "Leaving".to_owned())
+    } else if let Some(shard) = degraded {
         let why = shard.status.as_ref().and_then(|status| status.message.clone()).unwrap_or_default();
         (Phase::Degraded, "ShardDegraded", format!("shard {}: {why}", shard.spec.shard_name))
-    } else if leaving {
+    } else if replaced {
         (Phase::Progressing, "CleanupPending", "waiting for a shard of the same name to leave".to_owned())
     } else if total == 0 {
         (Phase::Initializing, "NoShards", "No Shards".to_owned())
@@ -41,10 +45,15 @@ pub(super) fn status(observed: &Observed, now: Timestamp) -> TableGroupStatus {
         reason,
         &message,
     );
-    let orphans: Vec<&str> = observed.orphans().map(|shard| shard.spec.shard_name.as_str()).collect();
+    let orphans: Vec<String> = observed.orphans().map(|shard| leaving::explain(shard.as_ref())).collect();
     if !orphans.is_empty() {
-        let message = format!("no longer in the spec and still running: {}", orphans.join(", "));
-        conditions = conditions.set(REMOVAL_PENDING, true, "NotInSpec", message);
+        conditions = conditions.set(REMOVAL_PENDING, true, "NotInSpec", orphans.join("; "));
+    }
+    if asked {
+        let left = observed.shards.is_empty();
+        let message = if left { "nothing of the table group is left" } else { "its shards leave" };
+        conditions =
+            conditions.set(READY_FOR_DELETION, left, if left { "Drained" } else { "ShardsRemain" }, message);
     }
     TableGroupStatus {
         observed_generation: Some(generation),

@@ -106,15 +106,67 @@ fn a_shard_on_its_way_out_is_neither_updated_nor_replaced() {
     assert_eq!(find(&status.conditions, "Available").map(|c| c.reason.as_str()), Some("CleanupPending"));
 }
 
-#[test]
-fn a_shard_that_left_the_spec_is_reported_and_not_deleted() {
+/// Two shards, of which the second has left the spec.
+fn one_of_two() -> Observed {
     let both = observed(&["a", "b"]);
     let mut one = observed(&["a"]);
-    one.shards = vec![live(&both, "a", Phase::Healthy, true), live(&both, "b", Phase::Healthy, true)];
-    let plan = run(&one);
-    assert!(!outline(&plan).iter().any(|line| line.starts_with("delete")));
-    assert_eq!(plan.notes.len(), 1);
+    let there = |shard: &str| Arc::new(stored((*live(&both, shard, Phase::Healthy, true)).clone(), 1));
+    one.shards = vec![there("a"), there("b")];
+    one
+}
+
+fn ask(shard: &mut Arc<Shard>, ready: bool) {
+    let shard = Arc::make_mut(shard);
+    let asked = (annotation::PENDING_DELETION.to_owned(), "2026-01-02T03:04:05Z".to_owned());
+    shard.metadata.annotations.get_or_insert_default().extend([asked]);
+    let conditions = shared::condition::ConditionSet::continuing(&[], Some(1), now());
+    shard.status.as_mut().unwrap().conditions = conditions.set("ReadyForDeletion", ready, "Test", "pods stop").finish();
+}
+
+fn about(observed: &Observed, shard: &str) -> Vec<String> {
+    let of = format!("-default-{shard}-");
+    let steps = |line: &String| line.contains(&of) && !line.starts_with("apply");
+    outline(&run(observed)).into_iter().filter(steps).collect()
+}
+
+#[test]
+fn a_shard_that_left_the_spec_is_asked_and_deleted_once_nothing_of_it_is_left() {
+    let mut observed = one_of_two();
+    let plan = run(&observed);
+    let asks = about(&observed, "b");
+    assert!(asks.len() == 1 && asks[0].starts_with("merge Shard"), "{asks:?}");
+    assert_eq!((plan.notes.len(), plan.notes[0].reason.as_str()), (1, "PendingDeletion"));
     assert!(is_true(&plan.status.unwrap().conditions, "ShardRemovalPending"));
+    ask(&mut observed.shards[1], false);
+    assert!(about(&observed, "b").is_empty());
+    let status = run(&observed).status.unwrap();
+    assert_eq!(find(&status.conditions, "ShardRemovalPending").unwrap().message, "b: pods stop");
+    ask(&mut observed.shards[1], true);
+    let gone = about(&observed, "b");
+    assert!(gone.len() == 1 && gone[0].starts_with("delete Shard"), "{gone:?}");
+    assert!(about(&observed, "a").is_empty());
+}
+
+#[test]
+fn a_shard_that_is_wanted_again_is_called_back() {
+    let mut observed = one_of_two();
+    ask(&mut observed.shards[0], true);
+    let back = about(&observed, "a");
+    assert!(back.len() == 1 && back[0].starts_with("merge Shard"), "{back:?}");
+    assert!(run(&observed).notes.iter().any(|note| note.reason == "RemovalCalledOff"));
+}
+
+#[test]
+fn a_group_that_leaves_takes_all_of_its_shards_along() {
+    let mut observed = one_of_two();
+    let group = Arc::make_mut(&mut observed.group);
+    group.metadata.annotations.get_or_insert_default().insert(annotation::PENDING_DELETION.into(), "now".into());
+    assert_eq!((about(&observed, "a").len(), about(&observed, "b").len()), (1, 1));
+    assert!(!outline(&run(&observed)).iter().any(|line| line.starts_with("apply")));
+    let ready = |observed: &Observed| is_true(&run(observed).status.unwrap().conditions, "ReadyForDeletion");
+    assert!(!ready(&observed));
+    observed.shards.clear();
+    assert!(ready(&observed));
 }
 
 #[test]
@@ -128,4 +180,18 @@ fn status_is_a_fixed_point() {
     observed.group = Arc::new(group);
     let later = now() + jiff::SignedDuration::from_mins(5);
     assert_eq!(decide(&observed, later).unwrap().status, first.status);
+}
+
+#[test]
+fn a_change_of_the_phase_is_told_once() {
+    use crate::runner::Kind as _;
+    let mut observed = observed(&["0-inf"]);
+    observed.shards = vec![live(&observed, "0-inf", Phase::Healthy, true)];
+    let change = |observed: &Observed| observed.group.phase_change(&run(observed).status.unwrap());
+    assert!(change(&observed).is_some_and(|note| !note.warning));
+    let status = run(&observed).status;
+    Arc::make_mut(&mut observed.group).status = status;
+    assert_eq!(change(&observed), None);
+    observed.shards = vec![live(&observed, "0-inf", Phase::Degraded, true)];
+    assert!(change(&observed).is_some_and(|note| note.warning));
 }

@@ -23,6 +23,7 @@ use shared::{
     kubeutil::ObjectKey,
     label, name,
 };
+use tracing::{Instrument as _, debug_span};
 
 pub use self::status::{AS_SPECIFIED, STORAGE_IS_FIXED};
 use self::{
@@ -93,7 +94,7 @@ pub enum Nodes {
 
 impl Observed {
     /// What the next step towards the wanted size is decided on.
-    fn view<'a>(&'a self, rollout: &Rollout, in_the_way: Option<&'a str>) -> View<'a> {
+    fn view<'a>(&'a self, rollout: &Rollout, members: &'a Pods, in_the_way: Option<&'a str>) -> View<'a> {
         let set = self.stateful_set.as_deref();
         let pods = set.and_then(|set| set.spec.as_ref()).map(|spec| spec.replicas.unwrap_or(1));
         let declared = self.member_list.as_deref().and_then(objects::declared);
@@ -103,13 +104,12 @@ impl Observed {
             declared: declared.or_else(|| set.and_then(objects::template_size).map(Declared::settled)),
             pods: pods.map(|pods| pods.try_into().unwrap_or(0)),
             complete: rollout.complete(),
-            others_ready: pods.is_some_and(|pods| (0..pods - 1).all(|ordinal| self.is_ready(ordinal))),
+            ready: &members.ready,
+            lost: &members.lost,
+            held_back: members.held_back,
             reads_list: set.is_some_and(objects::reads_list),
-            left_over: (0..MOST)
-                .take_while(|ordinal| self.claim(*ordinal).is_some_and(stays))
-                .count()
-                .try_into()
-                .unwrap_or(MOST),
+            left_over: self.claims_while(stays),
+            volumes: self.claims_while(|claim| claim.metadata.deletion_timestamp.is_none()),
             in_the_way,
             sight: &self.sight,
         }
@@ -117,14 +117,35 @@ impl Observed {
 
     /// Asks for the members where the next step depends on them.
     pub async fn ask(&mut self, upstream: &Upstream) {
-        if growth::asks(&self.view(&self.rollout(), None)) {
+        if growth::asks(&self.view(&self.rollout(), &self.members(), None)) {
             self.sight = sight(upstream, &self.owner).await;
         }
     }
 
-    fn is_ready(&self, ordinal: i32) -> bool {
+    /// What the pods say of the members that they run.
+    fn members(&self) -> Pods {
+        let pods: Vec<(u32, &Pod)> = (0..self.pod_count()).filter_map(|ordinal| Some((ordinal, self.pod(ordinal)?))).collect();
+        let those = |wanted: fn(&Pod) -> bool| -> Vec<u32> {
+            pods.iter().filter(|(_, pod)| wanted(pod)).map(|(ordinal, _)| *ordinal).collect()
+        };
+        let lost = those(|pod| !health::is_ready(pod) && objects::has_no_data(pod));
+        let first = lost.first().and_then(|ordinal| self.pod(*ordinal));
+        Pods { ready: those(health::is_ready), held_back: first.is_some_and(objects::is_held_back), lost }
+    }
+
+    fn pod_count(&self) -> u32 {
+        let spec = self.stateful_set.as_deref().and_then(|set| set.spec.as_ref());
+        spec.and_then(|spec| spec.replicas.unwrap_or(1).try_into().ok()).unwrap_or(0)
+    }
+
+    fn pod(&self, ordinal: u32) -> Option<&Pod> {
         let name = format!("{}-{ordinal}", self.owner.name);
-        self.pods.iter().any(|pod| pod.name_any() == name && health::is_ready(pod))
+        self.pods.iter().map(AsRef::as_ref).find(|pod| pod.name_any() == name)
+    }
+
+    fn claims_while(&self, wanted: fn(&PersistentVolumeClaim) -> bool) -> u32 {
+        let count = (0..MOST).take_while(|ordinal| self.claim(*ordinal).is_some_and(wanted)).count();
+        count.try_into().unwrap_or(MOST)
     }
 
     fn claim(&self, ordinal: u32) -> Option<&PersistentVolumeClaim> {
@@ -143,6 +164,14 @@ impl Observed {
     }
 }
 
+/// What pods say of the members that they run.
+#[derive(Clone, Debug, Default)]
+struct Pods {
+    ready: Vec<u32>,
+    lost: Vec<u32>,
+    held_back: bool,
+}
+
 /// Whether a claim outlives whoever made it.
 fn stays(claim: &PersistentVolumeClaim) -> bool {
     claim.metadata.deletion_timestamp.is_none() && claim.metadata.owner_references.as_ref().is_none_or(Vec::is_empty)
@@ -153,9 +182,13 @@ pub async fn plan(server: &TopoServer, ctx: &Ctx) -> Result<Plan<TopoServerStatu
     if server.metadata.deletion_timestamp.is_some() {
         return Ok(Plan { requeue: Requeue::Never, ..Plan::nothing() });
     }
-    let mut observed = observe(server, ctx)?;
-    observed.ask(&ctx.upstream).await;
-    decide(&observed, &ctx.settings, ctx.clock.now())
+    let observed = async {
+        let mut observed = observe(server, ctx)?;
+        observed.ask(&ctx.upstream).await;
+        Ok::<_, Error>(observed)
+    };
+    let observed = observed.instrument(debug_span!("Observe")).await?;
+    debug_span!("Decide").in_scope(|| decide(&observed, &ctx.settings, ctx.clock.now()))
 }
 
 /// The members as a quorum knows them.
@@ -203,7 +236,8 @@ pub fn decide(observed: &Observed, settings: &Settings, now: Timestamp) -> Resul
     let mut plan = Plan::nothing();
     let rollout = observed.rollout().placed(&observed.pods, now);
     let in_the_way = observed.next_claim();
-    let step = growth::step(&observed.view(&rollout, in_the_way.as_deref()));
+    let members = observed.members();
+    let step = growth::step(&observed.view(&rollout, &members, in_the_way.as_deref()));
     let first = Fixed::default();
     let mut ensemble = Ensemble {
         server: &observed.server,
@@ -237,15 +271,20 @@ pub fn decide(observed: &Observed, settings: &Settings, now: Timestamp) -> Resul
     } else {
         let live = observed.stateful_set.as_deref();
         // Members that start from their own template know no further one: another size is a reason to render anew.
-        let adoption = if step.state.waits_for_rendering() {
-            Adoption::Immediate
-        } else {
-            Adoption::of(&observed.server.metadata)
+        let adoption = match Adoption::of(&observed.server.metadata) {
+            Adoption::Lazy if step.state.waits_for_rendering() => Adoption::Immediate,
+            told => told,
         };
         let pinned = revision::stateful_set(ensemble.stateful_set(), live, &ensemble.intent(), adoption)?;
         want(&mut plan, "Desired", &pinned)?;
     }
     resize(&ensemble, &step, &mut plan);
+    let again = step.restart.and_then(|ordinal| observed.pod(ordinal));
+    if let Some((target, resource_version)) =
+        again.and_then(|pod| Some((Target::of(pod)?, pod.metadata.resource_version.clone()?)))
+    {
+        plan.write("MayJoin", Action::Remove { target, resource_version });
+    }
 
     let status = status::status(&ensemble, &rollout, &step, now);
     if status.phase != Some(Phase::Healthy) {

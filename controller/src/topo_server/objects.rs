@@ -11,9 +11,9 @@ use k8s_openapi::{
             StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
         },
         core::v1::{
-            ConfigMap, ConfigMapKeySelector, Container, EnvVar, EnvVarSource, PersistentVolumeClaim,
-            PersistentVolumeClaimSpec, PodSpec, PodTemplateSpec, Service, ServiceSpec, VolumeMount,
-            VolumeResourceRequirements,
+            ConfigMap, ConfigMapKeySelector, Container, ContainerState, ContainerStatus, EnvVar, EnvVarSource,
+            PersistentVolumeClaim, PersistentVolumeClaimSpec, Pod, PodSpec, PodTemplateSpec, Service, ServiceSpec,
+            VolumeMount, VolumeResourceRequirements,
         },
         policy::v1::PodDisruptionBudget,
     },
@@ -22,12 +22,12 @@ use k8s_openapi::{
 use serde_json::json;
 use shared::{
     api::v1alpha1::{EtcdSpec, PvcDeletionPolicy, PvcRetention, StorageSpec, TopoServer},
-    image, label,
+    health, image, label,
     label::Labels,
     name,
 };
 
-use super::growth::Declared;
+use super::growth::{Declared, Entry};
 use crate::workload::{
     environment::{from_field, plain},
     owner::Owner,
@@ -43,6 +43,10 @@ pub const TOPO_SERVER: &str = "multigres.com/toposerver";
 const REPLICAS: i32 = 3;
 /// Volume size where the spec names none.
 const SIZE: &str = "10Gi";
+/// Container of a member.
+const ETCD: &str = "etcd";
+/// From here on a restart is waited for for more than a minute.
+const MANY_RESTARTS: i32 = 3;
 /// Volume of a member, and where it is mounted.
 const VOLUME: &str = "data";
 const DATA_DIR: &str = "/var/lib/etcd";
@@ -52,6 +56,22 @@ const INITIAL_STATE: (&str, &str) = ("ETCD_INITIAL_CLUSTER_STATE", "state");
 /// How a member without data starts: together with all others, or into an ensemble that runs.
 const FOUNDS: &str = "new";
 const JOINS: &str = "existing";
+/// Keys of the list that only the operator reads: how many members it is about, and what is going on with it.
+const COUNT: &str = "members";
+const STEP: &str = "step";
+const LEAVING: &str = "leaving";
+const CLOSED: &str = "closed";
+const REPLACING: &str = "replacing";
+/// Stands in the list where nobody may start from it. A member that does not find itself in the list ends before it writes anything.
+const NOBODY: &str = "nobody=http://nobody.invalid:2380";
+/// What etcd says last where a member without data may not start, by case: it has been started before, the list is not for it, or
+/// the list is not what the others know.
+const NO_DATA: [&str; 4] = [
+    "has already been bootstrapped",
+    "couldn't find local name",
+    "error validating peerURLs",
+    "cannot fetch cluster info from peer urls",
+];
 
 /// What of a running ensemble must stay as it is, because Kubernetes or etcd cannot change it in place.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -104,11 +124,20 @@ pub fn wanted_replicas(server: &TopoServer) -> i32 {
 impl Ensemble<'_> {
     /// The list from which members without data start.
     pub fn member_list(&self) -> ConfigMap {
-        let Declared { members, joining } = self.size.declared;
+        let Declared { members, entry } = self.size.declared;
         let name = &self.owner.name;
-        let cluster: Vec<String> = (0..members).map(|i| format!("{name}-{i}={}", self.peer_url(i))).collect();
-        let state = if joining { JOINS } else { FOUNDS };
-        let data = [(INITIAL_CLUSTER.1, cluster.join(",")), (INITIAL_STATE.1, state.to_owned())];
+        let all = || (0..members).map(|i| format!("{name}-{i}={}", self.peer_url(i))).collect::<Vec<_>>().join(",");
+        let (cluster, state, step) = match entry {
+            Entry::Founding => (all(), FOUNDS, None),
+            Entry::Joining => (all(), JOINS, None),
+            Entry::Replacing(id) => (all(), JOINS, Some(format!("{REPLACING} {id:x}"))),
+            Entry::Leaving => (NOBODY.to_owned(), JOINS, Some(LEAVING.to_owned())),
+            Entry::Closed => (NOBODY.to_owned(), JOINS, Some(CLOSED.to_owned())),
+        };
+        let mut data = vec![(INITIAL_CLUSTER.1, cluster), (INITIAL_STATE.1, state.to_owned())];
+        if let Some(step) = step {
+            data.extend([(COUNT, members.to_string()), (STEP, step)]);
+        }
         ConfigMap {
             metadata: self.meta(name::topo_members(name)),
             data: Some(data.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()),
@@ -256,7 +285,7 @@ impl Ensemble<'_> {
         let etcd = self.etcd();
         let hardened = !self.fixed.adopted;
         let container = Container {
-            name: "etcd".to_owned(),
+            name: ETCD.to_owned(),
             image: Some(etcd.and_then(|e| e.image.clone()).unwrap_or_else(|| image::ETCD.to_owned())),
             image_pull_policy: self.server.spec.image_pull_policy.map(|policy| policy.to_string()),
             resources: etcd.and_then(|e| e.resources.clone()),
@@ -275,6 +304,8 @@ impl Ensemble<'_> {
             liveness_probe: Some(probe::liveness("/livez", ETCD_METRICS)),
             readiness_probe: Some(probe::readiness("/readyz", ETCD_METRICS)),
             security_context: hardened.then(security::container),
+            // Why a member does not start is told by its last lines alone.
+            termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
             ..Container::default()
         };
         PodSpec {
@@ -332,8 +363,41 @@ fn listed((variable, key): (&str, &str), list: &str) -> EnvVar {
 /// What a list of members says; nothing where it is none.
 pub fn declared(list: &ConfigMap) -> Option<Declared> {
     let data = list.data.as_ref()?;
-    let joining = data.get(INITIAL_STATE.1)? == JOINS;
-    Some(Declared { members: entries(data.get(INITIAL_CLUSTER.1)?)?, joining })
+    let joins = data.get(INITIAL_STATE.1)? == JOINS;
+    let Some(step) = data.get(STEP) else {
+        let entry = if joins { Entry::Joining } else { Entry::Founding };
+        return Some(Declared { members: entries(data.get(INITIAL_CLUSTER.1)?)?, entry });
+    };
+    let entry = match step.split_once(' ') {
+        Some((REPLACING, id)) => Entry::Replacing(u64::from_str_radix(id, 16).ok()?),
+        None if step == LEAVING => Entry::Leaving,
+        None if step == CLOSED => Entry::Closed,
+        _ => return None,
+    };
+    let members = data.get(COUNT)?.parse().ok().filter(|members| *members > 0)?;
+    Some(Declared { members, entry })
+}
+
+/// Whether a pod does not start because its member has no data. One that runs at the moment may be on its way back.
+pub fn has_no_data(pod: &Pod) -> bool {
+    let Some(etcd) = etcd_status(pod) else { return false };
+    let ended = |state: &ContainerState| {
+        let message = state.terminated.as_ref()?.message.as_deref()?;
+        Some(NO_DATA.iter().any(|text| message.contains(text)))
+    };
+    let state = etcd.state.as_ref();
+    let runs = state.is_some_and(|state| state.running.is_some());
+    let said = state.and_then(ended).or_else(|| etcd.last_state.as_ref().and_then(ended));
+    !health::is_terminating(pod) && !runs && said == Some(true)
+}
+
+/// Whether the kubelet lets a pod wait for a long time before it starts it again.
+pub fn is_held_back(pod: &Pod) -> bool {
+    etcd_status(pod).is_some_and(|etcd| etcd.restart_count >= MANY_RESTARTS)
+}
+
+fn etcd_status(pod: &Pod) -> Option<&ContainerStatus> {
+    pod.status.as_ref()?.container_statuses.iter().flatten().find(|status| status.name == ETCD)
 }
 
 /// Whether members of a running ensemble start from the list; those of the Go operator have it in their pod template.

@@ -144,7 +144,7 @@ fn volumes_follow_the_policy_per_field() {
 #[test]
 fn another_size_changes_neither_the_template_nor_more_than_one_thing_at_a_time() {
     let mut observed = resized(3, 5);
-    assert!(growth::asks(&observed.view(&observed.rollout(), None)));
+    assert!(growth::asks(&observed.view(&observed.rollout(), &observed.members(), None)));
     observed.sight = members(&observed, 3);
     let plan = run(&observed);
     let set: StatefulSet = applied(&plan, &observed.owner.name).unwrap();
@@ -327,4 +327,34 @@ fn a_server_serves_once_its_status_says_so() {
     observed.stateful_set = Some(running(live(&observed), 2));
     server.status = run(&observed).status;
     assert!(serves(&server));
+}
+
+/// A pod that the scheduler has found no node for since long before.
+fn unplaced() -> Arc<Pod> {
+    let pod = serde_json::json!({ "metadata": { "name": "stray" }, "status": { "phase": "Pending", "conditions": [{
+        "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes are available",
+    }] } });
+    Arc::new(serde_json::from_value(pod).unwrap())
+}
+
+#[test]
+fn a_member_without_a_node_is_named() {
+    let mut observed = resized(3, 3);
+    let set = live(&observed);
+    observed.stateful_set = Some(running(set, 2));
+    observed.pods = vec![unplaced()];
+    let status = run(&observed).status.unwrap();
+    assert_eq!(status.phase, Some(Phase::Progressing));
+    assert!(status.message.unwrap().contains("pod stray finds no node: 0/3 nodes are available"));
+}
+
+#[test]
+fn a_change_of_the_phase_is_told_once() {
+    use crate::runner::Kind as _;
+    let mut observed = resized(3, 3);
+    let change = |observed: &Observed| observed.server.phase_change(&run(observed).status.unwrap());
+    assert!(change(&observed).is_some_and(|note| !note.warning));
+    let status = run(&observed).status;
+    Arc::make_mut(&mut observed.server).status = status;
+    assert_eq!(change(&observed), None);
 }

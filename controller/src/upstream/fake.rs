@@ -15,6 +15,9 @@ use super::{
     kv::{Entry, Kv, Range},
     tree::Tree,
 };
+use crate::upstream::ShardKey;
+
+pub use super::fake_backups::FakeBackups;
 
 /// A call that a double has received.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,6 +67,8 @@ pub struct FakeDataPlane {
     pub poolers: Arc<FakePoolers>,
     /// The members of our own ensembles.
     pub members: Arc<FakeMembers>,
+    /// The backups.
+    pub backups: Arc<FakeBackups>,
 }
 
 impl FakeDataPlane {
@@ -75,6 +80,7 @@ impl FakeDataPlane {
     /// The handle.
     pub fn upstream(&self) -> Upstream {
         Upstream::of(self.topology.clone(), self.poolers.clone(), self.poolers.clone(), self.members.clone())
+            .with_backups(self.backups.clone())
     }
 }
 
@@ -127,6 +133,13 @@ impl FakeTopology {
     pub fn register(&self, cell: &TopoAddress, record: &Registration) -> Result<()> {
         let key = key::registration(&cell.root, record.component, &record.cell, &record.name)?;
         self.put_raw(cell, &key, codec::encode_registration(record));
+        Ok(())
+    }
+
+    /// Gives or takes the lease on a shard's repository, as a pooler does. Not counted as a write.
+    pub fn lease(&self, at: &TopoAddress, shard: &ShardKey, held: bool) -> Result<()> {
+        let key = key::backup_lease(&at.root, shard)?;
+        self.tree.store().lock().set(server(&at.endpoints), &key, held.then(|| b"{}".to_vec()));
         Ok(())
     }
 
@@ -209,6 +222,10 @@ impl Topology for FakeTopology {
     fn delete_registration<'a>(&'a self, at: &'a TopoAddress, seen: &'a Registration) -> BoxFuture<'a, Result<bool>> {
         self.note(Call::DeleteRegistration(seen.clone()));
         self.tree.delete_registration(at, seen)
+    }
+
+    fn backup_lease<'a>(&'a self, at: &'a TopoAddress, shard: &'a ShardKey) -> BoxFuture<'a, Result<bool>> {
+        self.tree.backup_lease(at, shard)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Keys of the topology tree. They are byte-equal to what the data plane reads and writes.
 
-use super::{Component, Error, PoolerId, Result};
+use super::{Component, Error, PoolerId, Result, ShardKey};
 
 /// Directory of the cell records below the global root.
 pub const CELLS: &str = "cells";
@@ -51,6 +51,12 @@ pub fn database(root: &str, name: &str) -> Result<String> {
 
 /// End of the keys that say of a shard that it was bootstrapped.
 pub const BOOTSTRAPPED: &str = "/ShardInitClaim";
+
+/// Key of the lease on the repository of a shard, and the start of those that its predecessors used.
+pub fn backup_lease(root: &str, shard: &ShardKey) -> Result<String> {
+    let (database, group) = (segment("database", &shard.database)?, segment("table group", &shard.table_group)?);
+    Ok(join(root, &format!("backups/{database}/{group}/{}/lock", segment("shard", &shard.shard)?)))
+}
 
 /// Prefix of everything that the data plane keeps below a database.
 pub fn bootstraps(root: &str, name: &str) -> Result<String> {
@@ -154,6 +160,8 @@ mod tests {
             "/multigres/global/orchs/multiorch-zone-a-x1/Orch"
         );
         assert_eq!(directory(root, POOLERS), "/multigres/global/poolers/");
+        let shard = ShardKey::new("postgres", "default", "0-inf");
+        assert_eq!(backup_lease(root, &shard).unwrap(), "/multigres/global/backups/postgres/default/0-inf/lock");
     }
 
     #[rstest]

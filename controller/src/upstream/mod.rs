@@ -4,10 +4,12 @@
 //! values of our own. Every call has a deadline and a typed [`Error`]. It decides nothing and remembers no verdicts: who calls
 //! keeps what was seen and judges how old it is.
 
+pub mod backup;
 mod codec;
 mod error;
 mod etcd;
 pub mod fake;
+mod fake_backups;
 mod idle;
 mod key;
 mod kv;
@@ -31,6 +33,7 @@ use std::{
 use futures::future::BoxFuture;
 
 pub use self::{
+    backup::Backups,
     error::{Error, Result},
     membership::{Member, MemberChange, Members},
     record::{
@@ -92,6 +95,9 @@ pub trait Topology: Send + Sync {
 
     /// Removes the record of a gateway or orchestrator if it is still the one that was seen. `false` if it is not.
     fn delete_registration<'a>(&'a self, at: &'a TopoAddress, seen: &'a Registration) -> BoxFuture<'a, Result<bool>>;
+
+    /// Whether somebody holds the lease on a shard's repository: a backup runs, and another one would take the lease from it.
+    fn backup_lease<'a>(&'a self, at: &'a TopoAddress, shard: &'a ShardKey) -> BoxFuture<'a, Result<bool>>;
 }
 
 /// The management and consensus services of poolers.
@@ -170,6 +176,7 @@ pub struct Upstream {
     poolers: Arc<dyn Pooler>,
     orchestrators: Arc<dyn Orchestrator>,
     members: Arc<dyn Members>,
+    backups: Arc<dyn Backups>,
 }
 
 impl fmt::Debug for Upstream {
@@ -186,7 +193,7 @@ impl Upstream {
         let poolers = Arc::new(GrpcPooler::new(limits));
         tokio::spawn(sweep(Arc::downgrade(&topology), Arc::downgrade(&poolers), limits.idle / 2));
         let members = Arc::new(EtcdMembers::new(limits));
-        Self { topology, orchestrators: poolers.clone(), poolers, members }
+        Self { topology, orchestrators: poolers.clone(), backups: poolers.clone(), poolers, members }
     }
 
     /// Other implementations, such as the doubles in [`fake`].
@@ -196,7 +203,13 @@ impl Upstream {
         orchestrators: Arc<dyn Orchestrator>,
         members: Arc<dyn Members>,
     ) -> Self {
-        Self { topology, poolers, orchestrators, members }
+        Self { topology, poolers, orchestrators, members, backups: Arc::new(backup::Nobody) }
+    }
+
+    /// The same data plane with somebody who knows of backups.
+    #[must_use]
+    pub fn with_backups(self, backups: Arc<dyn Backups>) -> Self {
+        Self { backups, ..self }
     }
 
     /// The topology records.
@@ -212,6 +225,11 @@ impl Upstream {
     /// The orchestrators.
     pub fn orchestrators(&self) -> &dyn Orchestrator {
         &*self.orchestrators
+    }
+
+    /// The backups.
+    pub fn backups(&self) -> &dyn Backups {
+        &*self.backups
     }
 
     /// The membership of our own ensembles.

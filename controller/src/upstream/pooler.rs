@@ -57,7 +57,26 @@ impl GrpcPooler {
 
 impl GrpcPooler {
     /// Makes one call. `act` gets a channel and the deadline to send along, so that the server stops working for nobody.
-    async fn call<T, F>(&self, address: &PoolerAddress, deadline: Duration, act: impl FnOnce(Channel) -> F) -> Result<T>
+    pub(super) async fn call<T, F>(
+        &self,
+        address: &PoolerAddress,
+        deadline: Duration,
+        act: impl FnOnce(Channel) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let answer = self.call_raw(address, deadline, act).await?;
+        answer.map_err(|status| Error::from_grpc(&address.to_string(), &status, deadline))
+    }
+
+    /// The same for who wants to read the answer of a server that refuses.
+    pub(super) async fn call_raw<T, F>(
+        &self,
+        address: &PoolerAddress,
+        deadline: Duration,
+        act: impl FnOnce(Channel) -> F,
+    ) -> Result<Result<T, Status>>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
@@ -65,8 +84,8 @@ impl GrpcPooler {
         let started = Instant::now();
         let target = address.to_string();
         match timeout(deadline, act(channel)).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) if started.elapsed() < deadline => Err(Error::from_grpc(&target, &status, deadline)),
+            Ok(Ok(response)) => Ok(Ok(response.into_inner())),
+            Ok(Err(status)) if started.elapsed() < deadline => Ok(Err(status)),
             Ok(Err(_)) | Err(_) => {
                 // The name may lead to another pod by now: the next call dials anew.
                 self.channels.remove(address);
@@ -108,11 +127,11 @@ impl GrpcPooler {
     }
 }
 
-fn manager(channel: Channel) -> MultipoolerManagerClient<Channel> {
+pub(super) fn manager(channel: Channel) -> MultipoolerManagerClient<Channel> {
     MultipoolerManagerClient::new(channel)
 }
 
-fn within<T>(message: T, deadline: Duration) -> Request<T> {
+pub(super) fn within<T>(message: T, deadline: Duration) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(deadline);
     request

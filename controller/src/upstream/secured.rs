@@ -12,7 +12,7 @@ use futures::{FutureExt as _, future::BoxFuture};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    CellRecord, DatabaseRecord, LifecycleMark, Limits, Listing, PoolerId, Registration, Result, Scope, Snapshot,
+    CellRecord, DatabaseRecord, LifecycleMark, Limits, Listing, PoolerId, Registration, Result, Scope, ShardKey, Snapshot,
     TopoAddress, Topology, Written, etcd::EtcdKv, idle::IdleCache, tree::Tree,
 };
 
@@ -143,6 +143,10 @@ impl Topology for Secured {
 
     fn delete_registration<'a>(&'a self, at: &'a TopoAddress, seen: &'a Registration) -> BoxFuture<'a, Result<bool>> {
         async move { self.of(at).delete_registration(at, seen).await }.boxed()
+    }
+
+    fn backup_lease<'a>(&'a self, at: &'a TopoAddress, shard: &'a ShardKey) -> BoxFuture<'a, Result<bool>> {
+        async move { self.of(at).backup_lease(at, shard).await }.boxed()
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
     CellRecord, Component, DatabaseRecord, Error, LifecycleMark, Listing, MAX_DEADLINE, PoolerId, PoolerRecord,
-    Registration, Result, Scope, Snapshot, TopoAddress, Topology, Written, codec,
+    Registration, Result, Scope, ShardKey, Snapshot, TopoAddress, Topology, Written, codec,
     idle::IdleCache,
     key,
     kv::{Entry, Kv, Range},
@@ -348,6 +348,15 @@ impl<K: Kv> Topology for Tree<K> {
                 codec::decode_registration(seen.component, &key, &segment, &entry.value).is_ok_and(|now| now == *seen)
             })
             .await
+        }
+        .boxed()
+    }
+
+    fn backup_lease<'a>(&'a self, at: &'a TopoAddress, shard: &'a ShardKey) -> BoxFuture<'a, Result<bool>> {
+        async move {
+            let key = key::backup_lease(&at.root, shard)?;
+            let own = |entry: &Entry| entry.key.strip_prefix(&key).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+            Ok(self.list(at, key.clone()).await?.iter().any(own))
         }
         .boxed()
     }

@@ -42,19 +42,29 @@ pub enum Adoption {
     Lazy,
     /// At once.
     Immediate,
+    /// Not even when the intent changes: whatever would restart a pod waits.
+    Paused,
 }
 
 impl Adoption {
     /// What an object was told by its owner.
     pub fn of(meta: &ObjectMeta) -> Self {
         let told = meta.annotations.as_ref().and_then(|all| all.get(annotation::UPDATE_STRATEGY));
-        if told.is_some_and(|told| told == annotation::UPDATE_IMMEDIATELY) { Self::Immediate } else { Self::Lazy }
+        match told.map(String::as_str) {
+            Some(annotation::UPDATE_IMMEDIATELY) => Self::Immediate,
+            Some(annotation::UPDATE_PAUSED) => Self::Paused,
+            _ => Self::Lazy,
+        }
     }
 
     /// The annotation that tells an object, where there is something to tell.
     pub fn told(self) -> Option<(String, String)> {
-        let told = || (annotation::UPDATE_STRATEGY.to_owned(), annotation::UPDATE_IMMEDIATELY.to_owned());
-        (self == Self::Immediate).then(told)
+        let told = match self {
+            Self::Lazy => return None,
+            Self::Immediate => annotation::UPDATE_IMMEDIATELY,
+            Self::Paused => annotation::UPDATE_PAUSED,
+        };
+        Some((annotation::UPDATE_STRATEGY.to_owned(), told.to_owned()))
     }
 }
 
@@ -93,19 +103,19 @@ fn set(value: &Value) -> Option<Value> {
     }
 }
 
-/// The desired rendering: the one that `live` holds if it was rendered from the same intent, else the fresh one.
+/// The desired rendering: the one that `live` holds if it was rendered from the same intent or new ones wait, else the fresh one.
 pub fn pin<T>(live: Option<&ObjectMeta>, intent: &str, adoption: Adoption, fresh: T) -> Result<Pinned<T>, Error>
 where
     T: Serialize + DeserializeOwned,
 {
     let content = value(&fresh)?;
     let digest = digest(&content);
-    let kept = live.and_then(Kept::of).filter(|kept| kept.intent == intent);
+    let kept = live.and_then(Kept::of).filter(|kept| kept.intent == intent || adoption == Adoption::Paused);
     if let Some(kept) = kept {
         if kept.digest == digest {
             return Ok(Pinned { rendering: fresh, annotations: kept.annotations() });
         }
-        if adoption == Adoption::Lazy
+        if adoption != Adoption::Immediate
             && let Some(rendering) = kept.unpack()
         {
             return Ok(Pinned { rendering, annotations: kept.annotations() });
@@ -120,7 +130,13 @@ where
 
 /// Whether `live` holds a rendering that can be read.
 pub fn is_pinned<T: DeserializeOwned>(live: &ObjectMeta) -> bool {
-    Kept::of(live).is_some_and(|kept| kept.unpack::<T>().is_some())
+    kept::<T>(live).is_some()
+}
+
+/// The rendering that `live` holds, whatever it was rendered from.
+pub fn kept<T: DeserializeOwned>(live: &ObjectMeta) -> Option<Pinned<T>> {
+    let kept = Kept::of(live)?;
+    Some(Pinned { rendering: kept.unpack()?, annotations: kept.annotations() })
 }
 
 /// The intent that a live object was rendered from.
@@ -257,6 +273,15 @@ mod tests {
     }
 
     #[test]
+    fn a_paused_rendering_stays_whatever_is_wanted() {
+        let (old, new) = (json!({"image": "a:1"}), json!({"image": "a:2"}));
+        let first = pinned(None, "i", Adoption::Paused, &old);
+        let live = holding(&first);
+        assert_eq!(pinned(Some(&live), "j", Adoption::Paused, &new), first);
+        assert_eq!(pinned(Some(&live), "j", Adoption::Lazy, &new).rendering, new, "it was wanted before");
+    }
+
+    #[test]
     fn a_copy_that_cannot_be_read_or_was_changed_is_replaced() {
         let (old, new) = (json!({"image": "a:1"}), json!({"image": "a:2"}));
         let first = pinned(None, "i", Adoption::Lazy, &old);
@@ -278,11 +303,13 @@ mod tests {
     }
 
     #[test]
-    fn only_a_cluster_that_takes_over_at_once_tells_its_children() {
+    fn a_cluster_tells_its_children_what_is_not_the_rule() {
         let mut meta = ObjectMeta::default();
         assert_eq!((Adoption::of(&meta), Adoption::Lazy.told()), (Adoption::Lazy, None));
         meta.annotations = Some(Adoption::Immediate.told().into_iter().collect());
         assert_eq!(Adoption::of(&meta), Adoption::Immediate);
+        meta.annotations = Some(Adoption::Paused.told().into_iter().collect());
+        assert_eq!(Adoption::of(&meta), Adoption::Paused);
     }
 
     #[test]

@@ -20,11 +20,13 @@ use std::{
 use clap::Parser as _;
 use controller::{
     app::App,
+    backup::memory::Pace,
     cli::{Args, Sidecars},
     server,
     settings::Settings,
     upstream::{self, TopoAddress, fake::FakeDataPlane},
 };
+use jiff::SignedDuration;
 use kube::{
     Api, Client, Config, ResourceExt as _,
     api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
@@ -47,6 +49,12 @@ const KUBECONFIG: &str = "MULTIGRES_TEST_KUBECONFIG";
 pub const DEADLINE: Duration = Duration::from_mins(1);
 /// Group and version of our kinds.
 const OURS: &str = "multigres.com/v1alpha1";
+/// Repositories are looked at more often than anybody would.
+const QUICK: Pace = Pace {
+    list: SignedDuration::from_secs(2),
+    again: SignedDuration::from_secs(1),
+    archiver: SignedDuration::from_secs(1),
+};
 /// Every kind that is ours or that the controller makes.
 const KINDS: &[(&str, &str, &str)] = &[
     (OURS, "MultigresCluster", "multigresclusters"),
@@ -57,6 +65,7 @@ const KINDS: &[(&str, &str, &str)] = &[
     (OURS, "CoreTemplate", "coretemplates"),
     (OURS, "CellTemplate", "celltemplates"),
     (OURS, "ShardTemplate", "shardtemplates"),
+    (OURS, "MultigresBackup", "multigresbackups"),
     ("v1", "Service", "services"),
     ("v1", "ConfigMap", "configmaps"),
     ("v1", "Secret", "secrets"),
@@ -175,6 +184,7 @@ impl Bed {
             metrics: metrics.clone(),
             instance: "test".to_owned(),
             upstream: self.plane.upstream(),
+            backups: QUICK,
         };
         let stop = CancellationToken::new();
         let (tell, ready) = oneshot::channel();
@@ -263,6 +273,21 @@ impl Bed {
     pub async fn create(&self, kind: &str, name: &str, spec: &Value) {
         let object = json!({"apiVersion": OURS, "kind": kind, "metadata": {"name": name}, "spec": spec});
         create(&self.api(&format!("{kind}/")).0, object).await;
+    }
+
+    /// Tries to create an object of a kind of ours; the refusal otherwise.
+    pub async fn try_create(&self, kind: &str, name: &str, spec: &Value) -> Result<(), String> {
+        let object = json!({"apiVersion": OURS, "kind": kind, "metadata": {"name": name}, "spec": spec});
+        let object: DynamicObject = serde_json::from_value(object).unwrap();
+        let answer = self.api(&format!("{kind}/")).0.create(&PostParams::default(), &object).await;
+        answer.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Tries to change an object; the refusal otherwise.
+    pub async fn try_edit(&self, id: &str, patch: Value) -> Result<(), String> {
+        let (api, name) = self.api(id);
+        let answer = api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        answer.map(drop).map_err(|error| error.to_string())
     }
 
     /// Changes the status of an object, as whoever runs it would.
@@ -505,5 +530,5 @@ async fn install(client: &Client) {
             .unwrap();
         installed += 1;
     }
-    assert_eq!(installed, 8, "definitions in crds/");
+    assert_eq!(installed, 9, "definitions in crds/");
 }

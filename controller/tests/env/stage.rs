@@ -154,7 +154,7 @@ async fn play(pods: &Api<DynamicObject>, plane: &FakeDataPlane, state: &Mutex<St
         state.publish(plane);
     }
     for name in unready {
-        let status = json!({"status": {"phase": "Running", "conditions": [
+        let status = json!({"status": {"phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}], "conditions": [
             {"type": "Ready", "status": "True"}, {"type": "PodScheduled", "status": "True"},
         ]}});
         drop(pods.patch_status(&name, &PatchParams::default(), &Patch::Merge(status)).await);

@@ -17,6 +17,20 @@ pub const ON_SCALE: &[Entry] = &[
     ("pools{}.pvcDeletionPolicy.whenScaled", "volumes without a pod are kept or given up"),
 ];
 
+/// Fields that count when a moment comes, or when a backup has been made: then it is tried that shards follow them.
+pub const ON_TIME: &[Entry] = &[
+    ("backup.schedule.full", "runs are made by it"),
+    ("backup.schedule.differential", "runs are made by it"),
+    ("backup.schedule.incremental", "runs are made by it"),
+    ("backup.schedule.timeZone", "runs are made by it"),
+    ("backup.schedule.suspend", "no run is made"),
+    ("backup.schedule.jitter", "runs are put off"),
+    ("backup.schedule.startingDeadline", "runs that were missed are made up for"),
+    ("backup.schedule.deadline", "runs are given up"),
+    ("backup.schedule.historyLimit", "ended runs are removed"),
+    ("backup.retention.full", "backups are removed after each run"),
+];
+
 /// The same for fields that stand at the top of a template and have another effect, too, at the top of a cluster.
 pub const ON_SCALE_OF_TEMPLATES: &[(&str, &str)] = &[("ShardTemplate", "pvcDeletionPolicy.whenScaled")];
 

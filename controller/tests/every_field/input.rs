@@ -189,6 +189,12 @@ fn prepare(root: &mut Value, steps: &[Step]) {
             ("backup", "type") => {
                 at["backup"] = json!({"filesystem": {}, "s3": {"bucket": "bucket", "region": "region"}});
             }
+            ("backup", "schedule") => {
+                // A schedule without any time is none.
+                let other = if steps.last() == Some(&Step::Key("full".to_owned())) { "incremental" } else { "full" };
+                let schedule = json!({ other: "10 4 * * *" });
+                at["backup"] = json!({"type": "filesystem", "filesystem": {}, "schedule": schedule});
+            }
             ("backup", _) => at["backup"] = json!({"type": "filesystem", "filesystem": {}}),
             ("overrides", _) => {
                 let template = if at["name"] == "0-inf" { "shardTemplate" } else { "cellTemplate" };

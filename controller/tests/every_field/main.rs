@@ -22,7 +22,7 @@ use std::{
 use serde_json::{Value, json};
 
 use self::{
-    exceptions::{BOOTSTRAP_ONLY, Entry, GRADUAL, ON_SCALE, ON_SCALE_OF_TEMPLATES, PENDING},
+    exceptions::{BOOTSTRAP_ONLY, Entry, GRADUAL, ON_SCALE, ON_SCALE_OF_TEMPLATES, ON_TIME, PENDING},
     input::Input,
     schema::Field,
     world::{Rendered, World},
@@ -64,7 +64,7 @@ fn every_exception_is_about_a_field() {
     let kinds = ["MultigresCluster", "CoreTemplate", "CellTemplate", "ShardTemplate"];
     let paths: Vec<String> = kinds.into_iter().flat_map(schema::fields).map(|field| field.id()).collect();
     let idle = |entry: &&Entry| !paths.iter().any(|path| is_about(entry, path));
-    let idle: Vec<_> = PENDING.iter().chain(BOOTSTRAP_ONLY).chain(GRADUAL).chain(ON_SCALE).filter(idle).collect();
+    let idle: Vec<_> = PENDING.iter().chain(BOOTSTRAP_ONLY).chain(GRADUAL).chain(ON_SCALE).chain(ON_TIME).filter(idle).collect();
     assert!(idle.is_empty(), "no field ends like this: {idle:?}");
     let twice: Vec<_> = paths.iter().filter(|path| listed(PENDING, path) && listed(BOOTSTRAP_ONLY, path)).collect();
     assert!(twice.is_empty(), "in both lists: {twice:?}");
@@ -98,6 +98,9 @@ async fn examine(field: &Field) -> Result<(), String> {
     let inputs: Vec<Input> = value::legal(field).iter().map(|value| Input::with(field, value)).collect();
     if listed(PENDING, &id) {
         return pending(field, &inputs).await;
+    }
+    if listed(ON_TIME, &id) {
+        return timed(&inputs).await;
     }
     if listed(ON_SCALE, &id) || ON_SCALE_OF_TEMPLATES.contains(&(field.kind, path.as_str())) {
         return scaled(&inputs).await;
@@ -153,6 +156,24 @@ async fn pending(field: &Field, inputs: &[Input]) -> Result<(), String> {
         return Err("has an effect by now: take it off the list of pending fields".to_owned());
     }
     Ok(())
+}
+
+/// The shards follow the field, and nothing is rendered differently meanwhile: no pod restarts for a schedule.
+async fn timed(inputs: &[Input]) -> Result<(), String> {
+    let [one, other] = inputs else { return Err(format!("has {} values, not two", inputs.len())) };
+    for input in [one, other] {
+        let verdict = input.judge(None);
+        if !verdict.is_accepted() {
+            return Err(format!("this test knows no legal value: {}", verdict.summary()));
+        }
+    }
+    let mut world = World::of(one).await;
+    let (rendered, followed) = (world.rendered(), world.backups());
+    world.apply(other).await;
+    if world.backups() == followed {
+        return Err("no shard follows an edit".to_owned());
+    }
+    if world.rendered() == rendered { Ok(()) } else { Err("an edit renders something else".to_owned()) }
 }
 
 /// The field has an effect when pools get smaller, and none before.

@@ -12,13 +12,17 @@ fn by_name(path: &str) -> Option<Vec<Value>> {
         json!({"name": "default", "shards": [shard]})
     };
     let values = match path {
-        "imageUpdatePolicy.strategy" => json!(["lazy", "immediate"]),
+        "imageUpdatePolicy.strategy" => json!(["lazy", "immediate", "paused"]),
         "imageUpdatePolicy.acknowledgedRevision" => json!(["0a", crate::input::other_images().revision()]),
         _ if path.ends_with("tableGroups[]") => json!([group(2), group(3)]),
         _ if path.ends_with("databases[].name") => json!(["postgres", "alpha"]),
         _ if path.ends_with("shards[].name") => json!(["0-inf", "alpha"]),
         _ if path.ends_with("tablegroups[].name") => json!(["default", "alpha"]),
         _ if path.ends_with("cells[]") => json!(["zone-a", "zone-b"]),
+        _ if path.ends_with("schedule.timeZone") => json!(["UTC", "Europe/Berlin"]),
+        _ if ["full", "differential", "incremental"].iter().any(|level| path.ends_with(&format!("schedule.{level}"))) => {
+            json!(["30 2 * * *", "30 3 * * SUN"])
+        }
         _ if path.ends_with("etcd.replicas") => json!([3, 5]),
         _ if path.ends_with("postgresConfig{}") => json!(["8MB", "16MB"]),
         _ if path.ends_with("metricExportInterval") => json!(["30000", "60000"]),

@@ -11,6 +11,7 @@ use std::{
 
 use base64::Engine as _;
 use controller::{
+    backup::schedule::Schedule,
     cell, cluster,
     context::{Ctx, Events, References},
     execute::Executor,
@@ -25,11 +26,12 @@ use controller::{
 use http::{Request, Response};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::{Client, Resource, client::Body, runtime::events::Reporter};
+use kube::{Client, Resource, ResourceExt as _, client::Body, runtime::events::Reporter};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use shared::{
     annotation,
+    api::v1alpha1::Shard,
     clock::Fixed,
     kubeutil::{Object, ObjectKey, event::Recorder},
     metrics::Build,
@@ -95,6 +97,7 @@ impl World {
             metrics,
             events: Events::new(Recorder::new(client, reporter), clock),
             primaries: shard::primary::Seen::default(),
+            backups: controller::backup::Memory::default(),
         };
         Self { ctx, plane, applied: Rendered::new(), changed: false, topology: Vec::new() }
     }
@@ -131,6 +134,19 @@ impl World {
             rendered.insert(format!("topology/{index:03}"), write.as_str().into());
         }
         rendered
+    }
+
+    /// The schedules and the retention of backups as the shards follow them.
+    pub fn backups(&self) -> Vec<String> {
+        let config = |shard: &Shard| shard.spec.backup.clone().unwrap_or_default();
+        let shown = |shard: Arc<Shard>| {
+            let config = config(&shard);
+            let schedule = config.schedule.map(|schedule| Schedule::read(&schedule, "uid"));
+            format!("{} {schedule:?} {:?}", shard.name_any(), config.retention)
+        };
+        let mut all: Vec<String> = self.ctx.stores.shards.all().into_iter().map(shown).collect();
+        all.sort();
+        all
     }
 
     /// What the kinds of ours say about themselves.
@@ -252,7 +268,10 @@ impl World {
             | Action::LeaveCohort { .. }
             | Action::Reload { .. }
             | Action::RequireBackup { .. }
-            | Action::RequireAbsent { .. } => {}
+            | Action::StartBackup { .. }
+            | Action::ExpireBackups { .. }
+            | Action::RequireAbsent { .. }
+            | Action::RequireNoPodAt { .. } => {}
         }
     }
 
@@ -267,6 +286,7 @@ impl World {
             TopoWrite::DeleteDatabase(name) => drop(topology.delete_database(at, name).await.unwrap()),
             TopoWrite::DeletePooler(id) => drop(topology.delete_pooler(at, id).await.unwrap()),
             TopoWrite::MarkPooler(id, mark) => drop(topology.mark_pooler(at, id, mark).await),
+            TopoWrite::DeleteRegistration(seen) => drop(topology.delete_registration(at, seen).await.unwrap()),
             TopoWrite::ChangeMember(change) => drop(upstream.members().change(at, change).await.unwrap()),
         }
     }

@@ -1,4 +1,4 @@
-//! postgres_exporter: says that the database is down, because there is none.
+//! postgres_exporter: says that the database is down, because there is none, and how the archiving of WAL fares.
 
 use std::path::Path;
 
@@ -7,6 +7,7 @@ use axum::Router;
 use axum::routing::get;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::fault::{Fault, Faults};
 use crate::flag::Values;
 use crate::serving;
 
@@ -20,9 +21,10 @@ pub async fn run(values: Values) -> Result<()> {
     let address = values.list("web.listen-address").into_iter().next().unwrap_or_default();
     let (host, port) = address.rsplit_once(':').context("address: missing port in address")?;
     let port = port.parse().context("address: invalid port")?;
+    let faults = Faults::watch("");
     let listener = serving::listen(host, port).await.with_context(|| format!("listen tcp {address}"))?;
     let app = Router::new()
-        .route(values.text("web.telemetry-path"), get(|| async { METRICS }))
+        .route(values.text("web.telemetry-path"), get(move || async move { page(&faults) }))
         .route("/", get(|| async { "postgres_exporter (stand-in)\n" }))
         .route("/-/healthy", get(|| async { "Healthy\n" }));
     let mut terminate = signal(SignalKind::terminate())?;
@@ -31,6 +33,16 @@ pub async fn run(values: Values) -> Result<()> {
         _ = terminate.recv() => {}
     }
     Ok(())
+}
+
+/// What a scrape yields: nothing of a database, but how archiving fares, which the operator looks at.
+fn page(faults: &Faults) -> String {
+    let (failing, waiting) = if faults.has(Fault::StopArchiving) { (1, 3600) } else { (0, 0) };
+    format!(
+        "{METRICS}wal_archiver_failing{{server=\"localhost:5432\"}} {failing}\n\
+         wal_archiver_last_archived_timestamp_seconds{{server=\"localhost:5432\"}} 1.7e+09\n\
+         wal_archiver_waiting_seconds{{server=\"localhost:5432\"}} {waiting}\n"
+    )
 }
 
 const METRICS: &str = "\
@@ -63,6 +75,14 @@ fn check_source(env: impl Fn(&str) -> Option<String>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn archiving_fares_well_until_it_is_stopped() {
+        let faults = Faults::default();
+        assert!(page(&faults).contains("wal_archiver_failing{server=\"localhost:5432\"} 0\n"));
+        faults.command(vec![Fault::StopArchiving]);
+        assert!(page(&faults).contains("wal_archiver_waiting_seconds{server=\"localhost:5432\"} 3600\n"));
+    }
 
     #[test]
     fn a_data_source_is_required_and_its_files_must_exist() {

@@ -32,6 +32,14 @@ pub enum Fault {
     Quarantine,
     /// Backups fail.
     FailBackup,
+    /// Backups begin and never end.
+    HangBackup,
+    /// The repository does not answer.
+    LoseRepository,
+    /// The repository lists backups whose names and times make no sense.
+    GarbleBackups,
+    /// WAL is not archived.
+    StopArchiving,
     /// PostgreSQL counts as not running.
     StopPostgres,
     /// A standby does not follow its primary.
@@ -39,7 +47,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    const ALL: [(Self, &'static str); 12] = [
+    const ALL: [(Self, &'static str); 16] = [
         (Self::RefuseRpc, "refuse-rpc"),
         (Self::HangRpc, "hang-rpc"),
         (Self::FailReady, "fail-ready"),
@@ -50,6 +58,10 @@ impl Fault {
         (Self::ForgetRegistration, "forget-registration"),
         (Self::Quarantine, "quarantine"),
         (Self::FailBackup, "fail-backup"),
+        (Self::HangBackup, "hang-backup"),
+        (Self::LoseRepository, "lose-repository"),
+        (Self::GarbleBackups, "garble-backups"),
+        (Self::StopArchiving, "stop-archiving"),
         (Self::StopPostgres, "stop-postgres"),
         (Self::StopReplication, "stop-replication"),
     ];

@@ -124,7 +124,7 @@ async fn a_backup_shows_in_the_list() {
     let asked = BackupRequest { r#type: "incremental".into(), job_id: "j".into(), ..BackupRequest::default() };
     scene.client(standby).backup(asked).await.unwrap();
     let all = scene.client(standby).get_backups(GetBackupsRequest { limit: 0 }).await.unwrap().into_inner().backups;
-    assert_eq!(all.iter().map(|backup| backup.r#type.as_str()).collect::<Vec<_>>(), ["incr", "full"]);
+    assert_eq!(all.iter().map(|backup| backup.r#type.as_str()).collect::<Vec<_>>(), ["full", "incr"]);
 }
 
 #[tokio::test]

@@ -27,6 +27,10 @@ pub const POSTGRES_CONFIG_HASH: &str = "multigres.com/postgres-config-hash";
 /// Hash of the PostgreSQL settings that a reload applies.
 pub const POSTGRES_RELOAD_HASH: &str = "multigres.com/postgres-reload-hash";
 
+/// Settings that no standby may have lower than its primary, as `name=value` with commas: on a pool pod what it was made with, on the
+/// `ConfigMap` with the settings what the last primary had.
+pub const REPLICATION_SETTINGS: &str = "multigres.com/replication-settings";
+
 /// Step of the drain protocol that a pool pod has reached.
 pub const DRAIN_STATE: &str = "drain.multigres.com/state";
 
@@ -49,8 +53,15 @@ pub const SWITCHOVER_FAILED_AT: &str = "drain.multigres.com/switchover-failed-at
 pub const PAUSE: &str = "multigres.com/pause";
 
 /// On a data volume's claim: RFC 3339 time at which it was set aside, because the pooler on it had given up. It is kept for
-/// whoever wants to look at it; once it is deleted its number is used again.
+/// whoever wants to look at it.
 pub const QUARANTINED_AT: &str = "multigres.com/quarantined-at";
+
+/// On a data volume's claim: RFC 3339 time at which a volume of the class that the spec asks for took its place. What becomes of it is up
+/// to `whenScaled`.
+pub const REPLACED_AT: &str = "multigres.com/replaced-at";
+
+/// On a data volume's claim: the numbers that were skipped for it, separated by commas. They are not used again while it is there.
+pub const INSTEAD_OF: &str = "multigres.com/instead-of";
 
 /// On a pool pod: the [`POSTGRES_RELOAD_HASH`] of settings of which a reload showed that some need a restart.
 pub const RESTART_REQUIRED: &str = "multigres.com/restart-required";
@@ -60,6 +71,12 @@ pub const CERT_STRATEGY: &str = "multigres.com/cert-strategy";
 
 /// Prefix that users may not use on Services which the operator exposes.
 pub const RESERVED_PREFIX: &str = "multigres.com/";
+
+/// On a MultigresBackup that a schedule made: RFC 3339 time of the schedule that it is for.
+pub const SCHEDULED_AT: &str = "multigres.com/scheduled-at";
+
+/// Finalizer of a MultigresBackup whose backup goes with it.
+pub const BACKUP_FINALIZER: &str = "multigres.com/backup-data";
 
 /// Finalizer of a cluster: children and retained volumes are dealt with before it goes.
 pub const CLUSTER_FINALIZER: &str = "multigres.com/cluster-cleanup";

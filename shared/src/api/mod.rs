@@ -1,4 +1,4 @@
-//! The Kubernetes API of the product: group, version, the eight kinds and their custom resource definitions.
+//! The Kubernetes API of the product: group, version, the nine kinds and their custom resource definitions.
 
 pub mod annotation;
 pub mod schema;
@@ -9,7 +9,7 @@ use kube::CustomResourceExt;
 
 use self::schema::{SpecPresence, finalize_crd};
 use self::v1alpha1::{
-    Cell, CellTemplate, CoreTemplate, MultigresCluster, Shard, ShardTemplate, TableGroup, TopoServer,
+    Cell, CellTemplate, CoreTemplate, MultigresBackup, MultigresCluster, Shard, ShardTemplate, TableGroup, TopoServer,
 };
 
 /// The API group of every kind.
@@ -21,7 +21,7 @@ pub const VERSION: &str = "v1alpha1";
 /// The category that `kubectl get multigres` lists.
 pub const CATEGORY: &str = "multigres";
 
-/// The definitions of the eight kinds, ready to be installed, in a fixed order.
+/// The definitions of the nine kinds, ready to be installed, in a fixed order.
 pub fn crds() -> Vec<CustomResourceDefinition> {
     use SpecPresence::{Defaulted, Required};
     [
@@ -33,6 +33,7 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
         (TableGroup::crd(), Required),
         (Shard::crd(), Required),
         (TopoServer::crd(), Required),
+        (MultigresBackup::crd(), Required),
     ]
     .into_iter()
     .map(|(crd, presence)| finalize_crd(crd, presence))

@@ -97,7 +97,7 @@ const fn histogram(
 use Program::{Admission, Both, Controller};
 
 /// All families.
-pub const ALL: [Family; 75] = [
+pub const ALL: [Family; 78] = [
     gauge(
         "multigres_operator_build_info",
         &["version", "revision"],
@@ -246,6 +246,24 @@ pub const ALL: [Family; 75] = [
         &["cluster", "shard", "namespace"],
         Controller,
         "Whether the backups of a shard are healthy: 1 or 0, nothing while it is not known.",
+    ),
+    gauge(
+        "multigres_operator_wal_archiving",
+        &["cluster", "shard", "namespace"],
+        Controller,
+        "Whether the WAL of a shard reaches its repository: 1 or 0, nothing while it is not known.",
+    ),
+    gauge(
+        "multigres_operator_backup_next_run_timestamp_seconds",
+        &["cluster", "shard", "namespace"],
+        Controller,
+        "Unix time of the next scheduled backup of a shard; nothing without a schedule.",
+    ),
+    gauge(
+        "multigres_operator_backup_runs",
+        &["cluster", "namespace", "phase"],
+        Controller,
+        "MultigresBackups of a cluster by their phase.",
     ),
     gauge(
         "multigres_operator_disruption_blocked",

@@ -19,7 +19,7 @@ pub fn change(name: &str) -> Change {
     }
 }
 
-/// Settings that a standby must not have lower than its primary: a decrease must reach the primary first.
+/// Settings that a standby must not have lower than its primary (see [`super::replication`]).
 pub const REPLICATION_CRITICAL: [&str; 5] = [
     "max_connections",
     "max_locks_per_transaction",

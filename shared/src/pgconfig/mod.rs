@@ -9,6 +9,7 @@ pub mod hash;
 pub mod managed;
 pub mod parse;
 pub mod render;
+pub mod replication;
 pub mod sizing;
 pub mod value;
 
@@ -16,5 +17,6 @@ pub use classify::{Change, change};
 pub use managed::{Managed, managed};
 pub use parse::{Parsed, parse};
 pub use render::{Identity, RELOAD_MARKER, Rendered, render};
+pub use replication::Critical;
 pub use sizing::{Basis, Sizing, basis};
 pub use value::{ValueError, check};

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use crate::api::v1alpha1::{ContainerConfig, PoolSpec};
-use crate::pgconfig::classify::REPLICATION_CRITICAL;
 use crate::quantity::Quantity;
 
 const KIB: u64 = 1024;
@@ -164,14 +163,6 @@ impl Sizing {
     }
 }
 
-/// Whether two sizings differ in a setting that must reach the primary before its standbys when it falls.
-pub fn lowers_replication_critical(old: &Sizing, new: &Sizing) -> bool {
-    let value = |sizing: &Sizing, name: &str| {
-        sizing.settings().into_iter().find(|(key, _)| *key == name).and_then(|(_, value)| value.parse::<u64>().ok())
-    };
-    REPLICATION_CRITICAL.iter().any(|name| value(new, name) < value(old, name))
-}
-
 /// The WAL segment size in MB that the arguments of `initdb` ask for, or the default.
 pub fn segment_of(initdb_args: Option<&str>) -> u64 {
     let mut words = initdb_args.unwrap_or_default().split_whitespace();
@@ -259,9 +250,9 @@ mod tests {
 
     #[test]
     fn growing_cpu_never_lowers_worker_processes() {
-        let at = |cpu| Sizing::of(Basis { cpu, ..Basis::default() });
-        assert!(!lowers_replication_critical(&at(1000), &at(4000)));
-        assert!(lowers_replication_critical(&at(16000), &at(4000)));
+        let at = |cpu| Sizing::of(Basis { cpu, ..Basis::default() }).max_worker_processes;
+        assert!(at(1000) <= at(4000));
+        assert!(at(4000) < at(16000));
     }
 
     proptest! {

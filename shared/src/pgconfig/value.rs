@@ -81,7 +81,7 @@ fn check_enum(choices: &str, value: &str) -> Result<(), ValueError> {
 }
 
 /// The number in the stored unit of the setting.
-fn number(value: &str, stored: Unit, kind: &str) -> Result<f64, ValueError> {
+pub(super) fn number(value: &str, stored: Unit, kind: &str) -> Result<f64, ValueError> {
     let wrong = || ValueError::Number(format!("{kind}{}", hint(stored)));
     let digits = value.strip_prefix(['-', '+']).unwrap_or(value);
     let hex = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X"));

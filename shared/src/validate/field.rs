@@ -8,6 +8,7 @@ use validator::{Validate, ValidationError, ValidationErrors, ValidationErrorsKin
 
 use crate::field_path::At;
 use crate::quantity::Quantity;
+use crate::schedule::{self, Cron};
 
 use super::{Findings, duration, limits, reason};
 
@@ -99,6 +100,25 @@ pub fn mount_path(path: &str) -> Checked {
         return Ok(());
     }
     Err(wrong(format!("must be an absolute path below / of at most {} characters, such as /backups", limits::PATH)))
+}
+
+/// A time in cron syntax that comes again.
+pub fn cron(text: &str) -> Checked {
+    Cron::parse(text, None).map(drop).map_err(|error| wrong(error.to_string()))
+}
+
+/// A time zone of the IANA database.
+pub fn time_zone(name: &str) -> Checked {
+    schedule::zone(Some(name)).map(drop).map_err(|error| wrong(error.to_string()))
+}
+
+/// How many full backups can be kept: the data plane removes older ones by itself.
+pub fn kept_full_backups(count: i32) -> Checked {
+    let most = limits::FULL_BACKUPS;
+    if (1..=most).contains(&count) {
+        return Ok(());
+    }
+    Err(wrong(format!("must be between 1 and {most}: the data plane itself keeps {most} full backups and no more")))
 }
 
 /// Annotations of pods stay within their limits.

@@ -40,3 +40,6 @@ pub const QUOTED: usize = 128;
 pub const BUFFER_MAX_FAILOVER: &str = "20s";
 /// How long a gateway waits where `window` is not given.
 pub const BUFFER_WINDOW: &str = "10s";
+
+/// Full backups that the data plane keeps: more cannot be had.
+pub const FULL_BACKUPS: i32 = 7;

@@ -5,6 +5,7 @@
 
 mod alike;
 mod backup;
+mod backup_run;
 mod cluster;
 pub mod duration;
 pub mod field;
@@ -27,6 +28,7 @@ use crate::resolve::ResolvedCluster;
 
 use self::findings::Findings;
 
+pub use self::backup_run::backup_run;
 pub use self::findings::{FieldError, Verdict, Warning};
 pub use self::postgres::reference as postgres_reference;
 pub use self::review::{Subject, review};

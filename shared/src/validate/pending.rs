@@ -88,6 +88,15 @@ fn one_location(findings: &mut Findings<'_>, spec: &MultigresClusterSpec) {
         let at = databases.key(&database.name);
         // What cannot be read under the other spelling keeps the cluster from being resolved, which tells.
         let groups = resolve::table_groups(database, &at, &mut Vec::new());
+        let place = Location::of([spec.backup.as_ref(), database.backup.as_ref()].into_iter().flatten());
+        if groups.len() > 1 && place.text.starts_with("s3://") {
+            let message = format!(
+                "all of them would keep their backups in {}, below one path: the data plane has no path of its own for each, so only \
+                 the first one can be bootstrapped; use one table group, or backups of type filesystem",
+                place.text
+            );
+            findings.warn(&at.field("tablegroups"), message);
+        }
         let own = |group: &crate::api::v1alpha1::TableGroupConfig| {
             group.backup.is_some() || group.shards.iter().any(|shard| shard.backup.is_some())
         };

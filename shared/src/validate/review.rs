@@ -112,7 +112,7 @@ mod tests {
         let spec = |groups: &[Value]| {
             let cluster = json!({
                 "cells": [{"name": "a"}],
-                "backup": {"type": "s3", "s3": {"bucket": "b", "region": "r"}},
+                "backup": {"type": "filesystem", "filesystem": {"storage": {"accessModes": ["ReadWriteMany"]}}},
                 "databases": [{"name": "postgres", "tablegroups": groups}],
             });
             serde_json::from_value::<MultigresClusterSpec>(cluster).unwrap()

@@ -254,3 +254,18 @@ fn hostile_text_is_not_repeated_in_full() {
     assert_eq!(verdict.errors.len(), 1);
     assert!(verdict.errors[0].to_string().len() < 2_000);
 }
+
+#[test]
+fn a_decrease_that_standbys_could_not_follow_is_warned_about() {
+    let of = |pointer: &str, value: Value| with(&format!("SHARD/spec/{pointer}"), value);
+    let connections = |number: &str| of("postgresConfig", json!({ "max_connections": number }));
+    let warned = |old: &Value, new: &Value| -> Vec<String> {
+        let verdict = judge_update(old, new);
+        assert!(verdict.errors.is_empty(), "{:#?}", verdict.errors);
+        verdict.warnings.iter().map(ToString::to_string).filter(|text| text.contains("no standby may have less")).collect()
+    };
+    let lower = warned(&connections("300"), &connections("100"));
+    assert!(lower.len() == 1 && lower[0].contains("max_connections stays 300"), "{lower:?}");
+    assert!(warned(&connections("100"), &connections("300")).is_empty());
+    assert!(warned(&connections("300"), &connections("300")).is_empty());
+}

@@ -8,8 +8,7 @@ use crate::api::v1alpha1::{
     BackupType, CellSpec, EncryptionConfig, EtcdSpec, FilesystemBackupConfig, PoolSpec, ShardResolvedSpec, StorageSpec,
 };
 use crate::field_path::At;
-use crate::pgconfig::sizing::lowers_replication_critical;
-use crate::pgconfig::{Sizing, basis};
+use crate::pgconfig::{Identity, Sizing, basis, render};
 use crate::quantity::Quantity;
 use crate::resolve::{GlobalTopo, ResolvedCluster};
 
@@ -94,7 +93,7 @@ fn etcd(findings: &mut Findings<'_>, at: &At<'_>, before: &EtcdSpec, after: &Etc
     if before == after {
         return;
     }
-    shrink(findings, &at.field("storage"), before.storage.as_ref(), after.storage.as_ref());
+    shrink(findings, &at.field("storage"), before.storage.as_ref(), after.storage.as_ref(), false);
     let (old, new) = (before.replicas.unwrap_or(1), after.replicas.unwrap_or(1));
     // The members that stay must be a quorum of the old cluster, or the topology is lost on the way.
     let quorum = old / 2 + 1;
@@ -117,7 +116,7 @@ fn shard_change(findings: &mut Findings<'_>, at: &At<'_>, before: &ShardResolved
     let pools = at.field("pools");
     for (name, pool) in &after.pools {
         if let Some(before) = before.pools.get(name) {
-            shrink(findings, &pools.key(name).field("storage"), before.storage.as_ref(), pool.storage.as_ref());
+            shrink(findings, &pools.key(name).field("storage"), before.storage.as_ref(), pool.storage.as_ref(), true);
         }
     }
     let policy = after.durability_policy.unwrap_or_default();
@@ -140,10 +139,17 @@ fn shard_change(findings: &mut Findings<'_>, at: &At<'_>, before: &ShardResolved
     if before.initdb_args != after.initdb_args {
         findings.warn(&at.field("initdbArgs"), "takes effect only on a fresh data directory");
     }
-    let sizing = |shard: &ShardResolvedSpec| Sizing::of(basis(&shard.pools, shard.initdb_args.as_deref()));
-    if lowers_replication_critical(&sizing(before), &sizing(after)) {
-        findings
-            .warn(&pools, "fewer cores lower max_worker_processes, which must reach the primary before its standbys");
+    let critical = |shard: &ShardResolvedSpec| {
+        let sizing = Sizing::of(basis(&shard.pools, shard.initdb_args.as_deref()));
+        render(&Identity::default(), &sizing, None, &shard.postgres_config).critical()
+    };
+    if (&before.pools, &before.postgres_config) != (&after.pools, &after.postgres_config) {
+        for (name, value) in critical(after).below(&critical(before)) {
+            let message = format!(
+                "{name} stays {value} in a shard that runs: no standby may have less than its primary was started with"
+            );
+            findings.warn(&at.field("postgresConfig"), message);
+        }
     }
 }
 
@@ -167,7 +173,13 @@ fn backup_change(findings: &mut Findings<'_>, at: &At<'_>, before: &ShardResolve
     if let (Some(before), Some(after)) = (&before.filesystem, &after.filesystem)
         && volume(before) == volume(after)
     {
-        shrink(findings, &at.field("filesystem").field("storage"), before.storage.as_ref(), after.storage.as_ref());
+        shrink(
+            findings,
+            &at.field("filesystem").field("storage"),
+            before.storage.as_ref(),
+            after.storage.as_ref(),
+            false,
+        );
     }
     if before.r#type != after.r#type {
         let old = if before.r#type == BackupType::S3 { "bucket" } else { "volume" };
@@ -178,8 +190,14 @@ fn backup_change(findings: &mut Findings<'_>, at: &At<'_>, before: &ShardResolve
     }
 }
 
-/// A volume cannot shrink; its class and modes are fixed once it exists.
-fn shrink(findings: &mut Findings<'_>, at: &At<'_>, before: Option<&StorageSpec>, after: Option<&StorageSpec>) {
+/// A volume cannot shrink; its class and modes are fixed once it exists. Members of a pool move to a volume of another class.
+fn shrink(
+    findings: &mut Findings<'_>,
+    at: &At<'_>,
+    before: Option<&StorageSpec>,
+    after: Option<&StorageSpec>,
+    moves: bool,
+) {
     let (Some(before), Some(after)) = (before, after) else { return };
     if before == after {
         return;
@@ -194,7 +212,13 @@ fn shrink(findings: &mut Findings<'_>, at: &At<'_>, before: Option<&StorageSpec>
             format!("was {old}; a volume cannot shrink; keep at least that"),
         );
     }
-    if before.class != after.class || before.access_modes != after.access_modes {
+    if moves && before.storage_class() != after.storage_class() {
+        findings.warn(
+            &at.field("class"),
+            "members move to new volumes one after the other; what becomes of the old ones is up to whenScaled",
+        );
+    }
+    if (!moves && before.class != after.class) || before.access_modes != after.access_modes {
         findings.warn(at, "class and access modes apply to new volumes only");
     }
 }

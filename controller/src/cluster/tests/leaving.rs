@@ -1,11 +1,15 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use shared::{
     api::v1alpha1::{PoolSpec, Shard, ShardSpec},
+    label,
     label::Component,
 };
 
 use super::*;
-use crate::{cell::leaving::READY_FOR_DELETION, upstream::PoolerId};
+use crate::{
+    cell::leaving::READY_FOR_DELETION,
+    upstream::{Component as Process, PoolerId, Registration},
+};
 
 const TWO: &str = "
 metadata: {name: two, namespace: prod}
@@ -212,4 +216,57 @@ fn records_of_nobody_are_pruned_from_the_clusters_own_topology_alone() {
     };
     assert_eq!(stray(TWO), ["topology DeleteDatabase(\"foreign\")", "topology DeleteCell(\"stray\")"]);
     assert!(stray(EXTERNAL).is_empty());
+}
+
+fn registration(component: Process, name: &str, hostname: &str) -> Registration {
+    let (name, hostname) = (name.to_owned(), hostname.to_owned());
+    Registration { component, cell: "zone-a".to_owned(), name, hostname, ports: BTreeMap::new() }
+}
+
+fn gateway_at(ip: Option<&str>) -> Arc<Pod> {
+    let mut pod = Pod::default();
+    pod.metadata.labels = Some(label::of_gateway("minimal", "zone-a", None, None));
+    pod.status.get_or_insert_default().pod_ip = ip.map(str::to_owned);
+    Arc::new(pod)
+}
+
+/// The records that a plan removes because nobody is behind them any more.
+fn left_behind(observed: &Observed) -> Vec<String> {
+    let of = |write: crate::plan::Write| match write.action {
+        Action::Sequence(steps) => match steps.as_slice() {
+            [
+                Action::RequireNoPodAt { namespace, selector, address },
+                Action::Topology { write: crate::plan::TopoWrite::DeleteRegistration(seen), .. },
+            ] => {
+                assert_eq!((namespace.as_str(), address), ("prod", &seen.hostname));
+                assert_eq!(selector.get(label::INSTANCE).map(String::as_str), Some("minimal"));
+                Some(seen.name.clone())
+            }
+            _ => None,
+        },
+        _ => None,
+    };
+    run(observed).writes.into_iter().filter_map(of).collect()
+}
+
+#[test]
+fn records_of_crashed_gateways_go_once_no_pod_can_have_written_them() {
+    let mut observed = healthy(MINIMAL);
+    observed.registrations = vec![
+        registration(Process::Gateway, "alive", "10.0.0.1"),
+        registration(Process::Gateway, "crashed", "10.0.0.2"),
+        registration(Process::Orch, "orchestrator", "10.0.0.1"),
+        Registration { cell: "of-others".to_owned(), ..registration(Process::Gateway, "theirs", "10.0.0.3") },
+        registration(Process::Gateway, "named", "some-host"),
+    ];
+    observed.pods = vec![gateway_at(Some("10.0.0.1"))];
+    assert_eq!(
+        left_behind(&observed),
+        ["crashed", "orchestrator"],
+        "a gateway at an address makes no orchestrator live"
+    );
+    observed.pods.push(gateway_at(None));
+    assert_eq!(left_behind(&observed), ["orchestrator"], "one that starts may have written any of them");
+    observed.topology = Sight::Failed { reason: "Unavailable".into(), message: "refused".into() };
+    assert!(left_behind(&observed).is_empty());
 }

@@ -299,13 +299,73 @@ fn what_the_cluster_says_changes_the_intent_of_the_child_that_it_concerns() {
 }
 
 #[test]
-fn a_template_that_is_gone_leaves_what_runs_alone_and_says_so() {
+fn a_template_that_is_gone_leaves_what_runs_as_it_is_and_says_so() {
     let before = made(TEMPLATED, &old());
-    let gone = again(&before, &Templates { cell: BTreeMap::new(), ..old() }, &settings());
+    let mut gone = again(&before, &Templates { cell: BTreeMap::new(), ..old() }, &settings());
+    let accepted = writes_by_name(&run(&before));
+    let kept = writes_by_name(&run(&gone));
+    for (object, value) in &kept {
+        assert_eq!(accepted.get(object), Some(value), "{object}");
+    }
+    assert_eq!(kept.len(), accepted.len(), "{:?} of {:?}", kept.keys(), accepted.keys());
+
+    // What somebody changes by hand meanwhile is put back.
+    edit(&mut gone.cells, |cell| cell.spec.multigateway.replicas = Some(7));
+    edit(&mut gone.table_groups, |group| group.spec.shards.clear());
+    edit(&mut gone.topo_servers, |server| server.spec.etcd = None);
+    let mut admin = (**gone.admin.as_ref().unwrap()).clone();
+    admin.spec.as_mut().unwrap().template.spec.as_mut().unwrap().containers.clear();
+    gone.admin = Some(Arc::new(admin));
+    assert_eq!(writes_by_name(&run(&gone)), kept);
     let plan = run(&gone);
-    assert!(outline(&plan).is_empty(), "{:?}", outline(&plan));
-    let status = plan.status.unwrap();
+    let status = plan.status.clone().unwrap();
     let accepted = find(&status.conditions, "SpecAccepted").unwrap();
     assert_eq!((accepted.status.as_str(), accepted.reason.as_str()), ("False", "TemplateMissing"));
     assert!(accepted.message.contains("std"), "{}", accepted.message);
+    assert!(accepted.message.ends_with("what exists stays as it was accepted last"), "{}", accepted.message);
+
+    // What was deleted cannot be made again, and whoever deleted it reads so.
+    let mut cluster = (*gone.cluster).clone();
+    cluster.status = run(&before).status;
+    gone.cluster = Arc::new(cluster);
+    gone.cells.retain(|cell| cell.spec.name != "zone-a");
+    let plan = run(&gone);
+    assert!(applied::<Cell, _>(&plan, &name::cell("minimal", "zone-a")).is_none());
+    let message = plan.status.unwrap().message.unwrap();
+    assert!(message.ends_with("but cell zone-a cannot be put back before the spec is accepted"), "{message}");
+}
+
+#[test]
+fn a_child_without_a_readable_copy_is_left_alone_while_the_spec_is_refused() {
+    let before = made(TEMPLATED, &old());
+    let mut gone = again(&before, &Templates { cell: BTreeMap::new(), ..old() }, &settings());
+    edit(&mut gone.cells, |cell| cell.metadata.annotations = None);
+    let cell = gone.cells[0].metadata.name.clone().unwrap();
+    assert!(applied::<Cell, _>(&run(&gone), &cell).is_none());
+}
+
+#[test]
+fn a_paused_cluster_takes_over_nothing_that_restarts_a_pod_not_even_from_its_user() {
+    let mut before = made(MINIMAL, &Templates::default());
+    let running: Deployment = (**before.admin.as_ref().unwrap()).clone();
+    let mut cluster = (*before.cluster).clone();
+    cluster.spec.image_update_policy =
+        serde_json::from_value(json!({"strategy": "paused", "acknowledgedRevision": other().images.revision()}))
+            .unwrap();
+    cluster.spec.multiadmin =
+        serde_json::from_value(json!({"spec": {"replicas": 3, "podLabels": {"a": "b"}}})).unwrap();
+    before.cluster = Arc::new(cluster);
+    let mut paused = again(&before, &Templates::default(), &other());
+    paused.inherited = telemetry();
+    let plan = decide(&paused, &other(), now()).unwrap();
+    let admin: Deployment = applied(&plan, &name::multiadmin("minimal")).unwrap();
+    let (spec, was) = (admin.spec.unwrap(), running.spec.unwrap());
+    assert_eq!(spec.template, was.template, "pods stay");
+    assert_eq!(spec.replicas, Some(3), "what restarts nobody goes on");
+    let cell: Cell = applied(&plan, &name::cell("minimal", "zone-a")).unwrap();
+    assert_eq!(cell.annotations()[annotation::UPDATE_STRATEGY], "paused");
+    assert_eq!(cell.spec.images.multigateway, ImageSet::default().multigateway);
+    let conditions = plan.status.unwrap().conditions;
+    assert!(find(&conditions, "RolloutsPaused").unwrap().message.contains("until it is lazy or immediate"));
+    assert_eq!(find(&conditions, "ImageRolloutPending").unwrap().reason, "Paused");
 }

@@ -92,6 +92,24 @@ fn registered_poolers_go_with_the_records_of_the_cells_that_lead_to_them() {
 }
 
 #[test]
+fn records_of_gateways_that_are_gone_go_before_those_of_their_cells() {
+    let mut observed = observed(EXTERNAL);
+    register_all(&mut observed);
+    observed.registrations = vec![crate::upstream::Registration {
+        component: crate::upstream::Component::Gateway,
+        cell: "a".to_owned(),
+        name: "crashed".to_owned(),
+        hostname: "10.0.0.2".to_owned(),
+        ports: BTreeMap::new(),
+    }];
+    let mut observed = leaving(observed);
+    let plan = run(&observed);
+    assert!(matches!(&plan.writes[..], [write] if write.reason == "LeftBehind"), "{:?}", plan.writes);
+    observed.registrations.clear();
+    assert_eq!(outline(&run(&observed)).len(), 2);
+}
+
+#[test]
 fn an_etcd_whose_volumes_stay_is_emptied_because_the_next_cluster_may_find_them() {
     let mut observed = healthy(MINIMAL);
     observed.retained_topology = Some(TopoAddress::new(["minimal-global-topo.prod.svc:2379"], "/multigres/global"));

@@ -30,6 +30,8 @@ pub struct Member {
     pub outdated: Option<String>,
     /// Whether its file system grows with the next pod only.
     pub resize_pending: bool,
+    /// How its volume differs from what the spec asks for, if no change of the volume helps.
+    pub misplaced: Option<Misplaced>,
     /// Whether it runs settings that a reload would replace.
     pub reload_pending: bool,
     /// Whether the kubelet says that it is ready.
@@ -46,6 +48,15 @@ pub struct Member {
     pub role: Role,
     /// What its pooler said within [`FRESH_FOR`](super::FRESH_FOR); none if it said nothing.
     pub vitals: Option<Vitals>,
+}
+
+/// A volume of another StorageClass than the spec asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Misplaced {
+    /// The class that it should have.
+    pub class: String,
+    /// Whether there is such a class, as far as that is known.
+    pub exists: bool,
 }
 
 /// Whether a pod is there.

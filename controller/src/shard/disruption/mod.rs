@@ -15,9 +15,9 @@ mod view;
 use std::time::Duration;
 
 pub use self::{
-    member::{Cause, Drain, Failures, Member, Node, Presence, Role, Vitals},
+    member::{Cause, Drain, Failures, Member, Misplaced, Node, Presence, Role, Vitals},
     table::decide,
-    verdict::{Act, Blocker, Ending, Reason, Row, Verdict},
+    verdict::{Act, Blocker, Ending, Reason, Row, Verdict, Wait},
     view::{Safety, View},
 };
 

@@ -2,11 +2,13 @@
 
 use std::cmp::Reverse;
 
+use shared::annotation::DrainState;
+
 use super::{
     ABORT_AFTER, PROGRESS_DEADLINE, STUCK_AFTER,
     drain::{advance, waiting_for},
-    member::{Cause, Member, Presence, Role},
-    verdict::{Act, Blocker, Reason, Row, Verdict},
+    member::{Cause, Member, Misplaced, Presence, Role},
+    verdict::{Act, Blocker, Ending, Reason, Row, Verdict, Wait},
     view::{Safety, View},
 };
 use crate::{plan::Note, shard::facts::names};
@@ -36,7 +38,7 @@ pub fn decide(view: &View) -> Verdict {
         let message = format!("More than one primary: {}", names(primaries.iter().map(|member| &member.pod)));
         return Verdict::of(Row::Split).blocked(Reason::SeveralPrimaries, message);
     }
-    running_drain(view).or_else(|| waiting(view)).unwrap_or_else(|| work(view))
+    moves(view).or_else(|| running_drain(view)).or_else(|| waiting(view)).unwrap_or_else(|| work(view))
 }
 
 /// Sorted by name, so that the order in which members were observed decides nothing.
@@ -53,6 +55,7 @@ fn pending(view: &View) -> bool {
             || member.drain.is_some()
             || member.is_quarantined()
             || member.reload_pending
+            || (member.wanted && member.misplaced.is_some())
             // Without another member nobody can take over, and no budget keeps the eviction away.
             || (member.role == Role::Primary && member.must_move() && view.members.len() > 1)
     })
@@ -70,11 +73,38 @@ fn lost(view: &View) -> Option<Verdict> {
     let gone = |member: &&Member| member.role == Role::Primary && !member.is_live();
     let member = in_order(view).into_iter().find(gone)?;
     // Who cannot elect for so long lacks more than haste.
-    if view.blocked_since.is_some_and(|since| view.past(since, ABORT_AFTER).is_some()) {
+    if view.lost_for(ABORT_AFTER) {
         return None;
     }
     let verdict = Verdict::of(Row::Lost).act(Act::Hasten);
     Some(verdict.blocked(Reason::NoPrimary, format!("The pod of the primary {} is gone", member.pod)))
+}
+
+/// A primary on a node that is about to go leaves it before anything is begun that can wait: it would go without being asked, and whoever
+/// is away then is missed. A member that was chosen and not touched yet waits, too.
+fn moves(view: &View) -> Option<Verdict> {
+    let primary = view.serving_primary().filter(|primary| primary.must_move() && primary.drain.is_none())?;
+    let rested = primary.failures.retry_at().is_none_or(|at| at <= view.now);
+    // One that took over a moment ago has just been chosen by the data plane, which does not look at nodes: moving it on and on helps nobody.
+    if view.led_since.is_some_and(|since| view.past(since, ABORT_AFTER).is_none()) {
+        return None;
+    }
+    let away = view.in_flight(primary).or_else(|| view.returning(primary));
+    if !rested || away.is_some() || !view.has_successor(primary, true, false) {
+        return None;
+    }
+    let chosen = || in_order(view).into_iter().filter(|member| member.is_live() && member.drain.is_some());
+    let state = |member: &Member| member.drain.as_ref().map(|drain| drain.state);
+    if chosen().any(|member| state(member) > Some(DrainState::Requested)) {
+        return None;
+    }
+    let verdict = Verdict::of(Row::NodeDrain);
+    Some(match chosen().next() {
+        Some(member) => verdict
+            .act(Act::Drop { pod: member.pod.clone(), ending: Ending::Cancelled })
+            .note(Note::normal("DrainCancelled", format!("{} waits until the primary has left its node", member.pod))),
+        None => verdict.act(Act::Request { pod: primary.pod.clone(), cause: Cause::NodeDrain }),
+    })
 }
 
 /// One drain at a time, the one that has come furthest.
@@ -102,6 +132,9 @@ fn waiting(view: &View) -> Option<Verdict> {
             None => verdict.blocked(Reason::WaitingForMember, format!("{} is ending", member.pod)),
         });
     }
+    if let Some(verdict) = stranded(view) {
+        return Some(verdict);
+    }
     // Without a primary nobody gets healthy: what is down for certain and would be built otherwise today may be what is missing.
     if view.serving_primary().is_none()
         && let Some(verdict) = broken(view)
@@ -119,7 +152,7 @@ fn waiting(view: &View) -> Option<Verdict> {
     if up && view.serving_primary().is_none() {
         return Some(Verdict::of(Row::Waiting).blocked(Reason::NoPrimary, "No primary serves"));
     }
-    let long = view.blocked_since.is_some_and(|since| view.past(since, PROGRESS_DEADLINE).is_some());
+    let long = view.waited(Wait::Member, PROGRESS_DEADLINE);
     let old = |member: &&&Member| member.created.is_some_and(|at| view.past(at, PROGRESS_DEADLINE).is_some());
     if long && let Some(stalled) = returning.iter().find(old) {
         let why = stalled.trouble.as_deref().unwrap_or("it does not get healthy");
@@ -134,7 +167,7 @@ fn waiting(view: &View) -> Option<Verdict> {
 /// Outdated and certainly down: today's description may be the cure. A claim to be primary goes last, and not on a single answer: its
 /// PostgreSQL may be recovering from a crash, which nobody has to help with.
 fn broken(view: &View) -> Option<Verdict> {
-    let lasts = view.blocked_since.is_some_and(|since| view.past(since, ABORT_AFTER).is_some());
+    let lasts = view.lost_for(ABORT_AFTER);
     let mut broken: Vec<&Member> = in_order(view)
         .into_iter()
         .filter(|member| member.is_live() && member.wanted && member.outdated.is_some() && member.is_down())
@@ -177,7 +210,7 @@ fn work(view: &View) -> Verdict {
     sick.sort_by_key(|member| (member.vitals.is_none(), Reverse(member.created)));
     // Of several that are not well it is not known which ones still confirm commits. Most get well or prove to be down; after a
     // while the policy alone decides.
-    let patient = view.blocked_since.is_none_or(|since| view.past(since, PROGRESS_DEADLINE).is_none());
+    let patient = !view.waited(Wait::Member, PROGRESS_DEADLINE);
     if sick.len() > 1 && patient {
         let message = format!("Not healthy: {}", names(sick.iter().map(|member| &member.pod)));
         return Verdict::of(Row::Waiting).blocked(Reason::WaitingForMember, message);
@@ -202,6 +235,11 @@ fn work(view: &View) -> Verdict {
         block(&mut blocker, Row::Extra, Blocker::new(Reason::ScaleDownBlocked, message));
     }
     let home = view.primary().map(|primary| primary.cell.as_str());
+    match other_volume(view, home) {
+        Some(Ok(verdict)) => return verdict,
+        Some(Err(found)) => block(&mut blocker, Row::Volume, found),
+        None => {}
+    }
     let mut standbys: Vec<&Member> = live()
         .filter(|member| member.role != Role::Primary)
         .filter(|member| matches!(member.cause(), Some(Cause::RollingUpdate | Cause::FsResize)))
@@ -233,6 +271,48 @@ fn work(view: &View) -> Verdict {
         Some((row, found)) => Verdict { blocker: Some(found), ..Verdict::of(row) },
         None => Verdict::of(Row::Waiting).blocked(Reason::WaitingForMember, "A member does not answer"),
     }
+}
+
+/// A member on a volume of another class gives its place to one beside it, which comes first: it is not wanted any more then, and leaves in
+/// order. One at a time; the primary last.
+fn other_volume(view: &View, home: Option<&str>) -> Option<Result<Verdict, Blocker>> {
+    let live = || in_order(view).into_iter().filter(|member| member.is_live());
+    let mut misplaced: Vec<(&Member, &Misplaced)> =
+        live().filter(|member| member.wanted).filter_map(|member| Some((member, member.misplaced.as_ref()?))).collect();
+    misplaced.sort_by_key(|(member, _)| (member.role == Role::Primary, Some(member.cell.as_str()) == home));
+    if let Some((_, found)) = misplaced.iter().find(|(_, found)| !found.exists) {
+        let message = format!("There is no StorageClass {:?}; the volumes stay as they are", found.class);
+        return Some(Err(Blocker::new(Reason::StorageClassMissing, message)));
+    }
+    let (member, found) = misplaced.first()?;
+    if live().any(|member| !member.wanted) {
+        return Some(Err(Blocker::new(
+            Reason::WaitingForMember,
+            "A member has to leave before the next volume is replaced",
+        )));
+    }
+    let sick = in_order(view).into_iter().find(|other| other.wanted && !view.is_healthy(other));
+    if let Some(sick) = sick {
+        return Some(Err(Blocker::new(Reason::WaitingForMember, format!("{} is not healthy yet", sick.pod))));
+    }
+    Some(Ok(replace_volume(member, found)))
+}
+
+fn replace_volume(member: &Member, found: &Misplaced) -> Verdict {
+    let message = format!("{} gives its place to a member on a volume of class {:?}", member.pod, found.class);
+    Verdict::of(Row::Volume)
+        .act(Act::ReplaceVolume { pod: member.pod.clone() })
+        .note(Note::normal("VolumeReplaced", message))
+}
+
+/// A member that is down on a volume of another class, such as one that nobody could ever provide, is not waited for.
+fn stranded(view: &View) -> Option<Verdict> {
+    view.serving_primary()?;
+    let down = |member: &&Member| member.is_live() && member.wanted && member.role != Role::Primary && member.is_down();
+    in_order(view).into_iter().filter(down).filter(|member| !member.is_quarantined()).find_map(|member| {
+        let found = member.misplaced.as_ref().filter(|found| found.exists)?;
+        Some(replace_volume(member, found))
+    })
 }
 
 /// The first thing in the way is the one that is told.
@@ -292,7 +372,7 @@ fn primary(view: &View) -> Option<Result<Verdict, (Row, Blocker)>> {
         return blocked(Reason::SwitchoverFailed, message);
     }
     // Where all nodes are about to be emptied, a while passes before one of them has to do, so that nobody is moved to and fro.
-    let any_node = view.blocked_since.is_some_and(|since| view.past(since, ABORT_AFTER).is_some());
+    let any_node = view.waited(Wait::Successor, ABORT_AFTER);
     if !view.has_successor(member, moves, any_node) {
         return blocked(Reason::NoStandby, format!("No healthy standby can take over from {pod}"));
     }
@@ -312,7 +392,7 @@ fn reload(view: &View) -> Option<Verdict> {
     let answers = |member: &&&Member| member.vitals.is_some_and(|vitals| vitals.postgres_ready);
     let standbys: Vec<&&Member> = stale.iter().filter(|member| member.role != Role::Primary).collect();
     // A standby on which somebody overrides a setting by hand does not keep the primary from its own.
-    let long = view.blocked_since.is_some_and(|since| view.past(since, ABORT_AFTER).is_some());
+    let long = view.waited(Wait::Reload, ABORT_AFTER);
     let turn: Vec<&&Member> = if standbys.is_empty() || long { stale.iter().collect() } else { standbys };
     let pods: Vec<String> = turn.into_iter().filter(|m| answers(m)).map(|member| member.pod.clone()).collect();
     let message = format!("Settings are not in force yet: {}", names(&pods));

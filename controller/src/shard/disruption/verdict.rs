@@ -57,6 +57,8 @@ pub enum Row {
     NoQuorum,
     /// The file system of a member grows with a restart.
     Resize,
+    /// A member moves to a volume of another class.
+    Volume,
     /// The primary leaves a node that is about to go.
     NodeDrain,
     /// Settings are reloaded.
@@ -73,6 +75,11 @@ pub enum Act {
     },
     /// Set the volume of a quarantined member aside and delete its pod.
     FreshVolume {
+        /// The pod.
+        pod: String,
+    },
+    /// Let a member on another volume take the place of this one, which is not wanted any more then.
+    ReplaceVolume {
         /// The pod.
         pod: String,
     },
@@ -152,7 +159,7 @@ impl Blocker {
 }
 
 /// Kinds of blockers; reasons of a condition and values of a metric label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::EnumIter)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::EnumIter, strum::EnumString)]
 pub enum Reason {
     /// The user asked for no disruption.
     Paused,
@@ -182,11 +189,47 @@ pub enum Reason {
     WaitingForCohort,
     /// A quarantined member must not get a fresh volume yet.
     QuarantineBlocked,
+    /// The class that volumes should have does not exist.
+    StorageClassMissing,
     /// Settings that were written are not in force yet.
     WaitingForReload,
 }
 
+/// What a blocker waits for. Each has a clock of its own: how long one thing was waited for says nothing about another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Wait {
+    /// Members that are to get healthy.
+    Member,
+    /// Somebody who takes over from the primary.
+    Successor,
+    /// Settings that are to come into force.
+    Reload,
+    /// The volumes of members, or the classes they need.
+    Volume,
+    /// The topology, or one primary too many.
+    Sight,
+    /// A word of the user.
+    Word,
+}
+
 impl Reason {
+    /// What is waited for.
+    pub fn wait(self) -> Wait {
+        match self {
+            Self::NoPrimary
+            | Self::WaitingForMember
+            | Self::PodStuck
+            | Self::RolloutStalled
+            | Self::WaitingForQuorum
+            | Self::WaitingForCohort => Wait::Member,
+            Self::NoStandby | Self::SwitchoverFailed | Self::WaitingForSwitchover => Wait::Successor,
+            Self::WaitingForReload => Wait::Reload,
+            Self::QuarantineBlocked | Self::StorageClassMissing => Wait::Volume,
+            Self::TopologyUnavailable | Self::SeveralPrimaries => Wait::Sight,
+            Self::Paused | Self::ScaleDownBlocked => Wait::Word,
+        }
+    }
+
     /// The word.
     pub fn as_str(self) -> &'static str {
         self.into()
@@ -227,6 +270,7 @@ impl Act {
                 Some(pod)
             }
             Self::Request { .. }
+            | Self::ReplaceVolume { .. }
             | Self::Advance { .. }
             | Self::LeaveCohort { .. }
             | Self::Drop { .. }

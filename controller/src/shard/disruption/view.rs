@@ -8,6 +8,7 @@ use shared::api::v1alpha1::DurabilityPolicy;
 use super::{
     LAG_LIMIT, PROGRESS_DEADLINE, QUARANTINE_AGE, QUARANTINE_PACE, SET_ASIDE_LIMIT, STUCK_AFTER,
     member::{Member, Node, Presence, Role},
+    verdict::Wait,
 };
 use crate::upstream::Lifecycle;
 
@@ -22,8 +23,12 @@ pub struct View {
     pub paused: bool,
     /// Why the topology or the poolers cannot be believed, if so.
     pub blind: Option<String>,
-    /// Since when something has been in the way, without a break.
-    pub blocked_since: Option<Timestamp>,
+    /// What was in the way last time, and since when that kind of thing has been, without a break.
+    pub waiting: Option<(Wait, Timestamp)>,
+    /// Since when no primary has confirmed itself; none while one does, and before that was ever looked at.
+    pub lost_since: Option<Timestamp>,
+    /// Since when a primary has confirmed itself without a break.
+    pub led_since: Option<Timestamp>,
     /// When a member last got a fresh volume because its pooler had given up.
     pub last_quarantine: Option<Timestamp>,
     /// How many volumes were set aside for that reason and are still there.
@@ -97,7 +102,7 @@ impl View {
     /// Whether an outdated member has been of no use for so long that a newer description is the best hope: it does not follow a primary that
     /// serves, or has never joined a shard that never had a primary.
     fn is_useless(&self, member: &Member) -> bool {
-        let long = self.blocked_since.is_some_and(|since| self.past(since, PROGRESS_DEADLINE).is_some());
+        let long = self.waited(Wait::Member, PROGRESS_DEADLINE);
         let nobody_leads = || self.members.iter().all(|other| other.role == Role::Unknown);
         long && member.outdated.is_some()
             && match (member.role, member.vitals) {
@@ -156,14 +161,17 @@ impl View {
     }
 
     /// Another member that has yet to get healthy. Two members may have been chosen, each before the other's choice was seen: the second
-    /// one waits until the first is back. For a member that is not well itself only those count that are up to date or certainly down: the
-    /// others may be waiting for it.
+    /// one waits until the first is back. For a member that is not well itself only those count that are up to date, certainly down, or were made
+    /// a moment ago: the others may be waiting for it.
     pub fn returning(&self, apart_from: &Member) -> Option<&Member> {
         let well = self.is_healthy(apart_from);
+        let young = |other: &Member| other.created.is_some_and(|at| self.past(at, PROGRESS_DEADLINE).is_none());
         let others = self.members.iter().filter(|other| other.pod != apart_from.pod);
         others
             .filter(|other| other.wanted && other.is_live() && !other.is_quarantined())
-            .filter(|other| (well || other.outdated.is_none() || other.is_down()) && !self.is_healthy(other))
+            .filter(|other| {
+                (well || other.outdated.is_none() || other.is_down() || young(other)) && !self.is_healthy(other)
+            })
             .min_by_key(|other| &other.pod)
     }
 
@@ -209,6 +217,16 @@ impl View {
             return Some("another volume was replaced less than half an hour ago".to_owned());
         }
         None
+    }
+
+    /// Whether something of that kind has been in the way for so long, without a break.
+    pub fn waited(&self, what: Wait, limit: std::time::Duration) -> bool {
+        self.waiting.is_some_and(|(wait, since)| wait == what && self.past(since, limit).is_some())
+    }
+
+    /// Whether there has been no primary for so long.
+    pub fn lost_for(&self, limit: std::time::Duration) -> bool {
+        self.lost_since.is_some_and(|since| self.past(since, limit).is_some())
     }
 
     /// How long ago `moment` plus `limit` was; none while it is still to come.

@@ -24,7 +24,7 @@ use crate::{
 
 /// What happened to pods, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Step {
+pub enum Step {
     Request(String),
     Removed(String),
     Switchover,
@@ -58,7 +58,7 @@ fn patched<K: serde::Serialize + serde::de::DeserializeOwned>(object: &K, patch:
     Arc::new(serde_json::from_value(value).unwrap())
 }
 
-fn primary_of(observed: &Observed) -> String {
+pub fn primary_of(observed: &Observed) -> String {
     weigh(observed, &settings(), NOW).unwrap().plan.status.unwrap().primary.unwrap()
 }
 
@@ -67,7 +67,7 @@ fn number_of(observed: &Observed, pod: &str) -> usize {
 }
 
 /// Carries out one pass.
-fn obey(observed: &mut Observed, steps: &mut Vec<Step>) {
+pub fn obey(observed: &mut Observed, steps: &mut Vec<Step>) {
     let writes = weigh(observed, &settings(), NOW).unwrap().plan.writes;
     let (pods, claims) = (observed.pods.clone(), observed.claims.clone());
     carry_out(observed);
@@ -79,7 +79,7 @@ fn obey(observed: &mut Observed, steps: &mut Vec<Step>) {
     }
 }
 
-fn keep<K: kube::Resource>(now: &mut [Arc<K>], before: Vec<Arc<K>>) {
+pub fn keep<K: kube::Resource>(now: &mut [Arc<K>], before: Vec<Arc<K>>) {
     for old in before {
         if let Some(place) = now.iter_mut().find(|object| object.meta().name == old.meta().name) {
             *place = old;
@@ -87,7 +87,7 @@ fn keep<K: kube::Resource>(now: &mut [Arc<K>], before: Vec<Arc<K>>) {
     }
 }
 
-fn act(observed: &mut Observed, action: Action, steps: &mut Vec<Step>) {
+pub fn act(observed: &mut Observed, action: Action, steps: &mut Vec<Step>) {
     match action {
         Action::Merge { target, patch } if target.key.kind == "Pod" => {
             if patch["metadata"]["annotations"][annotation::DRAIN_STATE] == "requested" {
@@ -162,7 +162,7 @@ fn settle(observed: &mut Observed) -> Vec<Step> {
     panic!("not settled: {:?}", weigh(observed, &settings(), NOW).unwrap().verdict);
 }
 
-fn removed(steps: &[Step]) -> Vec<String> {
+pub fn removed(steps: &[Step]) -> Vec<String> {
     steps
         .iter()
         .filter_map(|step| match step {
@@ -392,13 +392,13 @@ fn while_something_is_under_way_it_is_looked_at_every_second() {
     assert_eq!(plan.requeue, Requeue::After(std::time::Duration::from_secs(1)));
 }
 
-fn policy(observed: &mut Observed, when_scaled: &str) {
+pub fn policy(observed: &mut Observed, when_scaled: &str) {
     let policy = serde_json::from_value(json!({ "whenScaled": when_scaled })).unwrap();
     Arc::make_mut(&mut observed.shard).spec.pvc_deletion_policy = Some(policy);
 }
 
 /// A shard of two members with the volume of a third one that is gone.
-fn left_over() -> (Observed, String) {
+pub fn left_over() -> (Observed, String) {
     let mut shard = minimal();
     shard.spec.pools.get_mut("default").unwrap().replicas_per_cell = Some(3);
     let mut observed = healthy(shard);
@@ -408,7 +408,7 @@ fn left_over() -> (Observed, String) {
     (observed, name::data_pvc(&gone))
 }
 
-fn orphan(observed: &mut Observed, claim: &str, hours: i64) {
+pub fn orphan(observed: &mut Observed, claim: &str, hours: i64) {
     let since = label::orphan_since(NOW - jiff::SignedDuration::from_hours(hours));
     let live = observed.claims.iter_mut().find(|live| live.name_any() == claim).unwrap();
     *live =

@@ -191,8 +191,10 @@ pub fn observed(shard: Shard) -> Observed {
         statuses: BTreeMap::new(),
         topology_away: None,
         bodiless: BTreeMap::new(),
+        classes: None,
         nodes: BTreeMap::new(),
         inherited: Inherited::default(),
+        backups: crate::backup::Sight::default(),
         shard: Arc::new(shard),
     }
 }
@@ -263,19 +265,24 @@ fn add<K: DeserializeOwned + kube::Resource>(list: &mut Vec<Arc<K>>, value: Valu
 pub fn register(observed: &mut Observed) {
     let shard = Arc::clone(&observed.shard);
     for member in Scope::of(&shard).unwrap().members() {
-        let record = PoolerRecord {
-            id: PoolerId::new(member.pool.id.cell, name::pooler_service_id(&member.pod)),
-            shard: ShardKey::new("postgres", "default", "0-inf"),
-            hostname: format!("{}.headless.prod.svc.cluster.local", member.pod),
-            ports: BTreeMap::from([("grpc".to_owned(), 15270)]),
-            role: Role::Replica,
-            rule: None,
-            lifecycle: LifecycleMark { state: Lifecycle::Active, ..LifecycleMark::default() },
-            serving: Serving::Serving,
-        };
-        let cell = observed.topology.cells.entry(member.pool.id.cell.to_owned()).or_insert_with(|| Ok(Vec::new()));
-        cell.as_mut().unwrap().push(record);
+        enlist(observed, &member.pod, member.pool.id.cell);
     }
+}
+
+/// Puts a replica's record for one pod into the topology.
+pub fn enlist(observed: &mut Observed, pod: &str, cell: &str) {
+    let record = PoolerRecord {
+        id: PoolerId::new(cell, name::pooler_service_id(pod)),
+        shard: ShardKey::new("postgres", "default", "0-inf"),
+        hostname: format!("{pod}.headless.prod.svc.cluster.local"),
+        ports: BTreeMap::from([("grpc".to_owned(), 15270)]),
+        role: Role::Replica,
+        rule: None,
+        lifecycle: LifecycleMark { state: Lifecycle::Active, ..LifecycleMark::default() },
+        serving: Serving::Serving,
+    };
+    let cell = observed.topology.cells.entry(cell.to_owned()).or_insert_with(|| Ok(Vec::new()));
+    cell.as_mut().unwrap().push(record);
 }
 
 /// The record of the member with that number.
@@ -289,12 +296,19 @@ pub fn record(observed: &mut Observed, member: usize) -> &mut PoolerRecord {
 
 /// Makes a member primary, and has it confirm that. All others stream from it and say so.
 pub fn elect(observed: &mut Observed, member: usize) {
+    let id = record(observed, member).id.clone();
+    lead(observed, &id);
+}
+
+/// Makes the pooler of that record primary, as `elect` does.
+pub fn lead(observed: &mut Observed, id: &PoolerId) {
     let term = primary::claims(&observed.records()).first().and_then(|claim| claim.rule).unwrap_or_default();
     let rule = RuleNumber { coordinator_term: term.coordinator_term + 1, leader_subterm: 0 };
-    let record = record(observed, member);
+    let mut records = observed.topology.cells.values_mut().flat_map(|cell| cell.as_mut().unwrap());
+    let record = records.find(|record| record.id == *id).unwrap();
     record.role = Role::Primary;
     record.rule = Some(rule);
-    let id = record.id.clone();
+    let id = id.clone();
     let everybody: BTreeSet<PoolerId> = observed.topology.poolers().map(|other| other.id.clone()).collect();
     let consensus =
         Some(ConsensusView { rule, leader: Some(id.clone()), cohort: everybody.clone(), ..ConsensusView::default() });

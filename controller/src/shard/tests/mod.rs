@@ -1,7 +1,8 @@
 //! Tests of whole passes over a shard.
 
-mod change;
+pub mod change;
 pub mod fixture;
+mod moving;
 mod objects;
 mod pods;
 mod renderings;

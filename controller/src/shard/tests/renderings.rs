@@ -45,7 +45,7 @@ fn spec(observed: &mut Observed) -> &mut shared::api::v1alpha1::ShardSpec {
 fn the_description_of_a_pool_gives_each_of_its_pods(#[case] shard: Shard) {
     let observed = observed(shard);
     let scope = Scope::of(&observed.shard).unwrap();
-    let renderings = Renderings::of(&scope, &observed, &settings()).unwrap();
+    let renderings = Renderings::of(&scope, &observed, &settings(), None, None).unwrap();
     for member in scope.members() {
         let direct = pod::spec(&scope, &settings(), &member, &observed.inherited);
         assert_eq!(renderings.pod(&member).unwrap(), direct);
@@ -108,6 +108,19 @@ fn where_renderings_are_taken_over_at_once_everything_is_rendered_today() {
     let orchestrator: Deployment = applied(&plan, &written(&plan, "Deployment")[0]).unwrap();
     assert!(serde_json::to_string(&orchestrator).unwrap().contains("new:4318"));
     assert_eq!(plan.status.unwrap().drift.len(), 2);
+}
+
+#[test]
+fn where_rollouts_are_paused_not_even_the_user_changes_running_pods() {
+    let mut observed = upgraded(healthy(minimal()));
+    let told = (annotation::UPDATE_STRATEGY.to_owned(), annotation::UPDATE_PAUSED.to_owned());
+    Arc::make_mut(&mut observed.shard).metadata.annotations.get_or_insert_default().extend([told]);
+    let tolerations = vec![serde_json::from_value(json!({"key": "a", "operator": "Exists"})).unwrap()];
+    spec(&mut observed).pools.get_mut("default").unwrap().tolerations = tolerations;
+    let paused = decide(&observed, &other(), NOW).unwrap();
+    assert_eq!(paused.status.unwrap().drift.len(), 0);
+    Arc::make_mut(&mut observed.shard).metadata.annotations = None;
+    assert_eq!(decide(&observed, &other(), NOW).unwrap().status.unwrap().drift.len(), 2, "afterwards they do");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jiff::SignedDuration;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
 use rstest::rstest;
 use serde_json::json;
 use shared::{
@@ -264,4 +264,54 @@ fn the_phase_change_is_told_once() {
     assert_eq!(change(&observed), None);
     crash(&mut observed);
     assert!(change(&observed).is_some_and(|note| note.warning));
+}
+
+#[test]
+fn a_pod_without_a_node_is_named_while_the_shard_waits_for_it() {
+    let mut observed = healthy(minimal());
+    let pod = members(&observed.shard)[1].clone();
+    let waiting = |since: &str| {
+        json!({ "phase": "Pending", "conditions": [{
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+            "message": "0/3 nodes are available", "lastTransitionTime": since,
+        }] })
+    };
+    with_pod(&mut observed, &pod, |pod| pod.status = serde_json::from_value(waiting("2027-01-15T07:59:59Z")).unwrap());
+    assert_eq!(status(&observed).message.as_deref(), Some("Waiting for pool pods to be ready"), "it may find one yet");
+    with_pod(&mut observed, &pod, |pod| pod.status = serde_json::from_value(waiting("2027-01-15T07:30:00Z")).unwrap());
+    let status = status(&observed);
+    assert_eq!(status.phase, Some(Phase::Progressing));
+    assert_eq!(status.message, Some(format!("pod {pod} finds no node: 0/3 nodes are available")));
+}
+
+#[test]
+fn how_long_one_thing_was_in_the_way_says_nothing_about_another() {
+    let since = |observed: &Observed| {
+        let conditions = &observed.shard.status.as_ref().unwrap().conditions;
+        condition::find(conditions, "DisruptionBlocked")
+            .map(|found| (found.reason.clone(), found.last_transition_time.0))
+    };
+    let at = |observed: &mut Observed, seconds| {
+        let now = NOW + SignedDuration::from_secs(seconds);
+        observed.statuses.values_mut().for_each(|seen| seen.at = now);
+        let status = decide(observed, &settings(), now).unwrap().status;
+        Arc::make_mut(&mut observed.shard).status = status;
+        now
+    };
+    let mut observed = healthy(three_cells());
+    Arc::make_mut(&mut observed.shard).spec.images.postgres = "registry.test/pgctld:2".into();
+    let pod = members(&observed.shard)[1].clone();
+    with_pod(&mut observed, &pod, |pod| {
+        pod.metadata.deletion_timestamp = Some(Time(NOW + SignedDuration::from_hours(1)))
+    });
+    observed.topology_away = Some("Unavailable");
+    let first = at(&mut observed, 0);
+    assert_eq!(since(&observed), Some(("TopologyUnavailable".to_owned(), first)));
+    at(&mut observed, 3000);
+    assert_eq!(since(&observed), Some(("TopologyUnavailable".to_owned(), first)));
+    observed.topology_away = None;
+    let then = at(&mut observed, 3600);
+    assert_eq!(since(&observed), Some(("WaitingForMember".to_owned(), then)), "this wait has begun only now");
+    at(&mut observed, 3700);
+    assert_eq!(since(&observed), Some(("PodStuck".to_owned(), then)), "the same wait, in another word");
 }

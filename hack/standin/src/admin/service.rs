@@ -10,7 +10,10 @@ use tonic::{Request, Response, Status};
 use crate::identity;
 use crate::pooler::consensus::BACKOFF;
 use crate::pooler::manager::internal;
-use crate::proto::clustermetadata::{Id, Multipooler, PoolerLifecycleStatus, RoutingRole, ShardKey};
+use crate::pooler::repository::stamp;
+use crate::proto::clustermetadata::{
+    Id, Multipooler, PoolerLifecycleStatus, PoolerServingStatus, RoutingRole, ShardKey,
+};
 use crate::proto::multiadmin as data;
 use crate::proto::multiadmin::multiadmin_service_server::MultiadminService;
 use crate::proto::multipoolermanager::multipooler_manager_client::MultipoolerManagerClient;
@@ -64,15 +67,21 @@ impl Admin {
         Ok(found)
     }
 
-    /// A pooler to talk to: a replica if there is one, the primary when asked for.
+    /// A pooler to talk to: a replica that serves, or the primary when that is asked for.
     async fn pick(&self, key: &ShardKey, primary: bool) -> Result<Multipooler, Status> {
         let poolers = self.shard(key).await?;
-        poolers
-            .iter()
-            .find(|pooler| is_primary(pooler) == primary)
-            .or_else(|| poolers.first().filter(|_| !primary))
-            .cloned()
-            .ok_or_else(|| Status::not_found("no suitable pooler found for backup"))
+        let found = poolers.iter().find(|pooler| {
+            is_primary(pooler) == primary && pooler.serving_status() == PoolerServingStatus::Serving
+        });
+        found.cloned().ok_or_else(|| {
+            Status::not_found(format!(
+                "serving {} pooler not found for database={}, table_group={}, shard={}",
+                if primary { "leader" } else { "follower" },
+                key.database,
+                key.table_group,
+                key.shard
+            ))
+        })
     }
 
     async fn find(&self, id: Option<Id>) -> Result<Multipooler, Status> {
@@ -180,9 +189,14 @@ impl MultiadminService for Admin {
         if !matches!(request.r#type.as_str(), "full" | "differential" | "incremental") {
             return Err(Status::invalid_argument(format!("invalid backup type: {}", request.r#type)));
         }
-        let record = self.pick(&key, request.force_primary).await?;
+        let record = self.pick(&key, request.force_primary).await.map_err(|status| {
+            Status::failed_precondition(format!("failed to find pooler: {}", status.message()))
+        })?;
         let mut client = self.client(&record)?;
-        let job_id = format!("{}-{}", crate::postgres::server::now_ms(), identity::random_name());
+        // With the name of the pooler, so that it can be found again after a restart.
+        let maker = record.id.as_ref().map(identity::component_id).unwrap_or_default();
+        let now = crate::postgres::server::now_ms();
+        let job_id = format!("{}.{:06}_{maker}", stamp(now / 1000), now % 1000 * 1000);
         let job = data::GetBackupJobStatusResponse {
             job_id: job_id.clone(),
             job_type: data::JobType::Backup.into(),

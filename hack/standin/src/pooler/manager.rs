@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::agent::Agent;
 use super::repository;
+use crate::fault::Fault;
 use crate::postgres::wire::{self, Answer, Ask};
 use crate::proto::clustermetadata::{
     AvailabilityStatus, CohortEligibilitySignal, CohortEligibilityStatus, ConsensusStatus, Id, LeadershipSignal,
@@ -173,6 +174,15 @@ fn id_of(name: &str) -> Option<Id> {
 }
 
 impl Manager {
+    /// What the repository holds, as `pgbackrest info` tells it.
+    async fn manifest(&self) -> Result<repository::Manifest, Status> {
+        if self.0.faults.has(Fault::LoseRepository) {
+            return Err(Status::internal("pgbackrest info failed: exit status 50: unable to reach the repository on command"));
+        }
+        let repository = self.0.repository().map_err(|error| internal(&error))?;
+        Ok(repository.load(&self.0.store).await.map_err(|error| internal(&error))?.unwrap_or_default())
+    }
+
     /// The conditions under which this pooler can take a backup now.
     async fn check_backup(&self, request: &data::BackupRequest, is_primary: bool) -> Result<(), Status> {
         if !matches!(request.r#type.as_str(), "full" | "differential" | "incremental") {
@@ -294,6 +304,16 @@ impl MultipoolerManager for Manager {
             _ => "full",
         };
         let outcome = async {
+            while self.0.faults.has(Fault::HangBackup) {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                // Whoever loses the lease stops.
+                if global.lease_of(&lock).await?.is_none_or(|now| now != lease) {
+                    anyhow::bail!("backup lease lost");
+                }
+            }
+            if self.0.faults.has(Fault::LoseRepository) {
+                anyhow::bail!("pgbackrest backup failed: unable to reach the repository on command");
+            }
             let repository = self.0.repository()?;
             self.0.backup_into(&repository, kind, &request.job_id, is_primary).await
         }
@@ -308,9 +328,14 @@ impl MultipoolerManager for Manager {
     ) -> Result<Response<data::GetBackupsResponse>, Status> {
         self.0.ready()?;
         let limit = request.into_inner().limit;
-        let repository = self.0.repository().map_err(|error| internal(&error))?;
-        let manifest = repository.load(&self.0.store).await.map_err(|error| internal(&error))?.unwrap_or_default();
-        let mut backups: Vec<_> = manifest.backups.iter().rev().map(repository::metadata).collect();
+        // A backup that this pooler makes is waited for.
+        let _held = self.0.action_lock.lock().await;
+        let manifest = self.manifest().await?;
+        // The oldest comes first, so a limit cuts off the newest.
+        let mut backups: Vec<_> = manifest.backups.iter().map(repository::metadata).collect();
+        if self.0.faults.has(Fault::GarbleBackups) {
+            backups.iter_mut().for_each(repository::garble);
+        }
         if limit > 0 {
             backups.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
         }
@@ -326,21 +351,30 @@ impl MultipoolerManager for Manager {
         if job_id.is_empty() {
             return Err(Status::invalid_argument("job_id is required"));
         }
-        let repository = self.0.repository().map_err(|error| internal(&error))?;
-        let manifest = repository.load(&self.0.store).await.map_err(|error| internal(&error))?.unwrap_or_default();
+        let _held = self.0.action_lock.lock().await;
+        let manifest = self.manifest().await?;
         let backup = manifest.backups.iter().find(|backup| backup.job_id == job_id).map(repository::metadata);
         Ok(Response::new(data::GetBackupByJobIdResponse { backup }))
     }
 
     async fn expire_backups(
         &self,
-        _: Request<data::ExpireBackupsRequest>,
+        request: Request<data::ExpireBackupsRequest>,
     ) -> Result<Response<data::ExpireBackupsResponse>, Status> {
         self.0.ready()?;
+        let overrides = request.into_inner().overrides;
         let _held = self.0.action_lock.lock().await;
+        let mut manifest = self.manifest().await?;
         let repository = self.0.repository().map_err(|error| internal(&error))?;
-        let mut manifest = repository.load(&self.0.store).await.map_err(|error| internal(&error))?.unwrap_or_default();
-        let expired_backup_ids = manifest.expire();
+        let kept = match overrides.get("repo1_retention_full").map(|count| count.parse()) {
+            None => repository::KEPT_FULL,
+            Some(Ok(count)) if count > 0 => count,
+            Some(_) => return Err(Status::internal("pgbackrest expire failed: 'repo1-retention-full' is out of range")),
+        };
+        let expired_backup_ids = match overrides.get("set") {
+            Some(set) => manifest.expire_set(set).map_err(|error| internal(&error))?,
+            None => manifest.expire_beyond(kept),
+        };
         if !expired_backup_ids.is_empty() {
             repository.save(&self.0.store, &manifest).await.map_err(|error| internal(&error))?;
         }

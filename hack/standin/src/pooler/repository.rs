@@ -65,9 +65,26 @@ impl Manifest {
 
     /// Applies retention; yields the labels that went away.
     pub fn expire(&mut self) -> Vec<String> {
+        self.expire_beyond(KEPT_FULL)
+    }
+
+    /// Removes one backup with those that depend on it. The last full one stays.
+    pub fn expire_set(&mut self, set: &str) -> Result<Vec<String>> {
+        let full = self.backups.iter().filter(|backup| backup.kind == "full").count();
+        if full < 2 && self.backups.iter().any(|backup| backup.id == set && backup.kind == "full") {
+            bail!("pgbackrest expire failed: full backup {set} cannot be expired until another full backup has been created");
+        }
+        let (gone, kept) = std::mem::take(&mut self.backups).into_iter().partition(|backup| backup.id.starts_with(set));
+        self.backups = kept;
+        let gone: Vec<Backup> = gone;
+        Ok(gone.into_iter().map(|backup| backup.id).collect())
+    }
+
+    /// Keeps so many full backups; yields the labels that went away.
+    pub fn expire_beyond(&mut self, kept: usize) -> Vec<String> {
         let full: Vec<usize> =
             self.backups.iter().enumerate().filter(|(_, backup)| backup.kind == "full").map(|(at, _)| at).collect();
-        match full.len().checked_sub(KEPT_FULL) {
+        match full.len().checked_sub(kept) {
             Some(excess) if excess > 0 => self.backups.drain(..full[excess]).map(|backup| backup.id).collect(),
             _ => Vec::new(),
         }
@@ -180,7 +197,8 @@ pub fn label(seconds: u64, kind: &str, manifest: &Manifest) -> String {
     }
 }
 
-fn stamp(seconds: u64) -> String {
+/// A moment as labels have it.
+pub fn stamp(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     // Civil date from days, counted in eras of 400 years that begin in March.
     let shifted = days + 719_468;
@@ -193,6 +211,13 @@ fn stamp(seconds: u64) -> String {
     let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
     format!("{year:04}{month:02}{day:02}-{:02}{:02}{:02}", rest / 3_600, rest / 60 % 60, rest % 60)
+}
+
+/// Makes an entry of which nobody can tell what it is.
+pub fn garble(backup: &mut BackupMetadata) {
+    backup.backup_id = "garbage".into();
+    backup.start_timestamp = Some(prost_types::Timestamp { seconds: 4_102_444_800, nanos: 0 });
+    backup.stop_timestamp = Some(prost_types::Timestamp { seconds: -1, nanos: 0 });
 }
 
 /// The wire form of a backup.
@@ -264,6 +289,19 @@ mod tests {
         }
         assert_eq!(manifest.backups.first().map(|backup| backup.id.as_str()), Some("10"));
         assert_eq!(manifest.backups.len(), KEPT_FULL * 2);
+    }
+
+    #[test]
+    fn a_backup_goes_with_those_that_build_on_it_and_the_last_full_one_stays() {
+        let mut manifest = Manifest::default();
+        for (kind, id) in [("full", "1F"), ("incr", "1F_2I"), ("full", "3F")] {
+            manifest.add(Backup { id: id.into(), ..backup(kind, 0) });
+        }
+        assert_eq!(manifest.expire_set("1F").unwrap(), ["1F", "1F_2I"]);
+        assert!(manifest.expire_set("3F").is_err());
+        assert!(manifest.expire_set("9F").unwrap().is_empty());
+        manifest.add(Backup { id: "4F".into(), ..backup("full", 0) });
+        assert_eq!(manifest.expire_beyond(1), ["3F"]);
     }
 
     #[test]

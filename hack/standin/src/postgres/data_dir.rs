@@ -20,6 +20,9 @@ pub struct Content {
     pub lsn: u64,
     /// The shard's rule in its text form.
     pub rule: String,
+    /// What the primary was started with of the settings that a standby must not have lower.
+    #[serde(default)]
+    pub critical: BTreeMap<String, u64>,
 }
 
 /// A data directory that may or may not exist yet.
@@ -133,6 +136,37 @@ impl DataDir {
         read_settings(&self.0.join("postgresql.conf"), &mut settings, 0);
         read_settings(&self.0.join("postgresql.auto.conf"), &mut settings, 0);
         settings
+    }
+}
+
+/// Settings that a standby must not have lower than its primary, and what counts where the files say nothing.
+const CRITICAL: [(&str, u64); 5] = [
+    ("max_connections", 100),
+    ("max_worker_processes", 8),
+    ("max_wal_senders", 10),
+    ("max_prepared_transactions", 0),
+    ("max_locks_per_transaction", 64),
+];
+
+impl DataDir {
+    /// What a server that starts now is started with.
+    pub fn critical(&self) -> BTreeMap<String, u64> {
+        let settings = self.settings();
+        let value = |name: &str| settings.get(name).and_then(|text| text.parse().ok());
+        CRITICAL.iter().map(|(name, default)| ((*name).to_owned(), value(name).unwrap_or(*default))).collect()
+    }
+
+    /// Refuses to start as a standby with less than the primary was started with whose log is here.
+    pub fn check_standby(&self, content: &Content) -> Result<()> {
+        for (name, own) in self.critical() {
+            if let Some(primary) = content.critical.get(&name).filter(|primary| own < **primary) {
+                bail!(
+                    "FATAL: recovery aborted because of insufficient parameter settings: {name} = {own} is a lower setting \
+                     than on the primary server, where its value was {primary}"
+                );
+            }
+        }
+        Ok(())
     }
 }
 
@@ -268,10 +302,26 @@ mod tests {
     }
 
     #[test]
+    fn a_standby_does_not_start_with_less_than_its_primary() {
+        let directory = tempfile::tempdir().unwrap();
+        let data = DataDir(directory.path().to_owned());
+        let write = |text: &str| fs::write(directory.path().join("postgresql.conf"), text).unwrap();
+        write("max_connections = 300\n");
+        let content = Content { critical: data.critical(), ..Content::default() };
+        assert!(data.check_standby(&content).is_ok());
+        write("max_connections = 400\n");
+        assert!(data.check_standby(&content).is_ok());
+        write("max_connections = 100\n");
+        let refusal = data.check_standby(&content).unwrap_err().to_string();
+        assert!(refusal.contains("max_connections = 100") && refusal.contains("300"), "{refusal}");
+        assert!(data.check_standby(&Content::default()).is_ok(), "data of an earlier version says nothing");
+    }
+
+    #[test]
     fn content_survives_a_restart() {
         let directory = tempfile::tempdir().unwrap();
         let data = DataDir(directory.path().to_owned());
-        let content = Content { system_id: 7, lsn: 42, rule: "00".into() };
+        let content = Content { system_id: 7, lsn: 42, rule: "00".into(), ..Content::default() };
         data.save(&content).unwrap();
         assert_eq!(data.load().unwrap(), content);
         data.set_standby(true).unwrap();

@@ -254,7 +254,7 @@ impl PgCtld for Keeper {
         if self.data.exists() {
             return Ok(Response::new(InitDataDirResponse { message: "Data directory is already initialized".into() }));
         }
-        let content = Content { system_id: rand::random::<u64>() >> 1, lsn: 0x0100_0028, rule: String::new() };
+        let content = Content { system_id: rand::random::<u64>() >> 1, lsn: 0x0100_0028, ..Content::default() };
         self.data.create(&content, &self.include).map_err(|error| internal(&error))?;
         Ok(Response::new(InitDataDirResponse { message: "Data directory initialized successfully".into() }))
     }

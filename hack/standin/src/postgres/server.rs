@@ -32,6 +32,8 @@ pub fn now_ms() -> u64 {
 #[derive(Default)]
 struct Inner {
     content: Content,
+    /// What it was started with of the settings that a standby must not have lower than its primary.
+    own: BTreeMap<String, u64>,
     in_recovery: bool,
     followers: BTreeMap<String, u64>,
     receiver: Option<Receiver>,
@@ -55,8 +57,14 @@ struct Shared {
 impl Server {
     /// Starts on the data directory.
     pub async fn start(data: DataDir, address: &str, port: u16, socket_dir: &Path) -> Result<Self> {
-        let content = data.load()?;
+        let mut content = data.load()?;
         let in_recovery = data.is_standby();
+        let own = data.critical();
+        if in_recovery {
+            data.check_standby(&content)?;
+        } else {
+            content.critical.clone_from(&own);
+        }
         let listener = crate::serving::listen(if address == "*" { "" } else { address }, port)
             .await
             .with_context(|| format!("could not bind port {port}"))?;
@@ -67,7 +75,7 @@ impl Server {
             .with_context(|| format!("could not create Unix socket \"{}\"", socket.display()))?;
         let shared = Arc::new(Shared {
             data,
-            inner: Mutex::new(Inner { content, in_recovery, load_time: now_ms(), ..Inner::default() }),
+            inner: Mutex::new(Inner { content, own, in_recovery, load_time: now_ms(), ..Inner::default() }),
             changed: watch::channel(0).0,
         });
         let tasks = vec![
@@ -141,6 +149,7 @@ impl Shared {
                 self.stop_following();
                 self.with(|inner| {
                     inner.in_recovery = false;
+                    inner.content.critical.clone_from(&inner.own);
                     inner.content.rule = rule;
                     inner.content.lsn += RECORD;
                 });
@@ -234,7 +243,8 @@ async fn receive(shared: &Arc<Shared>, host: &str, port: u16, name: &str) -> Res
             Err(_) => bail!(line),
         };
         let wrote = shared.with(|inner| {
-            let wrote = inner.content.rule != change.rule;
+            let wrote = inner.content.rule != change.rule || inner.content.critical != change.critical;
+            inner.content.critical.clone_from(&change.critical);
             // Following means taking over the primary's history, as after a rewind.
             inner.content.rule.clone_from(&change.rule);
             inner.content.lsn = change.lsn;
@@ -300,8 +310,8 @@ async fn send(shared: &Arc<Shared>, stream: TcpStream) -> Result<()> {
     let outcome = async {
         loop {
             let (change, in_recovery) = shared.with(|inner| {
-                let Content { system_id, lsn, rule } = inner.content.clone();
-                (Change { system_id, lsn, rule }, inner.in_recovery)
+                let Content { system_id, lsn, rule, critical } = inner.content.clone();
+                (Change { system_id, lsn, rule, critical }, inner.in_recovery)
             });
             if in_recovery || *changed.borrow_and_update() == u64::MAX {
                 bail!("no longer a primary");

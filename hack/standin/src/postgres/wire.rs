@@ -120,6 +120,9 @@ pub struct Change {
     pub lsn: u64,
     /// The rule in the data.
     pub rule: String,
+    /// What the primary was started with.
+    #[serde(default)]
+    pub critical: std::collections::BTreeMap<String, u64>,
 }
 
 /// What a standby answers to a [`Change`].

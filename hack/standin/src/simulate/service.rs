@@ -121,7 +121,6 @@ fn backups(place: &Place, shard: &Shard) -> Vec<data::BackupMetadata> {
     shard
         .backups
         .iter()
-        .rev()
         .map(|(kind, job_id, at)| {
             let seconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
             data::BackupMetadata {
@@ -186,7 +185,7 @@ impl MultipoolerManager for Everybody {
                 other => return Err(Status::invalid_argument(format!("invalid backup type: {other}"))),
             };
             shard.backups.push((kind.to_owned(), asked.job_id, SystemTime::now()));
-            let backup_id = backups(place, shard).into_iter().next().map(|backup| backup.backup_id).unwrap_or_default();
+            let backup_id = backups(place, shard).into_iter().next_back().map(|backup| backup.backup_id).unwrap_or_default();
             Ok(Response::new(data::BackupResponse { backup_id }))
         })
     }

@@ -122,13 +122,10 @@ fn alerts(root: &Path) -> anyhow::Result<Vec<Alert>> {
     Ok(alerts)
 }
 
-/// Alerts that the chart has off, too: this version does not fill what they ask about, so they would fire for every shard.
-const OFF: [&str; 1] = ["MultigresBackupMissing"];
-
-/// All alerts that are on as one object of the Prometheus Operator.
+/// All alerts as one object of the Prometheus Operator.
 fn prometheus_rule(alerts: &[Alert]) -> String {
     let mut groups: BTreeMap<&str, String> = BTreeMap::new();
-    for alert in alerts.iter().filter(|alert| !OFF.contains(&alert.name.as_str())) {
+    for alert in alerts {
         let rules = groups.entry(&alert.group).or_default();
         for line in alert.lines.lines() {
             rules.push_str("  ");

@@ -31,6 +31,74 @@ pub struct BackupConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[validate(nested)]
     pub encryption: Option<EncryptionConfig>,
+    /// When backups are made; absent means only when a MultigresBackup asks for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[validate(nested)]
+    pub schedule: Option<BackupSchedule>,
+    /// How many backups are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[validate(nested)]
+    pub retention: Option<BackupRetention>,
+}
+
+/// When backups of a shard are made. Each run is a MultigresBackup that the shard owns.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupSchedule {
+    /// When full backups are made, in cron syntax with five fields.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    #[validate(custom(function = "crate::validate::field::cron"))]
+    pub full: Option<String>,
+    /// When differential backups are made, in cron syntax: what changed since the last full one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    #[validate(custom(function = "crate::validate::field::cron"))]
+    pub differential: Option<String>,
+    /// When incremental backups are made, in cron syntax: what changed since the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    #[validate(custom(function = "crate::validate::field::cron"))]
+    pub incremental: Option<String>,
+    /// Time zone of the times above, such as `Europe/Berlin`; absent means UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    #[validate(custom(function = "crate::validate::field::time_zone"))]
+    pub time_zone: Option<String>,
+    /// Whether no run begins; those that have begun go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspend: Option<bool>,
+    /// Longest delay of a run, by which shards are kept apart; each shard always has the same. Absent means 5m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), regex(pattern = rule::GO_DURATION))]
+    #[validate(custom(function = "crate::validate::field::duration"))]
+    pub jitter: Option<String>,
+    /// How late a run that was missed may still begin; absent means 1h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), regex(pattern = rule::GO_DURATION))]
+    #[validate(custom(function = "crate::validate::field::duration"))]
+    pub starting_deadline: Option<String>,
+    /// How long a run may take, its retries included; absent means 2h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), regex(pattern = rule::GO_DURATION))]
+    #[validate(custom(function = "crate::validate::field::duration"))]
+    pub deadline: Option<String>,
+    /// How many MultigresBackups of ended runs are kept for each shard; absent means 10. The backups themselves stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    #[validate(range(min = 1, max = 100))]
+    pub history_limit: Option<i32>,
+}
+
+/// How many backups a repository keeps.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupRetention {
+    /// Full backups that are kept, each with the others that build on it. The data plane itself keeps 7, so no more are possible.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1), extend("x-kubernetes-validations" = [rule::BACKUP_RETENTION]))]
+    #[validate(custom(function = "crate::validate::field::kept_full_backups"))]
+    pub full: Option<i32>,
 }
 
 /// Kind of repository.

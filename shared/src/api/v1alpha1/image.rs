@@ -157,7 +157,7 @@ pub enum PullPolicy {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageUpdatePolicy {
-    /// At once or on acknowledgement; absent means the operator's setting.
+    /// At once, on acknowledgement or not at all; absent means the operator's setting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "ImageUpdateStrategy")]
     pub strategy: Option<ImageUpdateStrategy>,
@@ -178,6 +178,8 @@ pub enum ImageUpdateStrategy {
     Immediate,
     /// When the user acknowledges their revision.
     Lazy,
+    /// Not at all, and changes of the spec that would restart pods wait, too.
+    Paused,
 }
 
 /// Where the images of a cluster come from.

@@ -3,6 +3,7 @@
 #![allow(clippy::duplicated_attributes, reason = "printer columns of one kind share their types and priorities")]
 
 mod backup;
+mod backup_run;
 mod cell;
 mod cell_template;
 mod cluster;
@@ -23,8 +24,12 @@ mod topo_server;
 mod topology;
 
 pub use backup::{
-    BackupConfig, BackupScope, BackupType, EncryptionConfig, FilesystemBackupConfig, PgbackrestTlsConfig,
-    S3BackupConfig,
+    BackupConfig, BackupRetention, BackupSchedule, BackupScope, BackupType, EncryptionConfig, FilesystemBackupConfig,
+    PgbackrestTlsConfig, S3BackupConfig,
+};
+pub use backup_run::{
+    BackupDeletionPolicy, BackupLevel, BackupPhase, MultigresBackup, MultigresBackupSpec, MultigresBackupStatus,
+    ScheduledBackupTimes, ShardBackupStatus,
 };
 pub use cell::{Cell, CellSpec, CellStatus, TopologyReconciliation};
 pub use cell_template::{CellTemplate, CellTemplateSpec};

@@ -135,6 +135,15 @@ pub const BACKUP_FILESYSTEM: CelRule = rule(
     "self.type != 'filesystem' || has(self.filesystem)",
     "backups of type 'filesystem' need the 'filesystem' settings",
 );
+/// The data plane keeps no more.
+pub const BACKUP_RETENTION: CelRule =
+    rule("self <= 7", "the data plane itself keeps 7 full backups and removes older ones: at most 7 can be kept");
+/// Another request is another backup.
+pub const BACKUP_RUN_FIXED: CelRule = rule(
+    "self.cluster == oldSelf.cluster && self.database == oldSelf.database && self.tableGroup == oldSelf.tableGroup && \
+     self.shard == oldSelf.shard && self.type == oldSelf.type",
+    "what is saved cannot be changed afterwards: create another MultigresBackup",
+);
 /// A repository cannot be re-encrypted in place.
 pub const BACKUP_ENCRYPTION_FIXED: CelRule = rule(
     "has(self.encryption) == has(oldSelf.encryption) && \

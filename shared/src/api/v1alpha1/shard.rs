@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::backup::BackupConfig;
+use super::backup_run::ShardBackupStatus;
 use super::cluster::TopologyPruningConfig;
 use super::common::PvcDeletionPolicy;
 use super::image::ShardImages;
@@ -146,6 +147,9 @@ pub struct ShardStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "BackupKind")]
     pub last_backup_type: Option<BackupKind>,
+    /// What the repository holds, and what comes next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<ShardBackupStatus>,
     /// Role of each pool pod, as the topology tells it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub pod_roles: BTreeMap<String, String>,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use shared::{annotation::DrainState, api::v1alpha1::DurabilityPolicy};
 
-use super::super::{Cause, Drain, Failures, Member, Node, Presence, Role, View, Vitals};
+use super::super::{Cause, Drain, Failures, Member, Misplaced, Node, Presence, Role, View, Vitals, Wait};
 use crate::upstream::Lifecycle;
 
 pub const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
@@ -31,6 +31,7 @@ pub fn member(pod: &str, cell: &str, index: u32) -> Member {
         failures: Failures::default(),
         outdated: None,
         resize_pending: false,
+        misplaced: None,
         reload_pending: false,
         ready: true,
         trouble: None,
@@ -53,7 +54,9 @@ pub fn view(members: Vec<Member>) -> View {
         policy: DurabilityPolicy::AtLeast2,
         paused: false,
         blind: None,
-        blocked_since: None,
+        waiting: None,
+        lost_since: None,
+        led_since: None,
         last_quarantine: None,
         set_aside: 0,
         members,
@@ -78,6 +81,13 @@ impl View {
         self
     }
 
+    /// The same after that has been in the way for so long.
+    #[must_use]
+    pub fn after(mut self, what: Wait, duration: Duration) -> Self {
+        self.waiting = Some((what, ago(duration)));
+        self
+    }
+
     /// The same with every member changed.
     #[must_use]
     pub fn each(mut self, change: impl Fn(&mut Member)) -> Self {
@@ -88,6 +98,11 @@ impl View {
 
 pub fn outdated(member: &mut Member) {
     member.outdated = Some("spec.containers[0].image".to_owned());
+}
+
+/// On a volume of another class than the spec asks for.
+pub fn misplaced(member: &mut Member) {
+    member.misplaced = Some(Misplaced { class: "fast".to_owned(), exists: true });
 }
 
 /// Runs, but is no use.

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use shared::{annotation::DrainState, api::v1alpha1::DurabilityPolicy};
 
 use super::{
-    super::{Act, Cause, Drain, Failures, Member, Node, Presence, Role, Safety, View, Vitals, decide},
+    super::{Act, Cause, Drain, Failures, Member, Misplaced, Node, Presence, Role, Safety, View, Vitals, Wait, decide},
     fixture::*,
 };
 use crate::upstream::Lifecycle;
@@ -40,6 +40,10 @@ fn drained() -> impl Strategy<Value = Option<Drain>> {
     prop_oneof![6 => Just(None), 1 => drain.prop_map(Some)]
 }
 
+fn waits() -> impl Strategy<Value = Wait> {
+    prop::sample::select(vec![Wait::Member, Wait::Successor, Wait::Reload, Wait::Volume, Wait::Sight, Wait::Word])
+}
+
 prop_compose! {
     fn any_member()(
         presence in presence(),
@@ -47,7 +51,10 @@ prop_compose! {
         (wanted, old, resize, reload, ready) in (
             prop::bool::weighted(0.8), any::<bool>(), prop::bool::weighted(0.1), prop::bool::weighted(0.1), prop::bool::weighted(0.8),
         ),
-        trouble in prop::option::weighted(0.1, Just("CrashLoopBackOff".to_owned())),
+        (trouble, moved) in (
+            prop::option::weighted(0.1, Just("CrashLoopBackOff".to_owned())),
+            prop::option::weighted(0.1, prop::bool::weighted(0.8)),
+        ),
         node in prop::sample::select(vec![Node::Fine, Node::Fine, Node::Fine, Node::Cordoned, Node::Draining]),
         lifecycle in prop::sample::select(vec![
             Lifecycle::Active, Lifecycle::Active, Lifecycle::Active, Lifecycle::Active, Lifecycle::Starting,
@@ -64,6 +71,7 @@ prop_compose! {
             presence, drain, wanted, ready, trouble, node, lifecycle, role,
             outdated: old.then(|| "spec.containers[0].image".to_owned()),
             resize_pending: resize,
+            misplaced: moved.map(|exists| Misplaced { class: "fast".to_owned(), exists }),
             reload_pending: reload,
             created: Some(secs(created)),
             lifecycle_since: Some(secs(created / 2)),
@@ -86,7 +94,8 @@ prop_compose! {
         multi in any::<bool>(),
         paused in prop::bool::weighted(0.05),
         blind in prop::bool::weighted(0.05),
-        blocked in prop::option::of(0_u64..2000),
+        blocked in prop::option::of((waits(), 0_u64..2000)),
+        lost in prop::option::of(0_u64..2000),
         cells in 1_usize..4,
         calm in prop::bool::weighted(0.6),
     ) -> View {
@@ -111,7 +120,8 @@ prop_compose! {
             policy: if multi { DurabilityPolicy::MultiCellAtLeast2 } else { DurabilityPolicy::AtLeast2 },
             paused,
             blind: blind.then(|| "etcd does not answer".to_owned()),
-            blocked_since: blocked.map(secs),
+            waiting: blocked.map(|(wait, since)| (wait, secs(since))),
+            lost_since: lost.map(secs),
             ..view(members)
         }
     }
@@ -219,6 +229,22 @@ proptest! {
         let verdict = decide(&View { paused: true, ..view });
         let quiet = matches!(verdict.act, None | Some(Act::Replace { .. } | Act::Hasten));
         prop_assert!(quiet);
+    }
+
+    #[test]
+    fn a_member_changes_its_volume_alone_and_the_primary_last(view in any_view()) {
+        if let Some(Act::ReplaceVolume { pod }) = &decide(&view).act {
+            let goes = find(&view, pod);
+            prop_assert!(goes.wanted && goes.misplaced.as_ref().is_some_and(|found| found.exists));
+            let others = || view.members.iter().filter(|other| other.pod != *pod);
+            if !goes.is_down() {
+                prop_assert!(others().all(|other| !other.is_live() || other.wanted), "one after the other");
+                prop_assert!(others().filter(|other| other.wanted).all(|other| view.is_healthy(other)));
+            }
+            if goes.role == Role::Primary {
+                prop_assert!(!others().any(|other| other.wanted && other.is_live() && other.misplaced.is_some()));
+            }
+        }
     }
 
     #[test]

@@ -7,8 +7,8 @@ use shared::{annotation::DrainState, api::v1alpha1::DurabilityPolicy};
 
 use super::{
     super::{
-        ABORT_AFTER, Act, Cause, Failures, Member, Node, PROGRESS_DEADLINE, Presence, Reason, Row, Verdict, View,
-        Vitals, decide,
+        ABORT_AFTER, Act, Cause, Ending, Failures, Member, Node, PROGRESS_DEADLINE, Presence, Reason, Row, Verdict,
+        View, Vitals, Wait, decide,
     },
     fixture::*,
 };
@@ -129,7 +129,7 @@ fn p5_a_new_pod_that_does_not_come_up_stalls_the_rollout() {
         dead(b);
     });
     assert_eq!(reason(&decide(&view)), Some(Reason::WaitingForMember), "it was healthy until a moment ago");
-    let verdict = decide(&View { blocked_since: Some(ago(long)), ..view });
+    let verdict = decide(&view.after(Wait::Member, long));
     assert_eq!(
         (verdict.row, verdict.act.clone(), reason(&verdict)),
         (Row::Stalled, None, Some(Reason::RolloutStalled))
@@ -139,7 +139,7 @@ fn p5_a_new_pod_that_does_not_come_up_stalls_the_rollout() {
 
 #[test]
 fn p5_a_fix_that_is_pushed_takes_effect_at_once() {
-    let view = View { blocked_since: Some(secs(7200)), ..three().each(outdated).with("b", dead) };
+    let view = three().each(outdated).with("b", dead).after(Wait::Member, Duration::from_hours(2));
     assert_eq!(decide(&view).act, Some(Act::Replace { pod: "b".into() }));
 }
 
@@ -192,7 +192,7 @@ fn p7_a_silent_member_may_still_confirm_commits() {
     assert_eq!(requested(&verdict), "c", "the others suffice, so it goes in order");
     let view = view.with("b", sick);
     assert_eq!(reason(&decide(&view)), Some(Reason::WaitingForMember), "which of the two does is not known");
-    let later = View { blocked_since: Some(ago(PROGRESS_DEADLINE)), ..view };
+    let later = view.after(Wait::Member, PROGRESS_DEADLINE);
     assert_eq!(requested(&decide(&later)), "b", "it follows nobody, so a newer description is the best hope");
     let silent = later.with("b", |b| b.vitals = None);
     assert_eq!(
@@ -210,7 +210,7 @@ fn p7_of_several_that_are_not_well_the_one_that_certainly_is_not_goes_first() {
     };
     let mut view = three();
     view.members.push(member("d", "z1", 1));
-    let view = View { blocked_since: Some(ago(PROGRESS_DEADLINE)), ..view.each(outdated) };
+    let view = view.each(outdated).after(Wait::Member, PROGRESS_DEADLINE);
     assert_eq!(requested(&decide(&view.clone().with("b", silent).with("c", sick))), "c");
     let young = |member: &mut Member| {
         silent(member);
@@ -298,7 +298,7 @@ fn p10_nobody_healthy_to_take_over() {
         "a rolling update stays where it is"
     );
     assert_eq!(reason(&decide(&cordoned)), Some(Reason::NoStandby));
-    let later = View { blocked_since: Some(ago(ABORT_AFTER)), ..cordoned };
+    let later = cordoned.after(Wait::Successor, ABORT_AFTER);
     assert_eq!(decide(&later).row, Row::NodeDrain, "where every node is about to be emptied, one of them has to do");
     assert_eq!(reason(&decide(&later.each(|m| m.node = Node::Draining))), Some(Reason::NoStandby));
 }
@@ -310,7 +310,9 @@ fn p7_a_primary_that_recovers_is_left_alone_for_a_while() {
         a.ready = false;
     });
     assert_eq!(decide(&view).act, None);
-    let later = View { blocked_since: Some(ago(ABORT_AFTER)), ..view };
+    let elsewhere = view.clone().after(Wait::Sight, ABORT_AFTER);
+    assert_eq!(decide(&elsewhere).act, None, "how long something else was in the way says nothing about it");
+    let later = View { lost_since: Some(ago(ABORT_AFTER)), ..view };
     assert_eq!(decide(&later).row, Row::Broken);
 }
 
@@ -341,8 +343,7 @@ fn p12_who_is_missed_is_named() {
     assert_eq!(requested(&decide(&three().each(outdated).with("c", silent))), "c");
     let apart = |member: &mut Member| member.vitals.as_mut().unwrap().in_cohort = false;
     let view = three().each(outdated).with("b", apart).with("c", apart);
-    let view = View { blocked_since: Some(ago(PROGRESS_DEADLINE)), ..view };
-    let verdict = decide(&view);
+    let verdict = decide(&view.after(Wait::Member, PROGRESS_DEADLINE));
     assert_eq!((verdict.row, reason(&verdict)), (Row::NoQuorum, Some(Reason::WaitingForQuorum)));
     assert!(verdict.blocker.unwrap().message.contains('c'));
 }
@@ -399,5 +400,150 @@ fn a_lost_primary_is_no_reason_to_wait() {
         (verdict.row, verdict.act.clone(), reason(&verdict)),
         (Row::Lost, Some(Act::Hasten), Some(Reason::NoPrimary))
     );
-    assert_eq!(decide(&View { blocked_since: Some(secs(121)), ..view }).act, None, "haste is not all that is missing");
+    let elsewhere = view.clone().after(Wait::Word, Duration::from_hours(1));
+    assert_eq!(decide(&elsewhere).act, Some(Act::Hasten), "a shard that was paused for long loses its primary now");
+    assert_eq!(decide(&View { lost_since: Some(secs(121)), ..view }).act, None, "haste is not all that is missing");
+}
+
+#[test]
+fn each_wait_has_a_clock_of_its_own() {
+    let long = PROGRESS_DEADLINE + Duration::from_secs(1);
+    let stalled = three().each(outdated).with("b", |b| {
+        b.outdated = None;
+        b.created = Some(ago(long));
+        dead(b);
+    });
+    for other in [Wait::Word, Wait::Sight, Wait::Successor, Wait::Reload, Wait::Volume] {
+        let verdict = decide(&stalled.clone().after(other, long));
+        assert_eq!(reason(&verdict), Some(Reason::WaitingForMember), "{other:?} was in the way, not the member");
+    }
+    let sick = three().each(outdated).with("b", sick).with("c", sick);
+    assert_eq!(reason(&decide(&sick.after(Wait::Word, long))), Some(Reason::WaitingForMember));
+    let cordoned = three().each(|m| m.node = Node::Cordoned);
+    assert_eq!(reason(&decide(&cordoned.after(Wait::Member, long))), Some(Reason::NoStandby));
+    let reload = three().each(|m| m.reload_pending = true).after(Wait::Member, long);
+    assert_eq!(decide(&reload).act, Some(Act::Reload { pods: vec!["b".into(), "c".into()] }));
+}
+
+#[test]
+fn p14_the_primary_leaves_its_node_before_anything_that_can_wait() {
+    for node in [Node::Cordoned, Node::Draining] {
+        let mut view = three().each(outdated).with("a", |a| a.node = node);
+        view.members.push(member("d", "z1", 1));
+        let view = view.with("d", |d| d.wanted = false).with("b", |b| b.resize_pending = true);
+        let moves = Some(Act::Request { pod: "a".into(), cause: Cause::NodeDrain });
+        assert_eq!(decide(&view).act, moves);
+        let unwell = view.clone().with("c", |c| c.outdated = None).with("c", sick);
+        assert_eq!(decide(&unwell).act, None, "nor beside one that is coming back");
+        let ending = view.clone().with("c", |c| c.presence = Presence::Leaving { due: NOW });
+        assert_eq!(decide(&ending).act, None, "never two at once");
+        let missing = view.with("c", |c| c.presence = Presence::Missing);
+        assert_ne!(decide(&missing).act, moves, "never two at once");
+    }
+}
+
+#[test]
+fn p14_a_member_that_was_only_chosen_waits_for_it() {
+    let view = three().each(outdated).with("a", |a| a.node = Node::Draining);
+    let chosen = view.clone().with("b", drain(DrainState::Requested, Cause::RollingUpdate, 1));
+    assert_eq!(decide(&chosen).act, Some(Act::Drop { pod: "b".into(), ending: Ending::Cancelled }));
+    let further = view.with("b", drain(DrainState::Draining, Cause::RollingUpdate, 1));
+    assert_eq!(decide(&further).row, Row::Draining, "who has come further goes first");
+}
+
+#[test]
+fn p14_where_it_cannot_move_now_other_work_goes_on() {
+    let view = three().with("b", outdated).each(|m| m.node = Node::Draining);
+    assert_eq!(requested(&decide(&view)), "b", "nobody could take over");
+    let failed = Failures { count: 1, last: Some(secs(5)) };
+    let view = three().with("b", outdated).with("a", |a| (a.node, a.failures) = (Node::Draining, failed));
+    assert_eq!(requested(&decide(&view)), "b", "it was tried a moment ago");
+}
+
+#[test]
+fn a_member_on_another_class_gives_its_place_away_and_the_primary_does_so_last() {
+    let replaced = |view: &View| match decide(view).act {
+        Some(Act::ReplaceVolume { pod }) => pod,
+        other => panic!("no volume is replaced: {other:?}"),
+    };
+    let view = three().each(misplaced);
+    assert_eq!(replaced(&view), "b");
+    let view = view.with("b", |b| b.misplaced = None).with("c", |c| c.misplaced = None);
+    assert_eq!(replaced(&view), "a");
+    assert_eq!(replaced(&view.with("a", outdated)), "a", "whoever comes instead is up to date, too");
+}
+
+#[test]
+fn one_volume_is_replaced_after_the_other() {
+    let mut view = three().with("c", misplaced).with("b", |b| b.wanted = false);
+    view.members.push(member("d", "z2", 1));
+    assert_eq!(requested(&decide(&view)), "b", "who gave its place away leaves first");
+    let coming = view.with("d", dead);
+    assert_eq!(reason(&decide(&coming)), Some(Reason::WaitingForMember), "and who takes it comes before that");
+}
+
+#[test]
+fn a_class_that_does_not_exist_is_named_and_stops_nothing_else() {
+    let missing = |member: &mut Member| {
+        misplaced(member);
+        member.misplaced.as_mut().unwrap().exists = false;
+    };
+    let verdict = decide(&three().each(missing));
+    assert_eq!((verdict.act.clone(), reason(&verdict)), (None, Some(Reason::StorageClassMissing)));
+    assert!(verdict.blocker.unwrap().message.contains("fast"));
+    assert_eq!(requested(&decide(&three().each(missing).each(outdated))), "b");
+}
+
+#[test]
+fn a_member_that_waits_for_a_volume_of_another_class_is_not_waited_for() {
+    let view = three().with("b", dead).with("b", misplaced);
+    assert_eq!(decide(&view).act, Some(Act::ReplaceVolume { pod: "b".into() }));
+    let leaderless = view.with("a", sick);
+    assert_eq!(decide(&leaderless).act, None, "its volume may hold what nobody else has");
+}
+
+#[test]
+fn p15_the_primary_reloads_after_a_while_although_a_standby_does_not() {
+    let view = three().with("a", |a| a.reload_pending = true).with("b", |b| b.reload_pending = true);
+    assert_eq!(decide(&view).act, Some(Act::Reload { pods: vec!["b".into()] }));
+    let soon = view.clone().after(Wait::Reload, ABORT_AFTER.checked_sub(Duration::from_secs(1)).unwrap());
+    assert_eq!(decide(&soon).act, Some(Act::Reload { pods: vec!["b".into()] }));
+    let later = view.after(Wait::Reload, ABORT_AFTER);
+    assert_eq!(decide(&later).act, Some(Act::Reload { pods: vec!["a".into(), "b".into()] }));
+}
+
+#[test]
+fn p6_a_quarantined_member_waits_for_one_that_is_on_its_way() {
+    let mut view = quarantined();
+    view.members.push(member("d", "z1", 1));
+    let others = view.clone().with("d", |d| d.presence = Presence::Missing);
+    let verdict = decide(&others);
+    assert_eq!((verdict.act.clone(), reason(&verdict)), (None, Some(Reason::WaitingForMember)));
+    let victim = view.members[1].clone();
+    assert!(others.quarantine_guard(&victim).unwrap().contains('d'));
+    let leaving = view.clone().with("d", |d| (d.presence, d.wanted) = (Presence::Leaving { due: NOW }, false));
+    assert!(leaving.quarantine_guard(&victim).unwrap().contains('d'));
+    assert_eq!(decide(&leaving).act, None);
+    assert_eq!(view.quarantine_guard(&victim), None);
+}
+
+#[test]
+fn p3_one_that_was_made_a_moment_ago_is_waited_for_although_it_is_outdated_again() {
+    let mut view = three();
+    view.members.push(member("d", "z1", 1));
+    let chosen = view.each(outdated).with("b", sick).with("c", sick);
+    let chosen = chosen.with("c", drain(DrainState::ReadyForDeletion, Cause::RollingUpdate, 1));
+    assert_eq!(decide(&chosen).act, Some(Act::Remove { pod: "c".into() }), "b has been unwell for long");
+    let young = chosen.with("b", |b| b.created = Some(secs(12)));
+    let verdict = decide(&young);
+    assert_eq!((verdict.act.clone(), reason(&verdict)), (None, Some(Reason::WaitingForMember)));
+}
+
+#[test]
+fn p14_a_primary_that_took_over_a_moment_ago_is_not_moved_on_before_other_work() {
+    let view = three().with("b", outdated).with("a", |a| a.node = Node::Cordoned);
+    let new = View { led_since: Some(secs(119)), ..view.clone() };
+    assert_eq!(requested(&decide(&new)), "b");
+    let settled = View { led_since: Some(ago(ABORT_AFTER)), ..view };
+    assert_eq!(requested(&decide(&settled)), "a");
 }

@@ -77,6 +77,7 @@ pub fn run() -> Result<()> {
         bind: Bind::Host("127.0.0.1".to_owned(), 0),
         limits: Limits::default(),
         drain: Duration::ZERO,
+        linger: Duration::ZERO,
         workers: Some(1),
     };
     let metrics = Metrics::new(Build { version: env!("CARGO_PKG_VERSION"), revision: "bench" })?;

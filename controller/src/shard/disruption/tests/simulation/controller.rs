@@ -16,6 +16,7 @@ use crate::{
 
 impl World {
     pub fn pass(&mut self) {
+        self.render();
         for (name, (cell, index)) in self.spec.wanted() {
             if !self.seen.contains_key(&name) {
                 self.create(&name, &cell, index);
@@ -25,17 +26,40 @@ impl World {
         let view = self.view();
         let verdict = decide(&view);
         assert!(!verdict.pending || verdict.act.is_some() || verdict.blocker.is_some(), "a nameless halt: {view:#?}");
-        self.blocked = match (&verdict.blocker, self.blocked) {
-            (Some(blocker), Some((since, _))) => Some((since, blocker.reason)),
-            (Some(blocker), None) => Some((self.now, blocker.reason)),
-            (None, _) => None,
-        };
+        self.blocked = verdict.blocker.as_ref().map(|blocker| match self.blocked {
+            Some((since, before)) if before.wait() == blocker.reason.wait() => (since, blocker.reason),
+            _ => (self.now, blocker.reason),
+        });
         if let Some(act) = verdict.act {
             if act != Act::Hasten {
                 self.acts += 1;
             }
             self.carry_out(verdict.row, act);
         }
+    }
+
+    /// Settings do not go below what the primary has, as `shard::replication` knows it.
+    fn render(&mut self) {
+        let leader = self.plane.leader.clone();
+        let silent = leader.as_ref().is_some_and(|leader| self.is_silent(leader));
+        let made_with = leader.as_ref().and_then(|leader| self.seen.get(leader)?.1.as_ref()).map(|pod| pod.limit);
+        let serves = leader.is_some_and(|leader| self.plane.serves(&leader, self.now)) && !silent;
+        if serves && self.now >= self.blind_until {
+            self.floor = self.floor.max(made_with.or(Some(self.rendered)));
+            self.unled = None;
+            let (leader, since) = self.led.clone().unwrap_or_default();
+            if self.plane.leader.as_ref() != Some(&leader) || since == 0 {
+                self.led = self.plane.leader.clone().map(|leader| (leader, self.now));
+            }
+        } else {
+            self.unled.get_or_insert(self.now);
+        }
+        let claimed = made_with.filter(|_| silent);
+        self.rendered = self.spec.limit.max(self.floor.max(claimed).unwrap_or_default());
+    }
+
+    fn is_silent(&self, name: &str) -> bool {
+        self.silent.get(name).is_some_and(|until| *until > self.now)
     }
 
     /// A leader that was lost on its way out comes back if nobody takes over.
@@ -75,7 +99,9 @@ impl World {
             policy: self.plane.policy,
             paused: false,
             blind: (self.now < self.blind_until).then(|| "etcd does not answer".to_owned()),
-            blocked_since: self.blocked.map(|(since, _)| Self::time(since)),
+            waiting: self.blocked.map(|(since, reason)| (reason.wait(), Self::time(since))),
+            lost_since: self.unled.map(Self::time),
+            led_since: self.led.as_ref().filter(|_| self.unled.is_none()).map(|(_, since)| Self::time(*since)),
             last_quarantine: None,
             set_aside: 0,
             members,
@@ -83,7 +109,7 @@ impl World {
     }
 
     fn member(&self, name: &str, cell: &str, index: u32, wanted: bool, pod: Option<&Pod>) -> Member {
-        let silent = self.silent.get(name).is_some_and(|until| *until > self.now);
+        let silent = self.is_silent(name);
         let up = self.plane.is_up(name, self.now);
         let leads = self.plane.leader.as_deref() == Some(name);
         Member {
@@ -102,8 +128,9 @@ impl World {
             created: pod.map(|pod| Self::time(pod.created)),
             drain: pod.and_then(|pod| pod.drain.clone()),
             failures: pod.map_or(Failures::default(), |pod| pod.failures),
-            outdated: pod.filter(|pod| pod.version != self.spec.version).map(|_| "image".to_owned()),
+            outdated: pod.filter(|pod| self.is_outdated(pod)).map(|_| "image".to_owned()),
             resize_pending: false,
+            misplaced: None,
             reload_pending: false,
             ready: pod.is_some() && up,
             trouble: pod
@@ -121,6 +148,10 @@ impl World {
                 in_cohort: self.plane.cohort.contains(name),
             }),
         }
+    }
+
+    fn is_outdated(&self, pod: &Pod) -> bool {
+        pod.version != self.spec.version || pod.limit != self.rendered
     }
 
     /// The live pod, if it is still the one that was seen.
@@ -199,7 +230,9 @@ impl World {
                 let now: Time = self.now;
                 self.plane.hasten(now);
             }
-            Act::FreshVolume { .. } | Act::Reload { .. } => unreachable!("nothing asks for it here"),
+            Act::FreshVolume { .. } | Act::ReplaceVolume { .. } | Act::Reload { .. } => {
+                unreachable!("nothing asks for it here")
+            }
         }
     }
 
@@ -210,7 +243,7 @@ impl World {
         // Who is up to date is waited for however long it takes. Of outdated ones that do not get well the policy alone decides after
         // a while: a newer description may be the cure.
         let waited_for = |other: &String, since: Time| {
-            let outdated = self.pods.get(other).is_some_and(|pod| pod.version != self.spec.version);
+            let outdated = self.pods.get(other).is_some_and(|pod| self.is_outdated(pod));
             !outdated || u128::from(now - since) < PROGRESS_DEADLINE.as_millis()
         };
         let ours = self.ours.iter().filter(|(other, since)| *other != name && waited_for(other, **since));

@@ -52,6 +52,25 @@ fn an_undisturbed_roll_costs_one_switchover() {
 }
 
 #[test]
+fn connections_grow_by_a_roll_and_never_fall_below_what_the_primary_has() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, Calm::Yes);
+        world.settle();
+        world.spec.limit = 300;
+        world.run_for(1);
+        world.settle();
+        assert_eq!((world.rendered, world.drained()), (300, world.size()), "seed {seed}: an increase rolls");
+        world.spec.limit = 100;
+        world.run_for(600);
+        world.settle();
+        assert_eq!((world.rendered, world.drained()), (300, world.size()), "seed {seed}: a decrease has nowhere to begin");
+        world.roll();
+        world.settle();
+        assert_eq!(world.refused, 0, "seed {seed}: a standby refuses to serve with less than its primary");
+    }
+}
+
+#[test]
 fn a_description_that_does_not_work_stops_at_the_first_member() {
     for seed in 0..20 {
         let mut world = World::new(seed, Calm::Yes);

@@ -20,6 +20,9 @@ pub struct Server {
     pub stopping: bool,
     /// Whether its replay hangs.
     pub lags: bool,
+    /// With how many connections it was started. One that runs with less than a new primary goes on receiving and confirming; what it does
+    /// not replay meanwhile is not modelled.
+    pub limit: u32,
 }
 
 /// Consensus and data of a shard.
@@ -30,6 +33,8 @@ pub struct Plane {
     /// End of the log on each volume; it outlives the server.
     pub log: BTreeMap<String, u64>,
     pub leader: Option<String>,
+    /// On each volume: with how many connections the primary was started whose log it holds. A standby does not serve with less.
+    pub control: BTreeMap<String, u32>,
     pub cohort: BTreeSet<String>,
     pub cells: BTreeMap<String, String>,
     /// The last commit that a client was told of.
@@ -50,6 +55,7 @@ impl Plane {
             servers: BTreeMap::new(),
             log: BTreeMap::new(),
             leader: None,
+            control: BTreeMap::new(),
             cohort: BTreeSet::new(),
             cells: BTreeMap::new(),
             acknowledged: 0,
@@ -124,10 +130,12 @@ impl Plane {
         let end = self.log.get(&leader).copied().unwrap_or_default() + 1;
         self.log.insert(leader.clone(), end);
         let names: Vec<String> = self.servers.keys().cloned().collect();
-        let mut holders: Vec<String> = vec![leader];
+        let mut holders: Vec<String> = vec![leader.clone()];
         for name in names {
             if self.streams(&name, now) && !self.servers[&name].lags {
                 self.log.insert(name.clone(), end);
+                let limit = self.servers[&leader].limit;
+                self.control.insert(name.clone(), limit);
                 holders.push(name);
             }
         }
@@ -201,6 +209,8 @@ impl Plane {
 
     fn lead(&mut self, name: &str, now: Time) {
         self.leader = Some(name.to_owned());
+        let limit = self.servers[name].limit;
+        self.control.insert(name.to_owned(), limit);
         self.resigned = false;
         self.grace_until = None;
         self.elections += 1;

@@ -31,6 +31,7 @@ pub struct Pod {
     pub cell: String,
     pub index: u32,
     pub version: u32,
+    pub limit: u32,
     pub created: Time,
     pub leaving: Option<Time>,
     pub ended: bool,
@@ -43,6 +44,8 @@ pub struct Pod {
 #[derive(Clone, Debug)]
 pub struct Spec {
     pub version: u32,
+    /// How many connections the user asks for.
+    pub limit: u32,
     pub broken: bool,
     pub per_cell: BTreeMap<String, u32>,
 }
@@ -88,6 +91,16 @@ pub struct World {
     /// What the watch has shown of each pod, and when it was true.
     pub seen: BTreeMap<String, (Time, Option<Pod>)>,
     pub plane: Plane,
+    /// How many connections pods are made with.
+    pub rendered: u32,
+    /// What the last primary had that confirmed itself.
+    pub floor: Option<u32>,
+    /// How many servers were started with less than their data allows.
+    pub refused: usize,
+    /// Since when nobody leads, as the controller sees it.
+    pub unled: Option<Time>,
+    /// Who leads, as the controller sees it, and since when.
+    pub led: Option<(String, Time)>,
     /// The leader that has no pod although nobody wants one of it, and since when.
     pub lost: Option<(String, Time)>,
     /// Until when calls to a pooler fail.
@@ -118,11 +131,16 @@ impl World {
         Self {
             now: 0,
             chance,
-            spec: Spec { version: 1, broken: false, per_cell },
+            spec: Spec { version: 1, limit: 100, broken: false, per_cell },
+            rendered: 100,
+            floor: None,
+            refused: 0,
             pods: BTreeMap::new(),
             seen: BTreeMap::new(),
             plane: Plane::new(policy),
             lost: None,
+            unled: None,
+            led: None,
             silent: BTreeMap::new(),
             blind_until: 0,
             blocked: None,
@@ -229,7 +247,7 @@ impl World {
         self.pods.iter().find_map(|(name, pod)| {
             if !wanted.contains_key(name) {
                 Some(format!("{name} is too many"))
-            } else if pod.version != self.spec.version {
+            } else if pod.version != self.spec.version || pod.limit != self.rendered {
                 Some(format!("{name} is outdated"))
             } else if pod.drain.is_some() || pod.leaving.is_some() {
                 Some(format!("{name} is on its way"))
@@ -294,6 +312,7 @@ impl World {
             cell: cell.to_owned(),
             index,
             version: self.spec.version,
+            limit: self.rendered,
             created: self.now,
             leaving: None,
             ended: false,
@@ -302,13 +321,16 @@ impl World {
             node: Node::Fine,
         };
         let starts = 3000 + self.chance.next() % 9000;
+        let refused = self.plane.control.get(name).is_some_and(|least| self.rendered < *least);
+        self.refused += usize::from(refused);
         let server = Server {
-            up_at: (!self.spec.broken).then_some(self.now + starts),
+            up_at: (!self.spec.broken && !refused).then_some(self.now + starts),
+            limit: self.rendered,
             follows_at: self.now + starts + 1000,
             stopping: false,
             lags: false,
         };
-        self.say(format_args!("{name} is created with version {}", pod.version));
+        self.say(format_args!("{name} is created with version {}, {} connections", pod.version, pod.limit));
         self.plane.cells.insert(name.to_owned(), cell.to_owned());
         self.plane.log.entry(name.to_owned()).or_default();
         self.plane.servers.insert(name.to_owned(), server);
@@ -332,6 +354,10 @@ impl World {
         if self.chance.once_in(240) {
             self.say(format_args!("the user rolls"));
             self.roll();
+        }
+        if self.chance.once_in(500) {
+            self.spec.limit = *self.chance.pick(&[100, 200, 300]).unwrap();
+            self.say(format_args!("the user wants {} connections", self.spec.limit));
         }
         if self.chance.once_in(1600) {
             self.say(format_args!("the user rolls to something broken"));

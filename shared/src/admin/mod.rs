@@ -1,8 +1,12 @@
-//! The plain HTTP server beside a binary's real work: metrics, probes and the log filter.
+//! The HTTP server beside a binary's real work: metrics, probes and the log filter.
 //!
-//! `/metrics` is served on one address and the probes on another, or all on one. Liveness means that the process can
+//! `/metrics` is served on one address and the probes on another, or all on one. Metrics may be secured: they are then served
+//! by HTTPS, and only to whom the API server lets read them. Liveness means that the process can
 //! answer; readiness is the sum of named conditions. The log filter is shown and changed only from the pod itself, which
 //! is what a port-forward looks like, since the server asks nobody who they are.
+
+mod certificate;
+mod guard;
 
 use std::{
     collections::BTreeMap,
@@ -12,10 +16,16 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, http::header, web};
 use tokio_util::sync::CancellationToken;
 
-use crate::{metrics::Metrics, telemetry::LogHandle};
+use crate::{
+    metrics::Metrics,
+    telemetry::{self, LogHandle},
+};
+
+pub use certificate::{Error as CertificateError, Source, config as tls};
+pub use guard::{Guard, Judge, Verdict};
 
 /// Content type of the Prometheus text format.
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -117,12 +127,22 @@ pub struct State {
     pub log: Option<LogHandle>,
 }
 
+/// How metrics are kept from strangers.
+#[derive(Clone)]
+pub struct Security {
+    /// How the server proves who it is.
+    pub tls: rustls::ServerConfig,
+    /// Who may read.
+    pub guard: Guard,
+}
+
 /// The server, with its sockets open.
 pub struct Server {
     metrics: Option<TcpListener>,
     probes: Option<TcpListener>,
     shared: bool,
     state: State,
+    security: Option<Security>,
 }
 
 impl Server {
@@ -134,7 +154,17 @@ impl Server {
         };
         let probes = open(probes)?;
         let metrics = if shared { None } else { open(metrics)? };
-        Ok(Self { metrics, probes, shared, state })
+        Ok(Self { metrics, probes, shared, state, security: None })
+    }
+
+    /// Serves the metrics by HTTPS and to few. Probes stay plain, so the two need addresses of their own.
+    pub fn secured(mut self, security: Security) -> io::Result<Self> {
+        if self.shared {
+            let text = "secured metrics need another address than the probes: kubelets ask without a token";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        self.security = Some(security);
+        Ok(self)
     }
 
     /// Returns the address of `/metrics`, when it is served.
@@ -150,9 +180,9 @@ impl Server {
 
     /// Serves until the token is cancelled.
     pub async fn run(self, token: CancellationToken) -> io::Result<()> {
-        let Self { metrics, probes, shared, state } = self;
-        let metrics = serve(metrics, (true, false), &state, &token)?;
-        let probes = serve(probes, (shared, true), &state, &token)?;
+        let Self { metrics, probes, shared, state, security } = self;
+        let metrics = serve(metrics, (true, false), &state, security, &token)?;
+        let probes = serve(probes, (shared, true), &state, None, &token)?;
         let ended = |server: Option<actix_web::dev::Server>| async move {
             match server {
                 Some(server) => server.await,
@@ -169,12 +199,17 @@ fn serve(
     listener: Option<TcpListener>,
     (metrics, probes): (bool, bool),
     state: &State,
+    security: Option<Security>,
     token: &CancellationToken,
 ) -> io::Result<Option<actix_web::dev::Server>> {
     let Some(listener) = listener else { return Ok(None) };
     let (state, token) = (state.clone(), token.clone());
+    let (tls, guard) = security.map(|security| (security.tls, security.guard)).unzip();
     let server = HttpServer::new(move || {
-        App::new().app_data(web::Data::new(state.clone())).configure(|config| routes(config, metrics, probes))
+        App::new()
+            .app_data(web::Data::new(state.clone()))
+            .app_data(web::Data::new(guard.clone()))
+            .configure(|config| routes(config, metrics, probes))
     })
     // Probes and scrapes are rare: one thread, few connections.
     .workers(1)
@@ -182,11 +217,15 @@ fn serve(
     .disable_signals()
     .shutdown_signal(token.cancelled_owned())
     .shutdown_timeout(5);
-    Ok(Some(server.listen(listener)?.run()))
+    let server = match tls {
+        Some(tls) => server.listen_rustls_0_23(listener, tls)?,
+        None => server.listen(listener)?,
+    };
+    Ok(Some(server.run()))
 }
 
 /// Adds the routes of the server.
-pub fn routes(config: &mut web::ServiceConfig, metrics: bool, probes: bool) {
+fn routes(config: &mut web::ServiceConfig, metrics: bool, probes: bool) {
     if metrics {
         config.route("/metrics", web::get().to(scrape));
     }
@@ -201,7 +240,25 @@ pub fn routes(config: &mut web::ServiceConfig, metrics: bool, probes: bool) {
     }
 }
 
-async fn scrape(state: web::Data<State>) -> HttpResponse {
+async fn scrape(request: HttpRequest, state: web::Data<State>, guard: web::Data<Option<Guard>>) -> HttpResponse {
+    if let Some(guard) = guard.as_ref() {
+        let header = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        match guard.admit(header).await {
+            Ok(Verdict::Allowed) => {}
+            Ok(Verdict::Stranger) => {
+                return HttpResponse::Unauthorized()
+                    .insert_header((header::WWW_AUTHENTICATE, "Bearer"))
+                    .body("the metrics are for whoever shows a token that the API server knows");
+            }
+            Ok(Verdict::Forbidden) => {
+                return HttpResponse::Forbidden().body("this token's owner may not get the path /metrics");
+            }
+            Err(error) => {
+                tracing::warn!(error = telemetry::chain(&error), "metrics not served");
+                return HttpResponse::InternalServerError().body(error.to_string());
+            }
+        }
+    }
     match state.metrics.text() {
         Ok(text) => HttpResponse::Ok().content_type(TEXT_FORMAT).body(text),
         Err(error) => HttpResponse::InternalServerError().body(error.to_string()),
@@ -332,6 +389,30 @@ mod tests {
 
         token.cancel();
         timeout(Duration::from_secs(10), task).await.unwrap().unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn secured_metrics_and_probes_do_not_share_an_address() {
+        let security = || Security { tls: tls(&Source::Own).unwrap(), guard: Guard::with(Arc::new(Nobody)) };
+        let one = Bind::Host("127.0.0.1".to_owned(), 0);
+        assert!(Server::bind(&one, &one, state()).unwrap().secured(security()).is_err());
+        let probes = Bind::Host("localhost".to_owned(), 0);
+        let server = Server::bind(&one, &probes, state()).unwrap().secured(security()).unwrap();
+        let (metrics, probes) = (server.metrics_address().unwrap(), server.probe_address().unwrap());
+        let token = CancellationToken::new();
+        let task = tokio::spawn(server.run(token.clone()));
+        assert!(request(probes, "GET /healthz").await.starts_with("HTTP/1.1 200"), "kubelets have no token");
+        assert!(!request(metrics, "GET /metrics").await.contains("multigres_operator"), "plain text gets nothing");
+        token.cancel();
+        timeout(Duration::from_secs(10), task).await.unwrap().unwrap().unwrap();
+    }
+
+    struct Nobody;
+
+    impl Judge for Nobody {
+        fn judge<'a>(&'a self, _: &'a str) -> futures::future::BoxFuture<'a, Result<Verdict, kube::Error>> {
+            Box::pin(futures::future::ready(Ok(Verdict::Stranger)))
+        }
     }
 
     #[tokio::test]

@@ -1,0 +1,363 @@
+//! Carries out a MultigresBackup: looks at what the next step needs, and turns the step into a plan.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+use kube::{Resource as _, ResourceExt as _};
+use serde_json::json;
+use shared::{
+    annotation,
+    api::v1alpha1::{BackupDeletionPolicy, BackupPhase, MultigresBackup, MultigresBackupStatus, Shard},
+    name::{self, ShardId},
+};
+
+use super::{
+    length,
+    progress::{self, Act, Seen, Started},
+    shard::is_of,
+    until,
+};
+use crate::{
+    context::Ctx,
+    error::Error,
+    plan::{Action, Note, Plan, Requeue, Target},
+    settings::Settings,
+    upstream::{
+        self, Lifecycle, PoolerAddress, PoolerId, PoolerRecord, Role, Serving, ShardKey, TopoAddress, Upstream,
+        backup::{Backup, Expiry, Order},
+    },
+    workload::port::ADMIN_GRPC,
+};
+
+/// How long anything of the look may take; the slowest is a list, which waits behind other work of a pooler.
+const LOOK: Duration = Duration::from_secs(45);
+/// How soon the deletion of data is tried again.
+const DELETE_AGAIN: Duration = Duration::from_secs(30);
+
+/// One pass over a run.
+pub async fn plan(run: &MultigresBackup, ctx: &Ctx) -> Result<Plan<MultigresBackupStatus>, Error> {
+    let now = ctx.clock.now();
+    let uid = run.metadata.uid.as_deref().ok_or(Error::NotStored { kind: "MultigresBackup", field: "uid" })?;
+    let scope = Scope { run, uid, shard: shard_of(run, ctx), key: key_of(run), admin: admin_of(run, &ctx.settings) };
+    let phase = run.status.as_ref().and_then(|status| status.phase);
+    let over = phase.is_some_and(BackupPhase::is_final);
+    let deleting = run.metadata.deletion_timestamp.is_some();
+    if deleting && (over || !is_under_way(phase)) {
+        ctx.backups.ended(uid);
+        return removal(&scope, ctx).await;
+    }
+    if over {
+        ctx.backups.ended(uid);
+        return Ok(ended(run, now));
+    }
+    let seen = look(&scope, phase, ctx).await;
+    let step = progress::step(run, &seen, now);
+    let mut plan = Plan::nothing();
+    keep_data(run, &mut plan);
+    match step.act {
+        Act::None => {}
+        Act::Start => {
+            let slot = ctx.backups.slot(uid, step.status.attempt.unwrap_or_default());
+            if let Some(slot) = slot {
+                let order = Order { shard: scope.key.clone(), level: run.spec.r#type.into() };
+                plan.write("BackupStarted", Action::StartBackup { admin: scope.admin.clone(), order, outcome: slot });
+            }
+        }
+        Act::Release => ctx.backups.release(uid),
+        Act::Made => {
+            ctx.backups.release(uid);
+            if let Some(shard) = &scope.shard {
+                ctx.backups.soon(&shard.uid().unwrap_or_default());
+                let retention = shard.spec.backup.as_ref().and_then(|backup| backup.retention.as_ref());
+                if let Some(count) = retention.and_then(|retention| retention.full) {
+                    let what = Expiry::KeepFull(count);
+                    plan.write(
+                        "BackupRetention",
+                        Action::ExpireBackups { admin: scope.admin.clone(), shard: scope.key.clone(), what },
+                    );
+                }
+            }
+        }
+    }
+    plan.notes.extend(told(run, &step.status));
+    plan.requeue = step.after.map_or(Requeue::Settled, Requeue::After);
+    plan.status = Some(step.status);
+    Ok(plan)
+}
+
+/// A run, and whom it is about.
+struct Scope<'a> {
+    run: &'a MultigresBackup,
+    uid: &'a str,
+    shard: Option<Arc<Shard>>,
+    key: ShardKey,
+    admin: PoolerAddress,
+}
+
+fn id_of(run: &MultigresBackup) -> ShardId<'_> {
+    let spec = &run.spec;
+    ShardId { cluster: &spec.cluster, database: &spec.database, table_group: &spec.table_group, shard: &spec.shard }
+}
+
+fn key_of(run: &MultigresBackup) -> ShardKey {
+    ShardKey::new(&run.spec.database, &run.spec.table_group, &run.spec.shard)
+}
+
+fn shard_of(run: &MultigresBackup, ctx: &Ctx) -> Option<Arc<Shard>> {
+    ctx.stores.shards.get(run.metadata.namespace.as_deref()?, &name::shard(id_of(run)))
+}
+
+/// The administration service of the cluster.
+fn admin_of(run: &MultigresBackup, settings: &Settings) -> PoolerAddress {
+    let namespace = run.metadata.namespace.as_deref().unwrap_or_default();
+    let host = format!("{}.{namespace}.svc.{}", name::multiadmin(&run.spec.cluster), settings.cluster_domain);
+    PoolerAddress { host, port: u16::try_from(ADMIN_GRPC).unwrap_or_default() }
+}
+
+fn is_under_way(phase: Option<BackupPhase>) -> bool {
+    matches!(phase, Some(BackupPhase::Starting | BackupPhase::Running))
+}
+
+fn phase_of(run: &MultigresBackup) -> Option<BackupPhase> {
+    run.status.as_ref().and_then(|status| status.phase)
+}
+
+/// The other runs of the same shard.
+fn siblings(scope: &Scope<'_>, ctx: &Ctx) -> Vec<Arc<MultigresBackup>> {
+    let namespace = scope.run.metadata.namespace.as_deref().unwrap_or_default();
+    let id = id_of(scope.run);
+    let all = ctx.stores.backups.in_namespace(namespace);
+    all.into_iter().filter(|other| other.metadata.uid.as_deref() != Some(scope.uid) && is_of(&other.spec, id)).collect()
+}
+
+/// Who goes first: whoever is under way, then the oldest.
+fn ahead(run: &MultigresBackup, others: &[Arc<MultigresBackup>]) -> Option<String> {
+    let turn = |run: &MultigresBackup| (run.creation_timestamp().map(|at| at.0), run.name_any());
+    let waits = |other: &&Arc<MultigresBackup>| {
+        let phase = phase_of(other);
+        let open = !phase.is_some_and(BackupPhase::is_final) && other.metadata.deletion_timestamp.is_none();
+        is_under_way(phase) || (open && turn(other) < turn(run))
+    };
+    others
+        .iter()
+        .filter(waits)
+        .min_by_key(|other| (!is_under_way(phase_of(other)), turn(other)))
+        .map(|it| it.name_any())
+}
+
+/// Looks at what the next step needs, and at nothing else.
+async fn look(scope: &Scope<'_>, phase: Option<BackupPhase>, ctx: &Ctx) -> Seen {
+    let others = siblings(scope, ctx);
+    let shard_uid = scope.shard.as_ref().and_then(|shard| shard.uid());
+    let place = shard_uid.as_ref().and_then(|uid| ctx.backups.place(uid));
+    let mut seen = Seen {
+        shard: match (&scope.shard, &place) {
+            (None, _) => progress::Shard::Absent,
+            (Some(_), None) => progress::Shard::Unknown,
+            (Some(_), Some(_)) => progress::Shard::Known,
+        },
+        foreign: others.iter().filter_map(|other| other.status.as_ref()?.job_id.clone()).collect(),
+        ..Seen::default()
+    };
+    let attempt = scope.run.status.as_ref().and_then(|status| status.attempt).unwrap_or_default();
+    if !is_under_way(phase) {
+        seen.ahead = ahead(scope.run, &others);
+        if seen.ahead.is_none() {
+            seen.lease = lease(place.as_ref(), &scope.key, &ctx.upstream).await;
+        }
+        if seen.lease == Some(Ok(false)) && seen.shard == progress::Shard::Known {
+            let alive = |uid: &str| others.iter().any(|other| other.metadata.uid.as_deref() == Some(uid));
+            let shard = shard_uid.unwrap_or_default();
+            seen.claimed = ctx.backups.claim(&shard, scope.uid, attempt + 1, alive);
+        }
+        return seen;
+    }
+    if phase == Some(BackupPhase::Starting) {
+        seen.started = match ctx.backups.slot(scope.uid, attempt) {
+            None => Started::Elsewhere,
+            Some(slot) => slot.outcome().map_or(Started::Not, Started::Done),
+        };
+        if !matches!(seen.started, Started::Elsewhere | Started::Done(Err(upstream::Error::Slow { .. }))) {
+            return seen;
+        }
+    } else {
+        let job = scope.run.status.as_ref().and_then(|status| status.job_id.clone()).unwrap_or_default();
+        let call = ctx.upstream.backups().job(&scope.admin, &scope.key, &job);
+        seen.job = tokio::time::timeout(LOOK, call).await.ok();
+    }
+    let unknown = phase == Some(BackupPhase::Starting) || matches!(seen.job, Some(Ok(None)));
+    if unknown {
+        seen.lease = lease(place.as_ref(), &scope.key, &ctx.upstream).await;
+    }
+    let completed = matches!(seen.job, Some(Ok(Some(upstream::backup::Job::Completed(_)))));
+    if (completed || (unknown && seen.lease == Some(Ok(false))))
+        && let Some((_, records)) = &place
+    {
+        seen.listing = tokio::time::timeout(LOOK, list(&ctx.upstream, records, &[])).await.ok().flatten();
+    }
+    seen
+}
+
+async fn lease(
+    place: Option<&(TopoAddress, Vec<PoolerRecord>)>,
+    shard: &ShardKey,
+    upstream: &Upstream,
+) -> Option<upstream::Result<bool>> {
+    let (at, _) = place?;
+    tokio::time::timeout(LOOK, upstream.topology().backup_lease(at, shard)).await.ok()
+}
+
+/// Reads the repository through somebody who is free: standbys first, and nobody who makes a backup while there are others. None
+/// without anybody to ask.
+pub async fn list(
+    upstream: &Upstream,
+    records: &[PoolerRecord],
+    busy: &[String],
+) -> Option<upstream::Result<Vec<Backup>>> {
+    let mut asked: Vec<&PoolerRecord> =
+        records.iter().filter(|record| !record.is_out() && record.lifecycle.state != Lifecycle::Quarantined).collect();
+    asked.sort_by_key(|record| {
+        let works = busy.iter().any(|job| job.ends_with(&component(&record.id)));
+        (works, record.role == Role::Primary, record.serving != Serving::Serving, record.id.clone())
+    });
+    let mut last = None;
+    for record in asked {
+        let Some(address) = record.grpc() else { continue };
+        match upstream.backups().list(&address).await {
+            Err(error) if error.unreachable() => last = Some(Err(error)),
+            answer => return Some(answer),
+        }
+    }
+    last
+}
+
+/// How a pooler is named at the end of its jobs.
+fn component(id: &PoolerId) -> String {
+    format!("{}-{}", id.cell, id.name)
+}
+
+/// Jobs of a shard that run.
+pub fn running(runs: &[Arc<MultigresBackup>]) -> Vec<String> {
+    let under_way = runs.iter().filter(|run| is_under_way(phase_of(run)));
+    under_way.filter_map(|run| run.status.as_ref()?.job_id.clone()).collect()
+}
+
+/// Events for what a user wants to hear of.
+fn told(run: &MultigresBackup, next: &MultigresBackupStatus) -> Option<Note> {
+    let before = phase_of(run);
+    let message = next.message.clone().unwrap_or_default();
+    if before == next.phase {
+        return None;
+    }
+    match next.phase? {
+        BackupPhase::Running => Some(Note::normal("BackupRunning", message)),
+        BackupPhase::Completed => {
+            let id = next.backup_id.clone().unwrap_or_default();
+            Some(Note::normal("BackupCompleted", format!("{id} is in the repository")))
+        }
+        BackupPhase::Failed => Some(Note::warning("BackupFailed", message)),
+        BackupPhase::Pending if next.error.is_some() => Some(Note::warning("BackupAttemptFailed", message)),
+        BackupPhase::Pending | BackupPhase::Starting | BackupPhase::Unknown => None,
+    }
+}
+
+/// A run that has ended stays until its time is over.
+fn ended(run: &MultigresBackup, now: Timestamp) -> Plan<MultigresBackupStatus> {
+    let mut plan = Plan::nothing();
+    keep_data(run, &mut plan);
+    plan.status.clone_from(&run.status);
+    let ended = run.status.as_ref().and_then(|status| status.completed_at.as_ref()).map(|at| at.0);
+    let Some(ttl) = run.spec.ttl.as_ref().filter(|ttl| !ttl.is_empty()) else { return plan };
+    let gone = ended.unwrap_or(now) + length(Some(ttl), SignedDuration::ZERO);
+    if gone > now {
+        plan.requeue = Requeue::After(until(gone, now));
+    } else if let Some(target) = Target::of(run) {
+        plan.write("BackupExpired", Action::Delete(target));
+    }
+    plan
+}
+
+/// Adds the finalizer of a run whose data goes with it, and removes it where the data is to stay.
+fn keep_data(run: &MultigresBackup, plan: &mut Plan<MultigresBackupStatus>) {
+    let wanted = run.spec.deletion_policy == BackupDeletionPolicy::Delete && run.meta().deletion_timestamp.is_none();
+    let held = run.finalizers().iter().any(|finalizer| finalizer == annotation::BACKUP_FINALIZER);
+    if wanted != held && (wanted || run.spec.deletion_policy == BackupDeletionPolicy::Retain) {
+        finalize(run, wanted, plan);
+    }
+}
+
+fn finalize(run: &MultigresBackup, held: bool, plan: &mut Plan<MultigresBackupStatus>) {
+    let mut finalizers: Vec<String> =
+        run.finalizers().iter().filter(|other| *other != annotation::BACKUP_FINALIZER).cloned().collect();
+    if held {
+        finalizers.push(annotation::BACKUP_FINALIZER.to_owned());
+    }
+    if let Some(target) = Target::of(run) {
+        let patch = json!({ "metadata": { "finalizers": finalizers } });
+        plan.write("Finalizer", Action::Merge { target, patch });
+    }
+}
+
+/// What became of the data of a run.
+enum Removed {
+    /// It is not in the repository any more.
+    Yes,
+    /// It is there still, for this reason if there is one to tell.
+    NotYet(Option<String>),
+    /// Nobody will ever remove it.
+    Never,
+}
+
+/// Removes a backup from its repository.
+async fn remove_data(scope: &Scope<'_>, shard: &Shard, id: &str, ctx: &Ctx) -> Result<Removed, Error> {
+    if shard.metadata.deletion_timestamp.is_some() {
+        return Ok(Removed::Never);
+    }
+    let uid = shard.uid().unwrap_or_default();
+    let Some((_, records)) = ctx.backups.place(&uid) else { return Ok(Removed::NotYet(None)) };
+    let failed = |source| Error::Upstream { what: format!("removing the backup {id}"), source };
+    let there = match list(&ctx.upstream, &records, &[]).await {
+        Some(answer) => answer.map_err(failed)?.iter().any(|backup| backup.id == id),
+        None => true,
+    };
+    if there {
+        let expiry = Expiry::Set(id.to_owned());
+        let gone = ctx.upstream.backups().expire(&scope.admin, &scope.key, &expiry).await.map_err(failed)?;
+        if !gone.iter().any(|name| name == id) {
+            let why = format!(
+                "The repository does not let {id} go; it may be its only full backup. Set deletionPolicy to Retain to keep it"
+            );
+            return Ok(Removed::NotYet(Some(why)));
+        }
+    }
+    ctx.backups.soon(&uid);
+    Ok(Removed::Yes)
+}
+
+/// Removes the data of a run that is being deleted, where that is its policy and there still is somebody to do it.
+async fn removal(scope: &Scope<'_>, ctx: &Ctx) -> Result<Plan<MultigresBackupStatus>, Error> {
+    let run = scope.run;
+    let mut plan = Plan { requeue: Requeue::Never, ..Plan::nothing() };
+    if !run.finalizers().iter().any(|finalizer| finalizer == annotation::BACKUP_FINALIZER) {
+        return Ok(plan);
+    }
+    let id = run.status.as_ref().and_then(|status| status.backup_id.clone());
+    let remove = run.spec.deletion_policy == BackupDeletionPolicy::Delete;
+    if let (true, Some(id), Some(shard)) = (remove, id, &scope.shard) {
+        match remove_data(scope, shard, &id, ctx).await? {
+            Removed::Yes => {}
+            Removed::Never => {
+                let message =
+                    format!("{id} stays in the repository: its cluster is being deleted, and nobody can remove it");
+                plan.notes.push(Note::warning("BackupDataKept", message));
+            }
+            Removed::NotYet(why) => {
+                plan.notes.extend(why.map(|why| Note::warning("BackupDataKept", why)));
+                plan.requeue = Requeue::After(DELETE_AGAIN);
+                return Ok(plan);
+            }
+        }
+    }
+    finalize(run, false, &mut plan);
+    Ok(plan)
+}
