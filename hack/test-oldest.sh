@@ -5,4 +5,4 @@ ensure_nextest
 build_testbed
 step "API suites on the oldest Kubernetes"
 MULTIGRES_TEST_REQUIRE=1 testbed control-plane --kubernetes oldest -- cargo nextest run --locked --workspace --profile ci \
-  -E 'binary(api_server) + (package(controller) & binary(/^env_/) - binary(env_topology)) + (package(admission) & binary(/api/))'
+  -E 'binary(api_server) + (package(controller) & binary(env) - test(/^topology::/)) + (package(admission) & binary(/api/))'

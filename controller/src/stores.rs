@@ -18,7 +18,8 @@ use serde::Serialize;
 use serde_json::Value;
 use shared::{
     api::v1alpha1::{
-        Cell, CellTemplate, CoreTemplate, MultigresBackup, MultigresCluster, Shard, ShardTemplate, TableGroup, TopoServer,
+        Cell, CellTemplate, CoreTemplate, MultigresBackup, MultigresCluster, Shard, ShardTemplate, TableGroup,
+        TopoServer,
     },
     kubeutil::ObjectKey,
     label,

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Affinity, ResourceRequirements};
 
 use crate::api::v1alpha1::{
-    BackupConfig, BackupRetention, BackupSchedule, BufferConfig, CellInlineSpec, CellOverrides, ContainerConfig, EtcdSpec, FilesystemBackupConfig,
-    MultigatewaySpec, MultiorchSpec, PodPlacementSpec, PoolSpec, PvcDeletionPolicy, S3BackupConfig, ShardInlineSpec,
-    StatelessSpec, StorageSpec,
+    BackupConfig, BackupRetention, BackupSchedule, BufferConfig, CellInlineSpec, CellOverrides, ContainerConfig,
+    EtcdSpec, FilesystemBackupConfig, MultigatewaySpec, MultiorchSpec, PodPlacementSpec, PoolSpec, PvcDeletionPolicy,
+    S3BackupConfig, ShardInlineSpec, StatelessSpec, StorageSpec,
 };
 
 /// Where in the spec a merge is, and who hears of the provided fields.

@@ -10,9 +10,9 @@ use futures::future::BoxFuture;
 use prometheus::HistogramVec;
 
 use crate::upstream::{
-    Backups, CellRecord, DatabaseRecord, Error, LifecycleMark, Listing, Member, MemberChange, Members, Orchestrator, Pooler,
-    PoolerAddress, PoolerId, PoolerStatus, Registration, Reloaded, Result, Scope, ShardKey, Snapshot, TopoAddress,
-    Topology, Upstream, Written,
+    Backups, CellRecord, DatabaseRecord, Error, LifecycleMark, Listing, Member, MemberChange, Members, Orchestrator,
+    Pooler, PoolerAddress, PoolerId, PoolerStatus, Registration, Reloaded, Result, Scope, ShardKey, Snapshot,
+    TopoAddress, Topology, Upstream, Written,
     backup::{Archiver, Backup, Expiry, Job, Order},
 };
 

@@ -135,7 +135,9 @@ fn shared_objects(
 ) -> Result<(), Error> {
     want(plan, "Desired", &config::hba(scope))?;
     want(plan, "Desired", &config::exporter_queries(scope))?;
-    if let Some((rendered, packed, floor)) = renderings.and_then(|all| Some((all.config.as_ref()?, &all.packed, &all.floor))) {
+    if let Some((rendered, packed, floor)) =
+        renderings.and_then(|all| Some((all.config.as_ref()?, &all.packed, &all.floor)))
+    {
         want(plan, "Desired", &config::postgres(scope, rendered, packed, floor))?;
     }
     for secret in &observed.certificates.create {

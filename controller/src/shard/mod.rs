@@ -54,9 +54,8 @@ pub async fn plan(shard: &Shard, ctx: &Ctx) -> Result<Plan<ShardStatus>, Error> 
         }
         return Ok(Plan { requeue: Requeue::Never, ..Plan::nothing() });
     }
-    let weighed = |observed: &Observed| {
-        debug_span!("Decide").in_scope(|| weigh(observed, &ctx.settings, ctx.clock.now()))
-    };
+    let weighed =
+        |observed: &Observed| debug_span!("Decide").in_scope(|| weigh(observed, &ctx.settings, ctx.clock.now()));
     let mut observed = observe(shard, ctx).instrument(debug_span!("Observe")).await?;
     if leaving::is_asked(shard) {
         return leaving::decide(&observed, ctx.clock.now());

@@ -226,7 +226,8 @@ impl Content {
 /// Pools and cells that are not in the spec any more, and of which something is still there.
 fn left_over(scope: &Scope<'_>, observed: &Observed, lost: Option<&Lost<'_>>) -> BTreeSet<String> {
     let wanted: BTreeSet<String> = scope.pools().into_iter().map(key).collect();
-    let of_pod = |pod: &Arc<Pod>| Some(format!("{}/{}", pod.labels().get(label::POOL)?, pod.labels().get(label::CELL)?));
+    let of_pod =
+        |pod: &Arc<Pod>| Some(format!("{}/{}", pod.labels().get(label::POOL)?, pod.labels().get(label::CELL)?));
     let there = observed.pods.iter().filter_map(of_pod).chain(lost.map(|lost| key(lost.member.pool)));
     there.filter(|key| !wanted.contains(key)).collect()
 }

@@ -226,9 +226,8 @@ fn conditions(
 ) -> Vec<Condition> {
     // How long something else was in the way is forgotten: each kind of waiting has a clock of its own.
     let waits = disruptions.verdict.blocker.as_ref().map(|blocker| blocker.reason.wait());
-    let same = |last: &&Condition| {
-        last.type_ != DISRUPTION_BLOCKED || last.reason.parse().ok().map(Reason::wait) == waits
-    };
+    let same =
+        |last: &&Condition| last.type_ != DISRUPTION_BLOCKED || last.reason.parse().ok().map(Reason::wait) == waits;
     let previous: Vec<Condition> = previous.iter().filter(same).cloned().collect();
     let mut set = ConditionSet::continuing(&previous, scope.shard.metadata.generation, now);
     set = match (facts.pools_ready(), &facts.primary) {
@@ -321,9 +320,8 @@ fn no_effect(scope: &Scope<'_>, observed: &Observed, config: &Config<'_>) -> Opt
         origin::too_late(scope, observed).into_iter().map(|(field, instead)| format!("{field} ({instead})")).collect();
     let held: Vec<String> = config.held.iter().map(|(name, value)| format!("{name} stays {value}")).collect();
     let late = (!late.is_empty()).then(|| format!("Came too late: {}", late.join(", ")));
-    let held = (!held.is_empty()).then(|| {
-        format!("No standby may have less than its primary was started with: {}", held.join(", "))
-    });
+    let held = (!held.is_empty())
+        .then(|| format!("No standby may have less than its primary was started with: {}", held.join(", ")));
     match (late, held) {
         (Some(late), Some(held)) => Some(("AlreadyMade", format!("{late}. {held}"))),
         (Some(late), None) => Some(("AlreadyMade", late)),

@@ -52,8 +52,7 @@ pub(super) fn status(observed: &Observed, now: Timestamp) -> TableGroupStatus {
     if asked {
         let left = observed.shards.is_empty();
         let message = if left { "nothing of the table group is left" } else { "its shards leave" };
-        conditions =
-            conditions.set(READY_FOR_DELETION, left, if left { "Drained" } else { "ShardsRemain" }, message);
+        conditions = conditions.set(READY_FOR_DELETION, left, if left { "Drained" } else { "ShardsRemain" }, message);
     }
     TableGroupStatus {
         observed_generation: Some(generation),

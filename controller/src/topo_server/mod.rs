@@ -124,7 +124,8 @@ impl Observed {
 
     /// What the pods say of the members that they run.
     fn members(&self) -> Pods {
-        let pods: Vec<(u32, &Pod)> = (0..self.pod_count()).filter_map(|ordinal| Some((ordinal, self.pod(ordinal)?))).collect();
+        let pods: Vec<(u32, &Pod)> =
+            (0..self.pod_count()).filter_map(|ordinal| Some((ordinal, self.pod(ordinal)?))).collect();
         let those = |wanted: fn(&Pod) -> bool| -> Vec<u32> {
             pods.iter().filter(|(_, pod)| wanted(pod)).map(|(ordinal, _)| *ordinal).collect()
         };

@@ -12,8 +12,8 @@ use futures::{FutureExt as _, future::BoxFuture};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    CellRecord, DatabaseRecord, LifecycleMark, Limits, Listing, PoolerId, Registration, Result, Scope, ShardKey, Snapshot,
-    TopoAddress, Topology, Written, etcd::EtcdKv, idle::IdleCache, tree::Tree,
+    CellRecord, DatabaseRecord, LifecycleMark, Limits, Listing, PoolerId, Registration, Result, Scope, ShardKey,
+    Snapshot, TopoAddress, Topology, Written, etcd::EtcdKv, idle::IdleCache, tree::Tree,
 };
 
 /// How many sets of credentials are kept, and how long without use. Their connections are dropped much earlier.

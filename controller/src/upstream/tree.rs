@@ -355,7 +355,9 @@ impl<K: Kv> Topology for Tree<K> {
     fn backup_lease<'a>(&'a self, at: &'a TopoAddress, shard: &'a ShardKey) -> BoxFuture<'a, Result<bool>> {
         async move {
             let key = key::backup_lease(&at.root, shard)?;
-            let own = |entry: &Entry| entry.key.strip_prefix(&key).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+            let own = |entry: &Entry| {
+                entry.key.strip_prefix(&key).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            };
             Ok(self.list(at, key.clone()).await?.iter().any(own))
         }
         .boxed()

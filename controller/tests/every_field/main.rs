@@ -64,7 +64,8 @@ fn every_exception_is_about_a_field() {
     let kinds = ["MultigresCluster", "CoreTemplate", "CellTemplate", "ShardTemplate"];
     let paths: Vec<String> = kinds.into_iter().flat_map(schema::fields).map(|field| field.id()).collect();
     let idle = |entry: &&Entry| !paths.iter().any(|path| is_about(entry, path));
-    let idle: Vec<_> = PENDING.iter().chain(BOOTSTRAP_ONLY).chain(GRADUAL).chain(ON_SCALE).chain(ON_TIME).filter(idle).collect();
+    let idle: Vec<_> =
+        PENDING.iter().chain(BOOTSTRAP_ONLY).chain(GRADUAL).chain(ON_SCALE).chain(ON_TIME).filter(idle).collect();
     assert!(idle.is_empty(), "no field ends like this: {idle:?}");
     let twice: Vec<_> = paths.iter().filter(|path| listed(PENDING, path) && listed(BOOTSTRAP_ONLY, path)).collect();
     assert!(twice.is_empty(), "in both lists: {twice:?}");

@@ -20,7 +20,10 @@ fn by_name(path: &str) -> Option<Vec<Value>> {
         _ if path.ends_with("tablegroups[].name") => json!(["default", "alpha"]),
         _ if path.ends_with("cells[]") => json!(["zone-a", "zone-b"]),
         _ if path.ends_with("schedule.timeZone") => json!(["UTC", "Europe/Berlin"]),
-        _ if ["full", "differential", "incremental"].iter().any(|level| path.ends_with(&format!("schedule.{level}"))) => {
+        _ if ["full", "differential", "incremental"]
+            .iter()
+            .any(|level| path.ends_with(&format!("schedule.{level}"))) =>
+        {
             json!(["30 2 * * *", "30 3 * * SUN"])
         }
         _ if path.ends_with("etcd.replicas") => json!([3, 5]),

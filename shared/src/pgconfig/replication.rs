@@ -4,7 +4,11 @@
 //! values only when it starts as a primary. The data plane starts none as one: all start as standbys, and whoever takes over ran as one with
 //! what the old primary had. So a decrease has nowhere to begin, and a file that carried it would stop each member at its next start.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+    str::FromStr,
+};
 
 use super::{
     catalog::{self, Kind},
@@ -104,7 +108,7 @@ impl Rendered {
         let mut lines = format!("{COMMENT}\n");
         let mut restart = self.restart;
         for (name, value) in raised {
-            lines.push_str(&format!("{name} = {value}\n"));
+            let _ = writeln!(lines, "{name} = {value}"); // writing into a String cannot fail
             restart.insert(name, value.to_string());
         }
         // The marker stays last, as in every other file.

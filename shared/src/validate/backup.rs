@@ -16,7 +16,10 @@ pub fn together(findings: &mut Findings<'_>, at: &At<'_>, backup: &BackupConfig)
     if let Some(schedule) = &backup.schedule {
         let given = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
         if ![&schedule.full, &schedule.differential, &schedule.incremental].into_iter().any(given) {
-            findings.warn(&at.field("schedule"), "names no time, so no backup is made by it; give full, differential or incremental");
+            findings.warn(
+                &at.field("schedule"),
+                "names no time, so no backup is made by it; give full, differential or incremental",
+            );
         } else if !given(&schedule.full) {
             findings.warn(
                 &at.field("schedule").field("full"),

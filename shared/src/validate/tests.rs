@@ -262,7 +262,12 @@ fn a_decrease_that_standbys_could_not_follow_is_warned_about() {
     let warned = |old: &Value, new: &Value| -> Vec<String> {
         let verdict = judge_update(old, new);
         assert!(verdict.errors.is_empty(), "{:#?}", verdict.errors);
-        verdict.warnings.iter().map(ToString::to_string).filter(|text| text.contains("no standby may have less")).collect()
+        verdict
+            .warnings
+            .iter()
+            .map(ToString::to_string)
+            .filter(|text| text.contains("no standby may have less"))
+            .collect()
     };
     let lower = warned(&connections("300"), &connections("100"));
     assert!(lower.len() == 1 && lower[0].contains("max_connections stays 300"), "{lower:?}");

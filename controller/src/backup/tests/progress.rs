@@ -15,7 +15,10 @@ use crate::{
 
 /// A run that was asked for ten minutes ago.
 fn run(status: MultigresBackupStatus) -> MultigresBackup {
-    let mut run = MultigresBackup::new("nightly", MultigresBackupSpec { cluster: "demo".into(), database: "postgres".into(), ..Default::default() });
+    let mut run = MultigresBackup::new(
+        "nightly",
+        MultigresBackupSpec { cluster: "demo".into(), database: "postgres".into(), ..Default::default() },
+    );
     run.metadata.creation_timestamp = Some(stored(ago(10)));
     run.metadata.generation = Some(1);
     run.status = Some(status);

@@ -70,9 +70,9 @@ impl Admin {
     /// A pooler to talk to: a replica that serves, or the primary when that is asked for.
     async fn pick(&self, key: &ShardKey, primary: bool) -> Result<Multipooler, Status> {
         let poolers = self.shard(key).await?;
-        let found = poolers.iter().find(|pooler| {
-            is_primary(pooler) == primary && pooler.serving_status() == PoolerServingStatus::Serving
-        });
+        let found = poolers
+            .iter()
+            .find(|pooler| is_primary(pooler) == primary && pooler.serving_status() == PoolerServingStatus::Serving);
         found.cloned().ok_or_else(|| {
             Status::not_found(format!(
                 "serving {} pooler not found for database={}, table_group={}, shard={}",
@@ -189,9 +189,10 @@ impl MultiadminService for Admin {
         if !matches!(request.r#type.as_str(), "full" | "differential" | "incremental") {
             return Err(Status::invalid_argument(format!("invalid backup type: {}", request.r#type)));
         }
-        let record = self.pick(&key, request.force_primary).await.map_err(|status| {
-            Status::failed_precondition(format!("failed to find pooler: {}", status.message()))
-        })?;
+        let record = self
+            .pick(&key, request.force_primary)
+            .await
+            .map_err(|status| Status::failed_precondition(format!("failed to find pooler: {}", status.message())))?;
         let mut client = self.client(&record)?;
         // With the name of the pooler, so that it can be found again after a restart.
         let maker = record.id.as_ref().map(identity::component_id).unwrap_or_default();

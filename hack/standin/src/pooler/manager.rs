@@ -177,7 +177,9 @@ impl Manager {
     /// What the repository holds, as `pgbackrest info` tells it.
     async fn manifest(&self) -> Result<repository::Manifest, Status> {
         if self.0.faults.has(Fault::LoseRepository) {
-            return Err(Status::internal("pgbackrest info failed: exit status 50: unable to reach the repository on command"));
+            return Err(Status::internal(
+                "pgbackrest info failed: exit status 50: unable to reach the repository on command",
+            ));
         }
         let repository = self.0.repository().map_err(|error| internal(&error))?;
         Ok(repository.load(&self.0.store).await.map_err(|error| internal(&error))?.unwrap_or_default())
@@ -369,7 +371,9 @@ impl MultipoolerManager for Manager {
         let kept = match overrides.get("repo1_retention_full").map(|count| count.parse()) {
             None => repository::KEPT_FULL,
             Some(Ok(count)) if count > 0 => count,
-            Some(_) => return Err(Status::internal("pgbackrest expire failed: 'repo1-retention-full' is out of range")),
+            Some(_) => {
+                return Err(Status::internal("pgbackrest expire failed: 'repo1-retention-full' is out of range"));
+            }
         };
         let expired_backup_ids = match overrides.get("set") {
             Some(set) => manifest.expire_set(set).map_err(|error| internal(&error))?,

@@ -72,7 +72,9 @@ impl Manifest {
     pub fn expire_set(&mut self, set: &str) -> Result<Vec<String>> {
         let full = self.backups.iter().filter(|backup| backup.kind == "full").count();
         if full < 2 && self.backups.iter().any(|backup| backup.id == set && backup.kind == "full") {
-            bail!("pgbackrest expire failed: full backup {set} cannot be expired until another full backup has been created");
+            bail!(
+                "pgbackrest expire failed: full backup {set} cannot be expired until another full backup has been created"
+            );
         }
         let (gone, kept) = std::mem::take(&mut self.backups).into_iter().partition(|backup| backup.id.starts_with(set));
         self.backups = kept;

@@ -185,7 +185,8 @@ impl MultipoolerManager for Everybody {
                 other => return Err(Status::invalid_argument(format!("invalid backup type: {other}"))),
             };
             shard.backups.push((kind.to_owned(), asked.job_id, SystemTime::now()));
-            let backup_id = backups(place, shard).into_iter().next_back().map(|backup| backup.backup_id).unwrap_or_default();
+            let backup_id =
+                backups(place, shard).into_iter().next_back().map(|backup| backup.backup_id).unwrap_or_default();
             Ok(Response::new(data::BackupResponse { backup_id }))
         })
     }

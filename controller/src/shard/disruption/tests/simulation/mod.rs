@@ -63,7 +63,11 @@ fn connections_grow_by_a_roll_and_never_fall_below_what_the_primary_has() {
         world.spec.limit = 100;
         world.run_for(600);
         world.settle();
-        assert_eq!((world.rendered, world.drained()), (300, world.size()), "seed {seed}: a decrease has nowhere to begin");
+        assert_eq!(
+            (world.rendered, world.drained()),
+            (300, world.size()),
+            "seed {seed}: a decrease has nowhere to begin"
+        );
         world.roll();
         world.settle();
         assert_eq!(world.refused, 0, "seed {seed}: a standby refuses to serve with less than its primary");

@@ -3,21 +3,10 @@
 //! Needs the kubeconfig of an API server in `MULTIGRES_TEST_KUBECONFIG`. The controller acts as a user of its own there, who has
 //! the rights that the chart gives: a right that is missing fails the test.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stderr,
-    dead_code,
-    reason = "test helpers outside of test functions, and some that other test programs use"
-)]
-
-mod env;
-
 use std::{collections::BTreeSet, time::Duration};
 
+use super::bed::{Bed, DEADLINE, Objects, eventually, minimal};
 use controller::{cli::Sidecars, server};
-use env::{Bed, DEADLINE, Objects, eventually, minimal};
 use serde_json::Value;
 
 const CLUSTER: &str = "MultigresCluster/minimal";

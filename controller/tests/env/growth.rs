@@ -4,18 +4,6 @@
 //! Needs an etcd binary, and for the second part the kubeconfig of an API server in `MULTIGRES_TEST_KUBECONFIG`. Without them the
 //! tests are skipped with a loud line, and fail where `CI` is set.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stderr,
-    dead_code,
-    reason = "test helpers outside of test functions, and some that other test programs use"
-)]
-
-mod env;
-mod real_etcd;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
@@ -24,6 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::bed::{Bed, DEADLINE, condition, eventually};
+use super::real_etcd::{binary, free_ports};
 use clap::Parser as _;
 use controller::{
     cli::Args,
@@ -33,14 +23,12 @@ use controller::{
     upstream::{Error, Limits, Member, MemberChange, Members, TopoAddress, Upstream, fake::FakeDataPlane},
     workload::owner::Owner,
 };
-use env::{Bed, DEADLINE, condition, eventually};
 use etcd_client::{Client, ConnectOptions};
 use futures::{FutureExt as _, future::BoxFuture};
 use k8s_openapi::api::{
     apps::v1::{StatefulSet, StatefulSetStatus},
     core::v1::{ConfigMap, EnvVar, Pod},
 };
-use real_etcd::{binary, free_ports};
 use serde_json::{Value, json};
 use shared::{
     api::v1alpha1::{EtcdSpec, TopoServer, TopoServerSpec, TopoServerStatus},
@@ -551,7 +539,7 @@ const SET: &str = "StatefulSet/minimal-global-topo";
 const LIST: &str = "ConfigMap/minimal-global-topo-members";
 
 fn of_size(size: i32) -> Value {
-    let mut spec = env::minimal();
+    let mut spec = super::bed::minimal();
     spec["globalTopoServer"] = json!({"etcd": {"replicas": size}});
     spec
 }

@@ -3,27 +3,16 @@
 //!
 //! Needs the kubeconfig of an API server in `MULTIGRES_TEST_KUBECONFIG`. Kubelets and the data plane are played.
 
-#![allow(
-    dead_code,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "test helpers outside of test functions"
-)]
-
-mod env;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
+use super::bed::{Bed, condition, eventually};
 use controller::upstream::{
     Lifecycle, LifecycleMark, PoolerId, PoolerRecord, PoolerStatus, Postgres, PrimaryStatus, Role, RuleNumber, Serving,
     ShardKey, TopoAddress,
 };
-use env::{Bed, condition, eventually};
 use serde_json::{Value, json};
 
 /// Clusters on one template.

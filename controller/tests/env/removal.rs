@@ -3,21 +3,10 @@
 //! Needs the kubeconfig of an API server in `MULTIGRES_TEST_KUBECONFIG`. Kubernetes' own controllers do not run there: pods are
 //! deleted by the tests in their place, and the garbage collector is played.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stderr,
-    dead_code,
-    reason = "test helpers outside of test functions, and some that other test programs use"
-)]
-
-mod env;
-
 use std::time::Duration;
 
+use super::bed::{Bed, DEADLINE, condition, eventually};
 use controller::upstream::Error;
-use env::{Bed, DEADLINE, condition, eventually};
 use serde_json::{Value, json};
 use shared::{annotation::PENDING_DELETION, name};
 
@@ -147,7 +136,7 @@ async fn a_cluster_deleted_while_nobody_watched_leaves_volumes_and_password_and_
     let controller = bed.start().await;
     let at = two_cells(&bed).await;
     controller.stop().await;
-    let kept = |objects: &env::Objects| -> Vec<String> {
+    let kept = |objects: &super::bed::Objects| -> Vec<String> {
         let kinds = ["PersistentVolumeClaim/", "Secret/minimal-postgres-password"];
         objects.keys().filter(|id| kinds.iter().any(|kind| id.starts_with(kind))).cloned().collect()
     };

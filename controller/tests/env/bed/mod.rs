@@ -3,8 +3,6 @@
 //! Of Kubernetes' own controllers only two things are played here: an etcd that serves once its StatefulSet exists, and, where a
 //! test asks for it, the garbage collector.
 
-#![allow(dead_code, reason = "every test binary uses a part")]
-
 pub mod rights;
 pub mod stage;
 pub mod wire;

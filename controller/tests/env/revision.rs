@@ -2,21 +2,10 @@
 //!
 //! Needs the kubeconfig of an API server in `MULTIGRES_TEST_KUBECONFIG`.
 
-#![allow(
-    dead_code,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "test helpers outside of test functions"
-)]
-
-mod env;
-
 use std::{collections::BTreeMap, time::Duration};
 
+use super::bed::{Bed, DEADLINE, Running, condition, eventually, minimal};
 use controller::settings::Settings;
-use env::{Bed, DEADLINE, Running, condition, eventually, minimal};
 use serde_json::{Value, json};
 use shared::{api::v1alpha1::ImageUpdateStrategy, image::ImageSet};
 

@@ -3,22 +3,12 @@
 //! Needs the kubeconfig of an API server in `MULTIGRES_TEST_KUBECONFIG`. Neither kubelets nor Kubernetes' own controllers run
 //! there: etcd is played and nothing else becomes ready. Each controller sees one namespace alone, so tests may run side by side.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "test helpers outside of test functions"
-)]
-
-mod env;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
-use env::{Bed, DEADLINE, Objects, condition, eventually, minimal, within};
+use super::bed::{Bed, DEADLINE, Objects, condition, eventually, minimal, within};
 use futures::{StreamExt as _, stream};
 use serde_json::{Value, json};
 use shared::annotation::{APPLIED_DIGEST, INTENT, RENDERING, SPEC_HASH};

@@ -2,19 +2,9 @@
 //!
 //! Needs the kubeconfig of an API server in `MULTIGRES_TEST_KUBECONFIG`. No kubelet runs there, so a deleted pod is gone at once.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "test helpers outside of test functions"
-)]
-
-mod env;
-
 use std::time::Duration;
 
-use env::{
+use super::bed::{
     Bed, DEADLINE, Objects, condition, eventually, minimal,
     stage::{Stage, Story},
 };

@@ -2,20 +2,9 @@
 //!
 //! Needs the kubeconfig of an API server in `MULTIGRES_TEST_KUBECONFIG`.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stderr,
-    dead_code,
-    reason = "test helpers outside of test functions, and some that other test programs use"
-)]
-
-mod env;
-
 use std::time::Duration;
 
-use env::{Bed, condition, eventually, storage_class};
+use super::bed::{Bed, condition, eventually, storage_class};
 use kube::api::{DeleteParams, PostParams};
 use serde_json::json;
 
@@ -27,7 +16,7 @@ const SOON: Duration = Duration::from_secs(30);
 async fn a_storage_class_that_is_missing_is_named_within_half_a_minute_and_the_cluster_goes_on_once_it_exists() {
     let Some(bed) = Bed::open().await else { return };
     let class = format!("gold-{}", bed.namespace);
-    let mut spec = env::minimal();
+    let mut spec = super::bed::minimal();
     spec["globalTopoServer"] = json!({"etcd": {"storage": {"class": class}}});
     let controller = bed.start().await;
     bed.create_cluster("minimal", &spec).await;

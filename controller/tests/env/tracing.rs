@@ -3,22 +3,10 @@
 //!
 //! Needs the kubeconfig of an API server in `MULTIGRES_TEST_KUBECONFIG`.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "test helpers outside of test functions"
-)]
-
-mod env;
-#[path = "../../shared/tests/receiver/mod.rs"]
-mod receiver;
-
 use std::{collections::BTreeMap, time::Duration};
 
-use env::{Bed, DEADLINE, eventually, minimal};
-use receiver::{Received, Receiver, named};
+use super::bed::{Bed, DEADLINE, eventually, minimal};
+use super::receiver::{Received, Receiver, named};
 use serde_json::{Value, json};
 use shared::{
     annotation::{TRACEPARENT, TRACEPARENT_TIMESTAMP},

@@ -2,23 +2,13 @@
 //!
 //! Needs the kubeconfig of an API server in `MULTIGRES_TEST_KUBECONFIG`.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "test helpers outside of test functions"
-)]
-
-mod env;
-
 use std::time::Duration;
 
+use super::bed::{Bed, DEADLINE, condition, eventually, minimal, stage::Stage};
 use controller::upstream::{
     Error, ShardKey, TopoAddress,
     backup::{Archiver, Backup, Expiry},
 };
-use env::{Bed, DEADLINE, condition, eventually, minimal, stage::Stage};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 

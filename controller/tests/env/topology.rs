@@ -3,16 +3,6 @@
 //! Needs an etcd binary: `MULTIGRES_TEST_ETCD`, or `etcd` in the search path, or a tool of the testbed. Without one the tests
 //! are skipped with a loud line, and fail where `CI` is set.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "test helpers outside of test functions"
-)]
-
-mod real_etcd;
-
 use std::{
     collections::BTreeSet,
     net::TcpListener,
@@ -21,13 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::real_etcd::{binary, free_ports};
 use controller::upstream::{
     BackupLocation, CellRecord, Credentials, DatabaseRecord, DurabilityPolicy, Error, Lifecycle, LifecycleMark, Limits,
     Lsn, PoolerAddress, PoolerId, Role, RuleNumber, Scope, ShardKey, TopoAddress, Upstream, Written,
 };
 use etcd_client::{Client, GetOptions};
 use futures::future::join_all;
-use real_etcd::{binary, free_ports};
 use shared::pki::{Authority, Pair, Request};
 
 /// How long an etcd may take to start or to come back.
