@@ -196,6 +196,11 @@ fn the_server_fills_in_only_known_defaults() {
         let expected = match path.rsplit('.').next().unwrap() {
             "spec" if path.matches('.').count() == 1 => json!({}),
             "postgresSuperuser" if path == "MultigresCluster.spec.postgresSuperuser" => json!("postgres"),
+            "database" if path == "MultigresBackup.spec.database" => json!("postgres"),
+            "tableGroup" if path == "MultigresBackup.spec.tableGroup" => json!("default"),
+            "shard" if path == "MultigresBackup.spec.shard" => json!("0-inf"),
+            "type" if path == "MultigresBackup.spec.type" => json!("full"),
+            "deletionPolicy" if path == "MultigresBackup.spec.deletionPolicy" => json!("Retain"),
             "key" if path.ends_with("samplingConfigRef.key") => json!("sampling-config.yaml"),
             "name" if path.ends_with("imagePullSecrets[].name") => json!(""),
             _ => panic!("{path} has the default {value}"),

@@ -307,6 +307,10 @@ impl Walk<'_> {
                 return self.goes_on("The data plane makes the backup; how far it is cannot be asked");
             }
         };
+        if self.seen.shard == Shard::Unknown && !self.too_late() {
+            // A controller that has just begun would end the run without a size or a WAL range.
+            return self.goes_on("The backup is made; the repository is being looked at");
+        }
         let listed = match &self.seen.listing {
             Some(Ok(backups)) => backups.iter().find(|backup| backup.id == id).cloned(),
             _ => None,

@@ -24,7 +24,7 @@ const ABANDONED: jiff::SignedDuration = jiff::SignedDuration::from_mins(1);
 /// How far a cell on its way out has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Drain {
-    /// Shards still plan pods in it.
+    /// Shards still plan pods in it, or have yet to leave it.
     Planned(String),
     /// Pods of shards still run in it.
     Inhabited(String),
@@ -56,16 +56,22 @@ pub fn is_asked(cell: &Cell) -> bool {
     cell.annotations().get(annotation::PENDING_DELETION).is_some_and(|at| !at.is_empty())
 }
 
-/// Why shards that plan pods in a cell, or have yet to leave it, hold it; none if there are no such shards.
+/// Why shards that plan pods in a cell hold it; none if there are no such shards.
 pub fn tenants(shards: &[Arc<Shard>], cell: &str) -> Option<String> {
-    let uses = |shard: &&Arc<Shard>| {
+    let plans = |shard: &&Arc<Shard>| {
         let pools = shard.spec.pools.values().flat_map(|pool| &pool.cells);
-        // A primary that was lost there may have to come back before it can be moved.
-        let still = shard.status.iter().flat_map(|status| &status.cells);
-        pools.chain(&shard.spec.multiorch.cells).chain(still).any(|name| name == cell)
+        pools.chain(&shard.spec.multiorch.cells).any(|name| name == cell)
     };
-    let names: Vec<String> = shards.iter().filter(uses).map(|shard| shard.name_any()).collect();
+    let names: Vec<String> = shards.iter().filter(plans).map(|shard| shard.name_any()).collect();
     (!names.is_empty()).then(|| format!("still plan pods there: shard {}", listed(&names)))
+}
+
+/// Why shards that have yet to leave a cell hold it although no pod is there: a primary that was lost there may have to come back before
+/// it can be moved.
+pub fn debtors(shards: &[Arc<Shard>], cell: &str) -> Option<String> {
+    let owes = |shard: &&Arc<Shard>| shard.status.iter().flat_map(|status| &status.cells).any(|name| name == cell);
+    let names: Vec<String> = shards.iter().filter(owes).map(|shard| shard.name_any()).collect();
+    (!names.is_empty()).then(|| format!("have yet to leave it: shard {}", listed(&names)))
 }
 
 /// Why pods of shards hold a cell; none if there are none left.
@@ -92,6 +98,9 @@ pub(super) fn drain(observed: &Observed, now: Timestamp) -> Option<Drain> {
     }
     if let Some(why) = residents(&observed.shard_pods, cell, now) {
         return Some(Drain::Inhabited(why));
+    }
+    if let Some(why) = debtors(&observed.shards, cell) {
+        return Some(Drain::Planned(why));
     }
     let stopping: Vec<String> =
         observed.pods.iter().filter(|pod| !abandoned(pod, now)).map(|pod| pod.name_any()).collect();

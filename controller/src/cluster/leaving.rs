@@ -92,7 +92,10 @@ fn step(observed: &Observed, resolved: &ResolvedCluster, live: &Cell, now: Times
         return Step::Ask;
     }
     let name = live.spec.name.as_str();
-    if let Some(why) = cell::tenants(&observed.shards, name).or_else(|| cell::residents(&observed.pods, name, now)) {
+    let held = cell::tenants(&observed.shards, name)
+        .or_else(|| cell::residents(&observed.pods, name, now))
+        .or_else(|| cell::debtors(&observed.shards, name));
+    if let Some(why) = held {
         return Step::Drain(why);
     }
     let conditions = live.status.as_ref().map_or(&[][..], |status| &status.conditions);

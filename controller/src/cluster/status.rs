@@ -115,7 +115,7 @@ pub(super) fn refused(observed: &Observed, refusals: &[Refusal], now: Timestamp)
         message += "; what exists stays as it was accepted last";
     }
     if !gone.is_empty() {
-        message += &format!(", but {} cannot be put back before the spec is accepted", gone.join(", "));
+        message = format!("{message}, but {} cannot be put back before the spec is accepted", gone.join(", "));
     }
     let reason = refusals.first().map_or("Invalid", |refusal| refusal.reason.as_str());
     let mut conditions = ConditionSet::continuing(&before.conditions, Some(observed.owner.generation), now).set(

@@ -243,17 +243,14 @@ fn data_lost(view: &View<'_>, pods: u32) -> Option<State> {
     if lost == 0 || pods.saturating_sub(lost) > pods / 2 {
         return None;
     }
-    let list = name::topo_members(view.name);
+    let map = name::topo_members(view.name);
     let named = named(view.name, view.lost);
     let remedy = if lost >= pods {
-        format!(
-            "or delete ConfigMap {list}: an empty ensemble is then founded, and all that runs registers in it again"
-        )
+        format!("or delete ConfigMap {map}: an empty ensemble is then founded, and all that runs registers in it again")
     } else {
-        format!(
-            "or give up what the others hold: delete the StatefulSet and the volume claims of all its members; an empty \
-             ensemble is then founded, and all that runs registers in it again"
-        )
+        "or give up what the others hold: delete the StatefulSet and the volume claims of all its members; an empty \
+         ensemble is then founded, and all that runs registers in it again"
+            .to_owned()
     };
     let message =
         format!("{named} lost their data, and too few others are left to go on; bring their volumes back, {remedy}");
@@ -422,8 +419,7 @@ fn replace(view: &View<'_>, pods: u32, base: &Step, members: &[(u32, &Member)]) 
         Some(Step { declared, pods, change, state, ..base.clone() })
     };
     // Pods tell late that they run: what they say counts again once all have told.
-    let came_in =
-        view.declared.filter(|declared| declared.members == pods && declared.entry == Entry::Joining).is_some();
+    let came_in = view.declared.is_some_and(|declared| declared.members == pods && declared.entry == Entry::Joining);
     if (came_in || is_replaced(view, pods, members)) && !view.complete && pods <= view.wanted {
         let declared = view.declared?;
         return moving(declared, None, "all members have a vote, and the last pod gets ready".to_owned());

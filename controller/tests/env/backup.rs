@@ -91,13 +91,13 @@ async fn what_a_repository_holds_is_told_and_then_nothing_is_written() {
     assert_eq!(seen["status"]["backup"]["lastId"], "first", "{:#}", seen["status"]);
     assert_eq!(seen["status"]["lastBackupType"], "full");
     assert!(seen["status"]["lastBackupTime"].is_string());
-    let seen = told(&bed, "WALArchiving", "Archiving").await;
+    told(&bed, "WALArchiving", "Archiving").await;
     eventually(LONG, async || {
+        bed.let_deployments_run().await;
         let shard = shard(&bed).await;
         if shard["status"]["phase"] == "Healthy" { Ok(()) } else { Err(shard["status"].to_string()) }
     })
     .await;
-    drop(seen);
     running.quiet(Duration::from_secs(15)).await;
 
     bed.plane().backups.open(Err(broken()));

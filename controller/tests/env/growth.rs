@@ -383,7 +383,7 @@ impl World {
     async fn id_of(&self, asked: u32, ordinal: u32) -> u64 {
         let members = self.client(asked).await.member_list().await.unwrap();
         let name = format!("{}-{ordinal}", name::global_topo(CLUSTER));
-        members.members().iter().find(|member| member.name() == name).map(|member| member.id()).expect("a member")
+        members.members().iter().find(|member| member.name() == name).map(etcd_client::Member::id).expect("a member")
     }
 
     async fn put(&self, key: &str) {

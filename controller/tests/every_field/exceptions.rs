@@ -55,8 +55,10 @@ pub const BOOTSTRAP_ONLY: &[Entry] = &[
     ("initdbArgs", "read when the data directory is made"),
     ("postgresSuperuser", "made with the data directory"),
     ("etcd.storage.size", "the volumes of a StatefulSet stay as they were made"),
-    ("storage.class", "volumes stay as they were made"),
-    ("storage.storageClassName", "volumes stay as they were made"),
+    ("etcd.storage.class", "the volumes of a StatefulSet stay as they were made"),
+    ("etcd.storage.storageClassName", "the volumes of a StatefulSet stay as they were made"),
+    ("filesystem.storage.class", "volumes stay as they were made"),
+    ("filesystem.storage.storageClassName", "volumes stay as they were made"),
     ("storage.accessModes[]", "volumes stay as they were made"),
 ];
 

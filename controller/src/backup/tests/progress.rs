@@ -155,6 +155,13 @@ fn a_backup_that_is_made_counts_even_when_the_repository_cannot_be_looked_at() {
     }
 }
 
+#[test]
+fn a_controller_that_has_just_begun_waits_for_the_shard_before_it_ends_a_run() {
+    let seen = Seen { shard: Shard::Unknown, job: Some(Ok(Some(Job::Completed("x".into())))), ..ready() };
+    let (phase, act, _) = outcome(&in_phase(BackupPhase::Running, 1, 5), &seen);
+    assert_eq!((phase, act), (BackupPhase::Running, Act::None));
+}
+
 #[rstest]
 #[case::it_runs(Some(Ok(Some(Job::Running))))]
 #[case::nobody_answers(Some(Err(away())))]

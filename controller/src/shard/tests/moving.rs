@@ -189,7 +189,9 @@ fn volumes_that_wait_for_their_removal_go_with_the_shard_if_it_is_to_delete_them
             let merges: Vec<Action> = merges
                 .filter(|action| matches!(action, Action::Merge { target, .. } if target.key.kind == "PersistentVolumeClaim"))
                 .collect();
-            merges.into_iter().for_each(|action| act(observed, action, &mut Vec::new()));
+            for action in merges {
+                act(observed, action, &mut Vec::new());
+            }
         }
     };
     for (mut observed, claim) in [left_over(), set_aside()] {

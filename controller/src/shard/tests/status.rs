@@ -302,7 +302,7 @@ fn how_long_one_thing_was_in_the_way_says_nothing_about_another() {
     Arc::make_mut(&mut observed.shard).spec.images.postgres = "registry.test/pgctld:2".into();
     let pod = members(&observed.shard)[1].clone();
     with_pod(&mut observed, &pod, |pod| {
-        pod.metadata.deletion_timestamp = Some(Time(NOW + SignedDuration::from_hours(1)))
+        pod.metadata.deletion_timestamp = Some(Time(NOW + SignedDuration::from_hours(1)));
     });
     observed.topology_away = Some("Unavailable");
     let first = at(&mut observed, 0);

@@ -296,6 +296,20 @@ impl Bed {
         drop(api.patch_status(name, &PatchParams::default(), &patch).await);
     }
 
+    /// Lets every Deployment that is there have the replicas that it asks for.
+    pub async fn let_deployments_run(&self) {
+        for (id, deployment) in self.objects().await.iter().filter(|(id, _)| id.starts_with("Deployment/")) {
+            let replicas = &deployment["spec"]["replicas"];
+            let status = json!({
+                "observedGeneration": deployment["metadata"]["generation"], "replicas": replicas,
+                "updatedReplicas": replicas, "readyReplicas": replicas, "availableReplicas": replicas,
+            });
+            if deployment["status"]["observedGeneration"] != status["observedGeneration"] {
+                self.report(id, status).await;
+            }
+        }
+    }
+
     /// Changes an object by a merge patch, as a user would.
     pub async fn edit(&self, id: &str, patch: Value) -> Value {
         let (api, name) = self.api(id);
