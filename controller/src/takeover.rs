@@ -89,7 +89,7 @@ mod tests {
     };
 
     fn address(host: &str) -> PoolerAddress {
-        PoolerAddress { host: host.to_owned(), port: 1 }
+        PoolerAddress::new(host, 1)
     }
 
     fn serving() -> PoolerStatus {

@@ -28,6 +28,12 @@ pub const UPDATE_PAUSED: &str = "paused";
 /// On data volumes: what the data directory was made with, and cannot be changed to afterwards.
 pub const MADE_WITH: &str = "multigres.com/made-with";
 
+/// On data volumes of a shard with backups in a bucket: where these lie, as in `s3://bucket/prefix`.
+pub const REPOSITORY: &str = "multigres.com/backup-repository";
+
+/// On pods that mount certificates: a digest of these, because processes read them only when they start.
+pub const CERTIFICATES_HASH: &str = "multigres.com/certificates-hash";
+
 /// On pool pods: asks Prometheus to scrape the pod.
 pub const PROMETHEUS_SCRAPE: &str = "prometheus.io/scrape";
 /// On pool pods: the port to scrape.
@@ -81,6 +87,7 @@ mod tests {
             INTENT,
             RENDERING,
             UPDATE_STRATEGY,
+            CERTIFICATES_HASH,
             SPEC_HASH,
             CLUSTER_FINALIZER,
             SHARD_FINALIZER,

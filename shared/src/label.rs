@@ -109,6 +109,10 @@ pub enum Component {
     PgbackrestTls,
     /// Secret with the generated superuser password.
     PostgresPassword,
+    /// Secrets of the TLS among the components.
+    InternalTls,
+    /// Secret with the certificate that PostgreSQL clients see.
+    PublicTls,
 }
 
 impl Component {
@@ -271,6 +275,9 @@ mod tests {
                 "postgres-exporter-queries",
                 "pgbackrest-tls",
                 "postgres-password",
+                // Certificates of the operator's own making, which the Go operator asks somebody else for.
+                "internal-tls",
+                "public-tls",
             ]
         );
         assert_eq!("tablegroup".parse(), Ok(Component::TableGroup));

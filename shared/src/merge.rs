@@ -126,6 +126,7 @@ impl ProvidedValue for PodPlacementSpec {}
 impl ProvidedValue for crate::api::v1alpha1::PoolType {}
 impl ProvidedValue for crate::api::v1alpha1::PvcRetention {}
 impl ProvidedValue for crate::api::v1alpha1::BackupScope {}
+impl ProvidedValue for crate::api::v1alpha1::KeyPrefixScope {}
 impl ProvidedValue for crate::api::v1alpha1::DurabilityPolicy {}
 impl ProvidedValue for crate::api::v1alpha1::PostgresConfigRef {}
 impl ProvidedValue for crate::api::v1alpha1::PgbackrestTlsConfig {}
@@ -271,6 +272,7 @@ impl Merge for S3BackupConfig {
         }
         path.at("endpoint", |path| replace(&mut self.endpoint, &upper.endpoint, path));
         path.at("keyPrefix", |path| replace(&mut self.key_prefix, &upper.key_prefix, path));
+        path.at("keyPrefixScope", |path| replace(&mut self.key_prefix_scope, &upper.key_prefix_scope, path));
         if self.use_env_credentials != upper.use_env_credentials || upper.use_env_credentials.is_some() {
             self.use_env_credentials = upper.use_env_credentials;
             path.at("useEnvCredentials", Path::provided);

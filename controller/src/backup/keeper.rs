@@ -103,7 +103,7 @@ async fn ask_archiver(ctx: &Ctx, shard: &Shard, uid: &str) -> bool {
     let primary = shard.status.as_ref().and_then(|status| status.primary.as_deref()).unwrap_or_default();
     let Some(pod) = ctx.stores.pods.get(namespace, primary) else { return false };
     let Some(host) = pod.status.as_ref().and_then(|status| status.pod_ip.clone()) else { return false };
-    let exporter = PoolerAddress { host, port: EXPORTER };
+    let exporter = PoolerAddress::new(host, EXPORTER);
     let answer = ctx.upstream.backups().archiver(&exporter).await;
     if let Err(error) = &answer {
         tracing::debug!(shard = shard.name_any(), error = shared::telemetry::chain(error), "archiver not read");

@@ -8,20 +8,21 @@ use serde_json::json;
 use shared::{
     annotation,
     api::v1alpha1::{BackupDeletionPolicy, BackupPhase, MultigresBackup, MultigresBackupStatus, Shard},
+    condition::shorten,
     name::{self, ShardId},
 };
 
 use super::{
-    length,
+    judge, length,
     progress::{self, Act, Seen, Started},
     shard::is_of,
     until,
 };
 use crate::{
+    cluster::tls::{self, Client},
     context::Ctx,
     error::Error,
     plan::{Action, Note, Plan, Requeue, Target},
-    settings::Settings,
     upstream::{
         self, Lifecycle, PoolerAddress, PoolerId, PoolerRecord, Role, Serving, ShardKey, TopoAddress, Upstream,
         backup::{Backup, Expiry, Order},
@@ -31,6 +32,8 @@ use crate::{
 
 /// How long anything of the look may take; the slowest is a list, which waits behind other work of a pooler.
 const LOOK: Duration = Duration::from_secs(45);
+/// Longest list of names in a message.
+const NAMED: usize = 256;
 /// How soon the deletion of data is tried again.
 const DELETE_AGAIN: Duration = Duration::from_secs(30);
 
@@ -38,7 +41,7 @@ const DELETE_AGAIN: Duration = Duration::from_secs(30);
 pub async fn plan(run: &MultigresBackup, ctx: &Ctx) -> Result<Plan<MultigresBackupStatus>, Error> {
     let now = ctx.clock.now();
     let uid = run.metadata.uid.as_deref().ok_or(Error::NotStored { kind: "MultigresBackup", field: "uid" })?;
-    let scope = Scope { run, uid, shard: shard_of(run, ctx), key: key_of(run), admin: admin_of(run, &ctx.settings) };
+    let scope = Scope { run, uid, shard: shard_of(run, ctx), key: key_of(run), admin: admin_of(run, ctx).await };
     let phase = run.status.as_ref().and_then(|status| status.phase);
     let over = phase.is_some_and(BackupPhase::is_final);
     let deleting = run.metadata.deletion_timestamp.is_some();
@@ -108,10 +111,18 @@ fn shard_of(run: &MultigresBackup, ctx: &Ctx) -> Option<Arc<Shard>> {
 }
 
 /// The administration service of the cluster.
-fn admin_of(run: &MultigresBackup, settings: &Settings) -> PoolerAddress {
+async fn admin_of(run: &MultigresBackup, ctx: &Ctx) -> PoolerAddress {
     let namespace = run.metadata.namespace.as_deref().unwrap_or_default();
-    let host = format!("{}.{namespace}.svc.{}", name::multiadmin(&run.spec.cluster), settings.cluster_domain);
-    PoolerAddress { host, port: u16::try_from(ADMIN_GRPC).unwrap_or_default() }
+    let (cluster, name) = (&run.spec.cluster, name::multiadmin(&run.spec.cluster));
+    let host = format!("{name}.{namespace}.svc.{}", ctx.settings.cluster_domain);
+    let address = PoolerAddress::new(host, u16::try_from(ADMIN_GRPC).unwrap_or_default());
+    let service = ctx.stores.deployments.get(namespace, &name);
+    let pod = service.as_ref().and_then(|service| service.spec.as_ref()?.template.spec.as_ref());
+    if !tls::speaks(pod) {
+        return address;
+    }
+    let client = Client::of(&ctx.stores, &ctx.references, namespace, cluster).await;
+    address.over(Some(client.to(tls::MULTIADMIN)))
 }
 
 fn is_under_way(phase: Option<BackupPhase>) -> bool {
@@ -316,11 +327,17 @@ async fn remove_data(scope: &Scope<'_>, shard: &Shard, id: &str, ctx: &Ctx) -> R
     let uid = shard.uid().unwrap_or_default();
     let Some((_, records)) = ctx.backups.place(&uid) else { return Ok(Removed::NotYet(None)) };
     let failed = |source| Error::Upstream { what: format!("removing the backup {id}"), source };
-    let there = match list(&ctx.upstream, &records, &[]).await {
-        Some(answer) => answer.map_err(failed)?.iter().any(|backup| backup.id == id),
-        None => true,
-    };
-    if there {
+    let listed = list(&ctx.upstream, &records, &[]).await.transpose().map_err(failed)?;
+    let Some(listed) = listed else { return Ok(Removed::NotYet(None)) };
+    let later = judge::built_on(&listed, id);
+    if !later.is_empty() {
+        let why = format!(
+            "{id} stays while {} build on it: delete those first, or set deletionPolicy to Retain to let only the object go",
+            shorten(&later.join(", "), NAMED)
+        );
+        return Ok(Removed::NotYet(Some(why)));
+    }
+    if listed.iter().any(|backup| backup.id == id) {
         let expiry = Expiry::Set(id.to_owned());
         let gone = ctx.upstream.backups().expire(&scope.admin, &scope.key, &expiry).await.map_err(failed)?;
         if !gone.iter().any(|name| name == id) {

@@ -13,10 +13,10 @@ use k8s_openapi::{
 use serde_json::json;
 use shared::{
     annotation,
-    api::v1alpha1::{BufferConfig, Cell, MultigatewaySpec},
+    api::v1alpha1::{BufferConfig, Cell, InternalTlsConfig, MultigatewaySpec},
     label,
     label::{Component, Labels},
-    name,
+    name::{self, PUBLIC_CERTIFICATE},
 };
 
 use crate::topo_server::client::Secrets;
@@ -36,8 +36,6 @@ const POD_IP: &str = "POD_IP";
 const LAMEDUCK: &str = "5s";
 /// Lame duck, 30 s of the process's own termination bound, and some air.
 const GRACE_SECONDS: i64 = 45;
-/// Secret with the certificate that clients see.
-const PUBLIC_SECRET: &str = "generated-certs";
 
 /// Everything that the builders need.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +50,8 @@ pub struct Gateway<'a> {
     pub zone_id_label: &'a str,
     /// Telemetry variables of the operator's own process.
     pub inherited: &'a Inherited,
+    /// Digest of the certificates that they run with, where they have some.
+    pub certificates: Option<&'a str>,
     /// Whether the cell is on its way out and needs no gateways any more.
     pub stopped: bool,
 }
@@ -107,7 +107,8 @@ impl Gateway<'_> {
             "location": [&spec.zone, &spec.zone_id, &spec.region],
             "topology": spec.global_topo_server,
             "internalTLS": spec.internal_tls,
-            "publicTLS": spec.cert_common_name.as_ref().is_some_and(|name| !name.is_empty()),
+            "certificates": self.certificates(),
+            "publicTLS": self.public_tls(),
             "observability": spec.observability,
             "logLevel": spec.log_levels.as_ref().and_then(|levels| levels.multigateway),
             "project": self.project(),
@@ -162,12 +163,28 @@ impl Gateway<'_> {
             all.remove(key);
         }
         all.insert(annotation::PROJECT_REF.to_owned(), self.project().to_owned());
+        if let Some(digest) = self.certificates() {
+            all.insert(annotation::CERTIFICATES_HASH.to_owned(), digest.to_owned());
+        }
         all
+    }
+
+    /// The digest of the certificates, unless the gateways mount none by now.
+    fn certificates(&self) -> Option<&str> {
+        self.certificates.filter(|_| self.internal_tls() || self.public_tls())
+    }
+
+    fn internal_tls(&self) -> bool {
+        InternalTlsConfig::is_on(self.cell.spec.internal_tls)
+    }
+
+    fn public_tls(&self) -> bool {
+        self.cell.spec.cert_common_name.as_ref().is_some_and(|name| !name.is_empty())
     }
 
     fn pod(&self, selector: &Labels) -> PodSpec {
         let spec = &self.cell.spec;
-        let certificates = self.certificates();
+        let certificates = self.mounted();
         let sampling = telemetry::sampling(spec.observability.as_ref());
         let (mut volumes, mut mounts) = sampling.map_or_else(Default::default, |(v, m)| (vec![v], vec![m]));
         volumes.extend(certificates.volumes);
@@ -239,10 +256,10 @@ impl Gateway<'_> {
         all
     }
 
-    fn certificates(&self) -> Certificates {
+    fn mounted(&self) -> Certificates {
         let spec = &self.cell.spec;
         let mut all = Certificates::default();
-        if spec.internal_tls.as_ref().and_then(|tls| tls.enabled) == Some(true) {
+        if self.internal_tls() {
             all.add(tls::internal(
                 Component::Multigateway.as_str(),
                 self.cluster,
@@ -252,8 +269,8 @@ impl Gateway<'_> {
             ));
         }
         all.add(Secrets::of_reference(&spec.global_topo_server).mounted());
-        if spec.cert_common_name.as_ref().is_some_and(|name| !name.is_empty()) {
-            all.add(tls::public(PUBLIC_SECRET, "tls-certs", "/etc/multigateway/tls"));
+        if self.public_tls() {
+            all.add(tls::public(PUBLIC_CERTIFICATE, "tls-certs", "/etc/multigateway/tls"));
         }
         all
     }

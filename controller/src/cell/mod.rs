@@ -10,16 +10,19 @@ use jiff::Timestamp;
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod, policy::v1::PodDisruptionBudget};
 use kube::ResourceExt as _;
 use shared::{
-    api::v1alpha1::{Cell, CellStatus, LocalTopoServerSpec, Phase, Shard, TopoServer, TopoServerSpec},
+    api::v1alpha1::{
+        Cell, CellSpec, CellStatus, InternalTlsConfig, LocalTopoServerSpec, Phase, Shard, TopoServer, TopoServerSpec,
+    },
     kubeutil::ObjectKey,
     label,
     label::Component,
     name,
 };
-use tracing::debug_span;
+use tracing::{Instrument as _, debug_span};
 
 use self::{gateway::Gateway, leaving::Drain};
 use crate::{
+    cluster::tls::{self, Mounted},
     context::Ctx,
     error::Error,
     plan::{Action, Note, Plan, Requeue, Target},
@@ -64,6 +67,8 @@ pub struct Observed {
     pub shards: Vec<Arc<Shard>>,
     /// Pods of the cluster, read for the way out alone.
     pub shard_pods: Vec<Arc<Pod>>,
+    /// The certificates that the gateways mount.
+    pub certificates: Mounted,
     /// Telemetry variables of the operator's own process.
     pub inherited: Inherited,
 }
@@ -77,19 +82,20 @@ pub enum Hold {
     GlobalTopology,
     /// An object of somebody else has the name of the cell's topology server.
     ForeignTopology(String),
+    /// Certificates that the gateways mount are not there.
+    Certificates(String),
 }
 
 /// References, observation and decision of one pass.
-#[expect(clippy::unused_async, reason = "the runner awaits the pass of every kind alike")]
 pub async fn plan(cell: &Cell, ctx: &Ctx) -> Result<Plan<CellStatus>, Error> {
     if cell.metadata.deletion_timestamp.is_some() {
         return Ok(Plan { requeue: Requeue::Never, ..Plan::nothing() });
     }
-    let observed = debug_span!("Observe").in_scope(|| observe(cell, ctx))?;
+    let observed = observe(cell, ctx).instrument(debug_span!("Observe")).await?;
     debug_span!("Decide").in_scope(|| decide(&observed, &ctx.settings, ctx.clock.now()))
 }
 
-fn observe(cell: &Cell, ctx: &Ctx) -> Result<Observed, Error> {
+async fn observe(cell: &Cell, ctx: &Ctx) -> Result<Observed, Error> {
     let owner = Owner::of(cell)?;
     let cluster = cell.labels().get(label::CLUSTER).or_else(|| cell.labels().get(label::INSTANCE)).cloned();
     let cluster = cluster
@@ -105,6 +111,7 @@ fn observe(cell: &Cell, ctx: &Ctx) -> Result<Observed, Error> {
         pods: stores.pods.matching(namespace, &cluster, &selector),
         shards: if leaves { stores.shards.of_cluster(namespace, &cluster) } else { Vec::new() },
         shard_pods: if leaves { stores.pods.of_cluster(namespace, &cluster) } else { Vec::new() },
+        certificates: certificates(spec, namespace, &cluster, ctx).await,
         inherited: Inherited::of_process(),
         cell: Arc::new(cell.clone()),
         owner,
@@ -112,16 +119,30 @@ fn observe(cell: &Cell, ctx: &Ctx) -> Result<Observed, Error> {
     })
 }
 
+/// Everything that the gateways of a cell mount to speak TLS.
+async fn certificates(spec: &CellSpec, namespace: &str, cluster: &str, ctx: &Ctx) -> Mounted {
+    let mut all = Vec::new();
+    if InternalTlsConfig::is_on(spec.internal_tls) {
+        all.push(tls::component(&ctx.stores, &ctx.references, namespace, cluster, tls::MULTIGATEWAY).await);
+    }
+    if spec.cert_common_name.as_ref().is_some_and(|name| !name.is_empty()) {
+        all.push(tls::public(&ctx.stores, &ctx.references, namespace).await);
+    }
+    Mounted::all(all)
+}
+
 /// What should be, and what is said about it. Pure.
 pub fn decide(observed: &Observed, settings: &Settings, now: Timestamp) -> Result<Plan<CellStatus>, Error> {
     let mut plan = Plan::nothing();
     let drain = leaving::drain(observed, now);
+    let certificates = observed.certificates.stamp(observed.deployment.as_deref());
     let gateway = Gateway {
         cell: &observed.cell,
         owner: &observed.owner,
         cluster: &observed.cluster,
         zone_id_label: &settings.zone_id_label,
         inherited: &observed.inherited,
+        certificates: certificates.as_deref(),
         stopped: drain.as_ref().is_some_and(Drain::stops_gateways),
     };
     local_topology(observed, &mut plan)?;
@@ -212,7 +233,12 @@ fn hold(observed: &Observed) -> Option<Hold> {
     let own = name::global_topo(&observed.cluster);
     let expects_own = observed.cell.spec.global_topo_server.address.starts_with(&format!("{own}."));
     let serves = observed.global_topo.as_deref().is_some_and(topo_server::serves);
-    (expects_own && !serves).then_some(Hold::GlobalTopology)
+    if expects_own && !serves {
+        return Some(Hold::GlobalTopology);
+    }
+    // Gateways that run have read theirs.
+    let first = observed.deployment.is_none();
+    observed.certificates.missing.clone().filter(|_| first).map(Hold::Certificates)
 }
 
 fn delete<K>(plan: &mut Plan<CellStatus>, reason: &'static str, object: &K)

@@ -72,5 +72,6 @@ fn explain(hold: &Hold) -> (&'static str, String) {
         Hold::LocalTopology => ("LocalTopoServerNotReady", "waiting for the cell's own topology server".to_owned()),
         Hold::GlobalTopology => ("MultigatewayUnavailable", "waiting for the cluster's topology server".to_owned()),
         Hold::ForeignTopology(message) => ("ForeignTopoServer", message.clone()),
+        Hold::Certificates(what) => ("CertificatesMissing", format!("waiting for certificates: {what}")),
     }
 }

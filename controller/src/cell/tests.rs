@@ -43,6 +43,7 @@ fn observed(spec: CellSpec) -> Observed {
         pods: Vec::new(),
         shards: Vec::new(),
         shard_pods: Vec::new(),
+        certificates: Mounted::default(),
         inherited: Inherited::default(),
         cell: Arc::new(cell),
     }
@@ -121,6 +122,35 @@ fn unset_buffer_keys_give_no_flag() {
     let mut bare = spec();
     bare.multigateway.buffer = None;
     assert!(!args(&run(&observed(bare))).contains("--buffer"));
+}
+
+#[test]
+fn gateways_wait_for_their_certificates_and_are_replaced_with_them() {
+    let mut spec = spec();
+    spec.internal_tls = Some(InternalTlsConfig { enabled: Some(true) });
+    let mut observed = observed(spec);
+    observed.certificates.missing = Some("Secret x does not exist".to_owned());
+    let plan = run(&observed);
+    assert!(gateway(&plan).is_none());
+    let status = plan.status.unwrap();
+    let ready = find(&status.conditions, "Ready").unwrap();
+    assert_eq!(
+        (ready.reason.as_str(), ready.message.as_str()),
+        ("CertificatesMissing", "waiting for certificates: Secret x does not exist")
+    );
+
+    let digest = |plan: &Plan<CellStatus>| {
+        let template = gateway(plan).unwrap().spec.unwrap().template;
+        template.metadata.unwrap().annotations.unwrap().get(annotation::CERTIFICATES_HASH).cloned()
+    };
+    observed.certificates = Mounted { digest: Some("one".to_owned()), missing: None };
+    let first = run(&observed);
+    assert_eq!(digest(&first).as_deref(), Some("one"));
+    observed.deployment = gateway(&first).map(rolled_out);
+    observed.certificates = Mounted { digest: None, missing: Some("Secret x does not exist".to_owned()) };
+    assert_eq!(gateway(&run(&observed)), gateway(&first), "gateways that run stay as they are");
+    observed.certificates = Mounted { digest: Some("two".to_owned()), missing: None };
+    assert_eq!(digest(&run(&observed)).as_deref(), Some("two"));
 }
 
 #[test]

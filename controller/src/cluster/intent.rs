@@ -17,7 +17,7 @@ use shared::{
 };
 
 use super::{
-    Observed,
+    Observed, repository,
     wave::{self, Turn},
 };
 use crate::{
@@ -95,6 +95,8 @@ pub struct Settled {
     pub table_groups: BTreeMap<(String, String), Annotations>,
     /// Whether something waits for the wave, and for whom.
     pub pending: Option<Turn>,
+    /// Backup repositories that stay where they are although the cluster asks for others.
+    pub repositories: Vec<repository::Held>,
     adoption: Adoption,
 }
 
@@ -116,12 +118,14 @@ impl Settled {
         let adoption = observed.adopted.adoption();
         let turn = wave::turn(&observed.owner.name, &observed.peers, settings.template_wave);
         let held = turn != Turn::Go && !changed_templates(observed, resolved)?.is_empty();
+        let (specs, repositories) = repository::settle(observed, resolved);
         let mut settled = Self {
-            resolved: resolved.clone(),
+            resolved: specs,
             topo: Annotations::new(),
             cells: BTreeMap::new(),
             table_groups: BTreeMap::new(),
             pending: held.then_some(turn),
+            repositories,
             adoption,
         };
         let told: Annotations = adoption.told().into_iter().collect();
@@ -313,6 +317,7 @@ fn deployment(observed: &Observed, resolved: &ResolvedCluster, part: Part) -> Re
             "observability": spec.observability,
             "logLevel": spec.log_levels.and_then(|levels| levels.multiadmin),
             "internalTLS": spec.internal_tls,
+            "certificates": observed.admin_certificates(),
         }),
         Part::Web => json!({ "user": said.postgres_superuser, "password": said.password.secret_ref }),
     };

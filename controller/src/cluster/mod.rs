@@ -4,6 +4,7 @@
 //! status while everything else goes on.
 
 mod admin;
+mod certificates;
 mod children;
 pub mod departed;
 mod gateway;
@@ -14,7 +15,9 @@ mod leaving;
 mod observe;
 mod password;
 mod removal;
+mod repository;
 mod status;
+pub mod tls;
 mod topology;
 mod wave;
 
@@ -34,7 +37,10 @@ use serde_json::json;
 use shared::{
     annotation,
     annotation::CLUSTER_FINALIZER,
-    api::v1alpha1::{Cell, CellSpec, MultigresCluster, MultigresClusterStatus, Phase, Shard, TableGroup, TopoServer},
+    api::v1alpha1::{
+        Cell, CellSpec, InternalTlsConfig, MultigresCluster, MultigresClusterStatus, Phase, Shard, TableGroup,
+        TopoServer,
+    },
     name,
     resolve::ResolvedCluster,
     validate::MissingClass,
@@ -43,6 +49,7 @@ use tracing::{Instrument as _, debug_span};
 
 use self::{
     admin::{Admin, Part, Web},
+    certificates::Certificates,
     images::Adopted,
     intent::{Annotations, Settled},
     password::Password,
@@ -99,6 +106,8 @@ pub struct Observed {
     pub password: Password,
     /// The generated Secret, if it is there.
     pub password_secret: Option<Arc<Secret>>,
+    /// The certificates that it needs.
+    pub certificates: Certificates,
     /// The records in the topology.
     pub topology: Sight,
     /// Where the topology is, when it belongs to somebody else.
@@ -211,6 +220,12 @@ impl Observed {
         self.cluster.annotations().get(annotation::PAUSE).map(String::as_str)
     }
 
+    /// Digest of the certificates that the administration service is to run with.
+    fn admin_certificates(&self) -> Option<String> {
+        let on = InternalTlsConfig::is_on(self.cluster.spec.internal_tls);
+        on.then(|| self.certificates.admin.stamp(self.admin.as_deref())).flatten()
+    }
+
     /// The records that the topology should hold.
     fn wanted_records(&self, resolved: &ResolvedCluster, now: Timestamp) -> Wanted {
         let mut wanted = Wanted::default();
@@ -228,7 +243,8 @@ impl Observed {
             .filter_map(|database| {
                 let policy = database.durability_policy.to_string();
                 let cells = self.topology.listed(&database.name, &cells, &inhabited);
-                topology::database(&database.name, cells, &policy, Some(&database.repository))
+                let told = repository::told(&database.repository, &self.owner);
+                topology::database(&database.name, cells, &policy, Some(&told))
             })
             .collect();
         wanted
@@ -269,6 +285,7 @@ pub fn decide(observed: &Observed, settings: &Settings, now: Timestamp) -> Resul
         return Ok(removal::decide(observed, now));
     }
     let mut plan = Plan::nothing();
+    certify(observed, &mut plan)?;
     match &observed.resolved {
         Ok(resolved) => {
             let settled = Settled::of(observed, resolved, settings)?;
@@ -288,6 +305,24 @@ pub fn decide(observed: &Observed, settings: &Settings, now: Timestamp) -> Resul
         plan.requeue = plan.requeue.sooner(Requeue::After(LOOK_AGAIN));
     }
     Ok(plan)
+}
+
+/// The Secrets with certificates, and what only users can do about them.
+fn certify(observed: &Observed, plan: &mut Plan<MultigresClusterStatus>) -> Result<(), Error> {
+    let due = &observed.certificates;
+    for secret in &due.create {
+        want_once(plan, "Certificates", secret)?;
+    }
+    for secret in &due.renew {
+        want(plan, "CertificateRenewal", secret)?;
+    }
+    for target in &due.unwanted {
+        plan.write("NoCertificates", Action::Delete(target.clone()));
+    }
+    for problem in &due.problems {
+        plan.notes.push(Note::warning(status::CERTIFICATES_MISSING, problem.clone()));
+    }
+    Ok(())
 }
 
 /// What has to be written on the cluster itself before anything is made: the finalizer, and the images that it takes over.
@@ -355,7 +390,7 @@ fn carry_out(
     want(plan, "Desired", &gateway::replica_service(owner))?;
     management(observed, settled, plan)?;
     register(observed, resolved, now, plan);
-    warn(observed, plan);
+    warn(observed, settled, plan);
     if settled.pending.is_some() {
         plan.requeue = plan.requeue.sooner(Requeue::After(WAIT_FOR_TURN));
     }
@@ -365,7 +400,10 @@ fn carry_out(
 fn management(observed: &Observed, settled: &Settled, plan: &mut Plan<MultigresClusterStatus>) -> Result<(), Error> {
     let (owner, spec) = (&observed.owner, &observed.cluster.spec);
     let (admin, web) = deployments(observed, &settled.resolved);
-    want(plan, "Desired", &settled.deployment(observed, intent::Part::Admin, admin)?)?;
+    // Its pods would only wait for a Secret that comes with the next pass.
+    if observed.admin.is_some() || observed.certificates.admin.missing.is_none() {
+        want(plan, "Desired", &settled.deployment(observed, intent::Part::Admin, admin)?)?;
+    }
     want(plan, "Desired", &admin::service(owner))?;
     want(plan, "Desired", &settled.deployment(observed, intent::Part::Web, web)?)?;
     want(plan, "Desired", &admin::web_service(owner, spec.external_admin_web.as_ref()))
@@ -387,14 +425,16 @@ fn deployments(observed: &Observed, resolved: &ResolvedCluster) -> (Deployment, 
         observability: spec.observability.as_ref(),
         inherited: &observed.inherited,
         log_level: resolved.log_levels.multiadmin.unwrap_or_default(),
-        internal_tls: spec.internal_tls.as_ref().and_then(|tls| tls.enabled) == Some(true),
+        internal_tls: InternalTlsConfig::is_on(spec.internal_tls),
     };
     let web = Web {
         part: Part { stateless: &resolved.multiadmin_web.spec, image: &resolved.multiadmin_web.image, ..admin.part },
         user: &resolved.postgres_superuser,
         password: &resolved.password.secret_ref,
     };
-    (admin.deployment(), web.deployment())
+    let mut deployment = admin.deployment();
+    tls::mark(&mut deployment, observed.admin_certificates().as_deref());
+    (deployment, web.deployment())
 }
 
 /// Records of cells and databases. Without an answer nothing is written here, and everything else goes on.
@@ -425,7 +465,10 @@ fn register(observed: &Observed, resolved: &ResolvedCluster, now: Timestamp, pla
 }
 
 /// Events for what keeps a cluster from being what its spec says.
-fn warn(observed: &Observed, plan: &mut Plan<MultigresClusterStatus>) {
+fn warn(observed: &Observed, settled: &Settled, plan: &mut Plan<MultigresClusterStatus>) {
+    for held in &settled.repositories {
+        plan.notes.push(Note::warning(repository::BACKUP_REPOSITORY_CHANGED, held.explain()));
+    }
     if let Some((reason, message)) = status::password_problem(observed) {
         plan.notes.push(Note::warning(reason, message));
     }

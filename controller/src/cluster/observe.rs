@@ -11,7 +11,9 @@ use shared::{
 };
 
 use super::{
-    Observed, Refusal, departed,
+    Observed, Refusal,
+    certificates::{self, Certificates},
+    departed,
     images::Adopted,
     intent,
     password::{self, Password},
@@ -38,6 +40,10 @@ pub(super) async fn observe(cluster: &MultigresCluster, ctx: &Ctx) -> Result<Obs
         Some(refusal) => Err(vec![refusal]),
         None => resolved(cluster, &owner, &available, &adopted, &ctx.settings),
     };
+    let certificates = match cluster.metadata.deletion_timestamp {
+        None => certificates::observe(cluster, &owner, ctx).await,
+        Some(_) => Certificates::default(),
+    };
     let (stores, namespace, name) = (&ctx.stores, owner.namespace.as_str(), owner.name.as_str());
     let mut observed = Observed {
         own: own(cluster, &owner, &available, &adopted),
@@ -46,6 +52,7 @@ pub(super) async fn observe(cluster: &MultigresCluster, ctx: &Ctx) -> Result<Obs
         adopted,
         password: Password::NotKnown,
         password_secret: stores.secrets.get(namespace, &name::postgres_password(name)),
+        certificates,
         topology: Sight::NotServing,
         external_topology: None,
         retained_topology: None,

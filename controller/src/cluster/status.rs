@@ -22,6 +22,7 @@ use super::{
     intent::Settled,
     leaving::{self, Leaving},
     password::Password,
+    repository::{self, BACKUP_REPOSITORY_CHANGED},
     topology::Sight,
     wave::Turn,
 };
@@ -35,12 +36,14 @@ pub(super) const SPEC_ACCEPTED: &str = "SpecAccepted";
 const NO_CELLS: &str = "NoCells";
 pub(super) const CELL_LOCAL_REPOSITORY: &str = "CellLocalRepository";
 pub(super) const PASSWORD_SECRET_MISSING: &str = "PasswordSecretMissing";
+pub(super) const CERTIFICATES_MISSING: &str = "CertificatesMissing";
 const STORAGE_CLASS_MISSING: &str = "StorageClassMissing";
 const TOPOLOGY_REACHABLE: &str = "TopologyReachable";
 const TEMPLATE_UPDATE_PENDING: &str = "TemplateUpdatePending";
 const IMAGE_ROLLOUT_PENDING: &str = "ImageRolloutPending";
 const ROLLOUTS_PAUSED: &str = "RolloutsPaused";
 const CHANGE_HAS_NO_EFFECT: &str = "ChangeHasNoEffect";
+const CREDENTIALS_MISSING: &str = "CredentialsMissing";
 pub(super) const CELL_REMOVAL_PENDING: &str = "CellRemovalPending";
 const TABLE_GROUP_REMOVAL_PENDING: &str = "TableGroupRemovalPending";
 
@@ -69,6 +72,10 @@ pub(super) fn status(observed: &Observed, settled: &Settled, now: Timestamp) -> 
     if let Some(why) = observed.adopted.paused() {
         conditions = conditions.set(ROLLOUTS_PAUSED, true, "ImageUpdatePolicy", why);
     }
+    if !settled.repositories.is_empty() {
+        let why: Vec<String> = settled.repositories.iter().map(repository::Held::explain).collect();
+        conditions = conditions.set(BACKUP_REPOSITORY_CHANGED, true, "CannotMove", why.join("; "));
+    }
     if let Some((reason, why)) = settled.pending.as_ref().and_then(waiting) {
         conditions = conditions.set(TEMPLATE_UPDATE_PENDING, true, reason, why);
     }
@@ -81,6 +88,7 @@ pub(super) fn status(observed: &Observed, settled: &Settled, now: Timestamp) -> 
         gateway,
         admin_web,
         databases: databases(observed, resolved),
+        backup_repositories: repository::places(resolved),
         resolved_templates: Some(resolved.resolved_templates.clone()),
         images: Some(observed.adopted.status(resolved)),
     }
@@ -190,14 +198,18 @@ fn conditions(
     if let Some((reason, message)) = class_problem(observed) {
         set = set.set(STORAGE_CLASS_MISSING, true, reason, message);
     }
+    let certificates = &observed.certificates.problems;
+    if !certificates.is_empty() {
+        set = set.set(CERTIFICATES_MISSING, true, "NotUsable", certificates.join("; "));
+    }
     if resolved.cells.is_empty() {
         set = set.set(NO_CELLS, true, "NoCells", "the spec names no cells, so nothing serves; add at least one");
     }
     let local = local_repositories(resolved);
     if !local.is_empty() {
         let message = format!(
-            "{}: each cell has a backup repository of its own, so standbys of other cells than the primary's cannot join; use S3 \
-             or backup.filesystem.scope Shard",
+            "{}: each cell has a backup repository of its own, so standbys of other cells than the primary's cannot join; make a \
+             cluster with S3 or backup.filesystem.scope Shard",
             local.join(", ")
         );
         set = set.set(CELL_LOCAL_REPOSITORY, true, "FilesystemPerCell", message);
@@ -208,6 +220,10 @@ fn conditions(
     let groups: Vec<String> = observed.removed_table_groups(resolved).map(table_group::leaving::explain).collect();
     if !groups.is_empty() {
         set = set.set(TABLE_GROUP_REMOVAL_PENDING, true, "NotInSpec", groups.join("; "));
+    }
+    let keyless = said_by_shards(observed, CREDENTIALS_MISSING);
+    if !keyless.is_empty() {
+        set = set.set(CREDENTIALS_MISSING, true, "NoKeys", keyless.join("; "));
     }
     let late = too_late(observed);
     if !late.is_empty() {
@@ -226,17 +242,23 @@ fn conditions(
 
 /// What the spec asks for that counts only when something is made, by what is there already.
 fn too_late(observed: &Observed) -> Vec<String> {
-    let shards = observed.shards.iter().filter_map(|shard| {
-        let status = shard.status.as_ref()?;
-        let said = condition::find(&status.conditions, CHANGE_HAS_NO_EFFECT).filter(|said| said.status == "True")?;
-        Some(format!("{}: {}", shard.spec.shard_name, said.message))
-    });
+    let shards = said_by_shards(observed, CHANGE_HAS_NO_EFFECT);
     let servers = observed.topo_servers.iter().filter_map(|server| {
         let said = condition::find(&server.status.as_ref()?.conditions, topo_server::AS_SPECIFIED)?;
         let fixed = said.status == "False" && said.reason == topo_server::STORAGE_IS_FIXED;
         fixed.then(|| format!("{}: {}", server.name_any(), said.message))
     });
-    shards.chain(servers).collect()
+    shards.into_iter().chain(servers).collect()
+}
+
+/// What is so in a condition of the shards, in their words.
+fn said_by_shards(observed: &Observed, type_: &str) -> Vec<String> {
+    let said = observed.shards.iter().filter_map(|shard| {
+        let status = shard.status.as_ref()?;
+        let said = condition::find(&status.conditions, type_).filter(|said| said.status == "True")?;
+        Some(format!("{}: {}", shard.spec.shard_name, said.message))
+    });
+    said.collect()
 }
 
 fn local_repositories(resolved: &ResolvedCluster) -> Vec<&str> {

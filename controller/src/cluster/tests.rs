@@ -10,6 +10,7 @@ use crate::{
     workload::fixture::{applied, assert_owned, now, outline, rolled_out, settings, stored, writes},
 };
 
+mod backups;
 mod exposure;
 mod leaving;
 mod pinned;
@@ -77,6 +78,7 @@ fn observed(yaml: &str) -> Observed {
         resolved: Ok(resolved),
         password: Password::Present,
         password_secret: None,
+        certificates: Certificates::default(),
         topology: Sight::NotServing,
         topo_servers: Vec::new(),
         cells: Vec::new(),
@@ -168,6 +170,7 @@ fn seen(cells: &[CellRecord], databases: &[DatabaseRecord]) -> Sight {
 /// The topology holds what the cluster wants in it.
 fn register_all(observed: &mut Observed) {
     let resolved = observed.resolved.clone().unwrap();
+    let (resolved, _) = repository::settle(observed, &resolved);
     let wanted = observed.wanted_records(&resolved, now());
     observed.topology = seen(&wanted.cells, &wanted.databases);
 }

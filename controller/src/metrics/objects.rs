@@ -11,9 +11,10 @@ use shared::{
     api::v1alpha1::{MultigresCluster, Phase},
     clock::Clock,
     kubeutil::ObjectKey,
-    label,
+    label::{self, Component},
     metrics::{Source, Text},
     name,
+    pki::Certificate,
 };
 
 use super::memory::Memory;
@@ -104,6 +105,25 @@ impl Objects {
         each("CoreTemplate", names(&self.stores.core_templates));
         each("CellTemplate", names(&self.stores.cell_templates));
         each("ShardTemplate", names(&self.stores.shard_templates));
+    }
+
+    /// When the certificates end that were made here; those of users are not watched.
+    fn certificates(&self, text: &mut Text) {
+        let made = [Component::InternalTls, Component::PublicTls, Component::PgbackrestTls];
+        let mut ends = text.family("multigres_operator_certificate_expiry_timestamp_seconds");
+        for secret in sorted(&self.stores.secrets) {
+            let component = secret.labels().get(label::COMPONENT);
+            if !component.is_some_and(|component| made.iter().any(|made| made.as_str() == component)) {
+                continue;
+            }
+            let data = secret.data.as_ref();
+            let pem = data.and_then(|data| data.get("tls.crt").or_else(|| data.get("ca.crt")));
+            let certificate = pem.and_then(|pem| Certificate::first(std::str::from_utf8(&pem.0).ok()?).ok());
+            if let Some(certificate) = certificate {
+                let labels = [&cluster_of(&*secret), &namespace(&*secret), &secret.name_any()];
+                ends.add(&labels.map(String::as_str), seconds(certificate.not_after().as_second()));
+            }
+        }
     }
 
     fn cells(&self, text: &mut Text) {
@@ -252,6 +272,7 @@ impl Source for Objects {
         let shards = sorted(&self.stores.shards);
         self.clusters(text, &clusters);
         self.cells(text);
+        self.certificates(text);
         self.topology(text, &shards);
         self.pools(text, &shards);
         self.shards(text, &shards);

@@ -1,14 +1,19 @@
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::{
-    apps::v1::{Deployment, StatefulSet},
-    core::v1::{PersistentVolumeClaim, Pod},
+use jiff::SignedDuration;
+use k8s_openapi::{
+    ByteString,
+    api::{
+        apps::v1::{Deployment, StatefulSet},
+        core::v1::{PersistentVolumeClaim, Pod, Secret},
+    },
 };
 use serde_json::{Value, json};
 use shared::{
     api::v1alpha1::{Cell, CellTemplate, MultigresBackup, MultigresCluster, Shard, TableGroup, TopoServer},
     clock::Fixed,
     metrics::{Build, FrameworkMetrics, families},
+    pki::Authority,
 };
 
 use super::*;
@@ -128,6 +133,9 @@ fn stores() -> Arc<Stores> {
     stores.backups.insert(of::<MultigresBackup>(json!({
         "metadata": meta("nightly", &[]), "spec": { "cluster": "minimal" }, "status": { "phase": "Failed" },
     })));
+    stores.secrets.insert(certificate("pgbackrest-tls", "minimal-pgbackrest-ca", "ca.crt"));
+    stores.secrets.insert(certificate("internal-tls", "operator.minimal.prod.multigres.internal", "tls.crt"));
+    stores.secrets.insert(certificate("postgres-password", "minimal-postgres-password", "tls.crt"));
     stores.pods.insert(pod("pod-0", true, &json!({})));
     stores.pods.insert(pod("pod-1", false, &json!({})));
     stores.pods.insert(pod("pod-2", true, &json!({ "drain.multigres.com/state": "draining" })));
@@ -136,6 +144,17 @@ fn stores() -> Arc<Stores> {
     claim.push(("multigres.com/orphan-since", "20270101T000000Z"));
     stores.claims.insert(of::<PersistentVolumeClaim>(json!({ "metadata": meta("data-pod-9", &claim) })));
     Arc::new(stores)
+}
+
+/// A Secret with a certificate that ends an hour after the time of these tests.
+fn certificate(component: &str, name: &str, key: &str) -> Arc<Secret> {
+    let authority = Authority::generate("test", NOW, SignedDuration::from_hours(1)).unwrap();
+    let mut secret = Secret {
+        data: Some([(key.to_owned(), ByteString(authority.pair().certificate.clone().into_bytes()))].into()),
+        ..Secret::default()
+    };
+    secret.metadata = serde_json::from_value(meta(name, &[("app.kubernetes.io/component", component)])).unwrap();
+    Arc::new(secret)
 }
 
 struct Setup {
@@ -196,6 +215,8 @@ fn objects_are_shown_as_the_tables_have_them() {
             &format!("multigres_operator_wal_archiving{{{of_shard}}} 0"),
             &format!("multigres_operator_backup_next_run_timestamp_seconds{{{of_shard}}} 1800003600"),
             r#"multigres_operator_backup_runs{cluster="minimal",namespace="prod",phase="Failed"} 1"#,
+            r#"multigres_operator_certificate_expiry_timestamp_seconds{cluster="minimal",namespace="prod",secret="minimal-pgbackrest-ca"} 1800003600"#,
+            r#"multigres_operator_certificate_expiry_timestamp_seconds{cluster="minimal",namespace="prod",secret="operator.minimal.prod.multigres.internal"} 1800003600"#,
             &format!(r#"multigres_operator_shard_primary_present{{{of_shard},shard_name="0-inf"}} 1"#),
             &format!("multigres_operator_shard_required_poolers{{{of_shard}}} 2"),
             &format!(r#"multigres_operator_disruption_blocked{{{of_shard},reason="X"}} 1"#),

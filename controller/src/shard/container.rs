@@ -26,6 +26,10 @@ const PGDATA: &str = "/var/lib/pooler/pg_data";
 /// Locale and encoding of a new data directory. Without them they come from the image's environment, and an image without `LANG`
 /// gives `SQL_ASCII`. What the user asks for follows, and the last one wins.
 const INITDB_DEFAULTS: &str = "--locale=en_US.UTF-8 --encoding=UTF8";
+/// Keys of a Secret with keys for a bucket, and the variables that they become.
+pub const BUCKET_KEYS: [&str; 2] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+/// What belongs to keys that end by themselves.
+const SESSION_TOKEN: &str = "AWS_SESSION_TOKEN";
 /// Keeps pgctld alive until multipooler has stopped PostgreSQL, where the kubelet stops all containers at once.
 const WAIT_FOR_POOLER: &str = "while (exec 3<>/dev/tcp/127.0.0.1/15200) 2>/dev/null; do sleep 0.2; done";
 
@@ -204,9 +208,13 @@ fn storage_env(scope: &Scope<'_>) -> Vec<EnvVar> {
     if !s3.region.is_empty() {
         env.push(plain("AWS_REGION", &s3.region));
     }
-    if let Some(secret) = s3.credentials_secret.as_deref().filter(|name| !name.is_empty()) {
-        for key in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"] {
-            env.push(from_secret(key, secret, key));
+    if let Some(keys) = scope.bucket_keys() {
+        env.extend(BUCKET_KEYS.map(|key| from_secret(key, &keys.secret, key)));
+        if keys.optional {
+            env.push(from_secret(SESSION_TOKEN, &keys.secret, SESSION_TOKEN));
+            let references =
+                env.iter_mut().filter_map(|variable| variable.value_from.as_mut()?.secret_key_ref.as_mut());
+            references.for_each(|reference| reference.optional = Some(true));
         }
     }
     env

@@ -13,6 +13,7 @@ use shared::{
     api::v1alpha1::{Phase, ShardStatus},
     label::{self, Component},
     name,
+    pgconfig::Critical,
 };
 
 use super::{
@@ -32,6 +33,7 @@ use super::{
 };
 use crate::{
     backup,
+    cluster::tls,
     error::Error,
     plan::{Action, Note, Plan, Requeue, Target},
     settings::Settings,
@@ -82,7 +84,8 @@ pub fn weigh(observed: &Observed, settings: &Settings, now: Timestamp) -> Result
     }
     let drift = pods(scope, observed, members.iter().chain(&stray), &renderings, &mut plan)?;
     orchestrators(scope, observed, &mut plan)?;
-    let too_large = volumes(scope, observed, &members, now, &mut plan);
+    let confirmed = floor.as_ref().filter(|_| facts.primary.is_some());
+    let too_large = volumes(scope, observed, &members, confirmed, now, &mut plan);
     let budgets = protection(scope, observed, &facts, &mut plan)?;
     obsolete(scope, observed, stray.as_ref(), &budgets, &mut plan);
     role_labels(observed, &facts, &mut plan);
@@ -98,6 +101,9 @@ pub fn weigh(observed: &Observed, settings: &Settings, now: Timestamp) -> Result
     disrupt::carry_out(observed, &view, &verdict, rendered, &mut plan);
 
     let backups = backup::weigh(scope.shard, scope.id(), &scope.owner, &observed.backups, now, &mut plan)?;
+    if let Some((_, message)) = status::credentials_missing(scope, observed) {
+        plan.notes.push(Note::warning(status::CREDENTIALS_MISSING, message));
+    }
     let config = status::Config { rendered, error: config_error, held: &renderings.held };
     let mut next = status::build(
         scope,
@@ -169,7 +175,8 @@ fn pods<'a>(
     let complete = inputs_complete(scope, observed);
     let mut drift = BTreeMap::new();
     for member in members {
-        let desired = pod::build(scope, member, renderings.pod(member)?, config);
+        let certificates = observed.internal_tls.poolers.digest.as_deref();
+        let desired = pod::build(scope, member, renderings.pod(member)?, config, certificates);
         if let Some(running) = live.get(&member.pod)
             && !is_deleting(*running)
         {
@@ -192,7 +199,9 @@ fn pods<'a>(
         if !complete && !volumes.contains_key(&name::data_pvc(&member.pod)) {
             continue;
         }
-        want_once(plan, "Desired", &claim::data(scope, member))?;
+        let mut volume = claim::data(scope, member);
+        volume.metadata.annotations.get_or_insert_default().extend(replication::annotations(&renderings.floor));
+        want_once(plan, "Desired", &volume)?;
         want_once(plan, "Desired", &desired)?;
     }
     Ok(drift)
@@ -232,12 +241,13 @@ fn lost_primary<'a>(scope: &Scope<'a>, observed: &'a Observed, facts: &Facts) ->
     (member.pool.id.cell == lost.id.cell).then(|| Lost { member, id: lost.id.clone() })
 }
 
-/// Follows size and deletion policy with existing volumes, and takes those back that are wanted again. Returns the names of those that
-/// should be smaller.
+/// Follows size and deletion policy with existing volumes, takes those back that are wanted again, and lets all remember what a confirmed
+/// primary was started with. Returns the names of those that should be smaller.
 fn volumes(
     scope: &Scope<'_>,
     observed: &Observed,
     members: &[Member<'_>],
+    confirmed: Option<&Critical>,
     now: Timestamp,
     plan: &mut Plan<ShardStatus>,
 ) -> Vec<String> {
@@ -277,6 +287,9 @@ fn volumes(
         if let Some(action) = origin::remember(scope, live) {
             plan.write("Origin", action);
         }
+        if let Some(action) = confirmed.and_then(|settings| replication::remember(live, settings)) {
+            plan.write("Origin", action);
+        }
     }
     too_large
 }
@@ -294,6 +307,7 @@ fn on_its_way(observed: &Observed, claim: &str) -> bool {
 fn inputs_complete(scope: &Scope<'_>, observed: &Observed) -> bool {
     let present = |reference: &Option<Reference>| reference.as_ref().is_none_or(|found| *found == Reference::Present);
     let certificates = scope.backup().is_none() || scope.user_tls_secret().is_some() || observed.certificates.ready;
+    let certificates = certificates && observed.internal_tls.poolers.missing.is_none();
     observed.password == Reference::Present && present(&observed.user_tls) && present(&observed.cipher) && certificates
 }
 
@@ -301,9 +315,16 @@ fn orchestrators(scope: &Scope<'_>, observed: &Observed, plan: &mut Plan<ShardSt
     let live = by_name(&observed.deployments);
     let adoption = Adoption::of(&scope.shard.metadata);
     for cell in scope.orchestrator_cells() {
-        let fresh = multiorch::deployment(scope, cell, &observed.inherited);
+        let mut fresh = multiorch::deployment(scope, cell, &observed.inherited);
         let live = live.get(&fresh.name_any()).copied();
-        want(plan, "Desired", &revision::deployment(fresh, live, &multiorch::intent(scope, cell), adoption)?)?;
+        let mounted = &observed.internal_tls.orchestrators;
+        let certificates = mounted.stamp(live).filter(|_| scope.internal_tls());
+        tls::mark(&mut fresh, certificates.as_deref());
+        // The first ones would only wait for a Secret that is about to come.
+        if live.is_some() || mounted.missing.is_none() {
+            let intent = multiorch::intent(scope, cell, certificates.as_deref());
+            want(plan, "Desired", &revision::deployment(fresh, live, &intent, adoption)?)?;
+        }
         want(plan, "Desired", &multiorch::service(scope, cell))?;
     }
     Ok(())

@@ -19,6 +19,7 @@ use super::{
     port,
 };
 use crate::{
+    cluster::tls,
     plan::{Action, Note, Plan, Target},
     upstream::{PoolerAddress, PoolerRecord},
 };
@@ -239,8 +240,10 @@ impl Hands<'_> {
         let port = u16::try_from(port::ORCH_GRPC).unwrap_or_default();
         let ready = self.observed.orchestrator_pods.iter().filter(|pod| health::is_ready(pod));
         let mut all: Vec<PoolerAddress> = ready
-            .filter_map(|pod| pod.status.as_ref()?.pod_ip.clone())
-            .map(|host| PoolerAddress { host, port })
+            .filter_map(|pod| {
+                let host = pod.status.as_ref()?.pod_ip.clone()?;
+                Some(PoolerAddress::new(host, port).over(self.observed.internal_tls.to(pod, tls::MULTIORCH)))
+            })
             .collect();
         all.sort();
         all

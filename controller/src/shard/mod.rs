@@ -36,7 +36,7 @@ use tracing::{Instrument as _, debug_span};
 pub use self::{
     certificate::Certificates,
     decide::{Decision, decide, weigh},
-    observe::{Observed, Reference, observe},
+    observe::{InternalTls, Observed, Reference, observe},
 };
 use crate::{
     context::Ctx,

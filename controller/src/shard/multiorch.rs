@@ -94,7 +94,7 @@ pub fn deployment(scope: &Scope<'_>, cell: &str, inherited: &Inherited) -> Deplo
 }
 
 /// What the user wants of the orchestrators of one cell. How many there are is not part of it, except that several are spread.
-pub fn intent(scope: &Scope<'_>, cell: &str) -> String {
+pub fn intent(scope: &Scope<'_>, cell: &str, certificates: Option<&str>) -> String {
     let spec = scope.spec();
     let images = ShardImages { multipooler: String::new(), postgres: String::new(), ..spec.images.clone() };
     revision::intent(&json!({
@@ -104,6 +104,7 @@ pub fn intent(scope: &Scope<'_>, cell: &str) -> String {
         "nodes": scope.node_selector(cell),
         "topology": spec.global_topo_server,
         "internalTLS": scope.internal_tls(),
+        "certificates": certificates,
         "observability": spec.observability,
         "logLevel": spec.log_levels.as_ref().and_then(|levels| levels.multiorch),
         "project": scope.project(),

@@ -23,18 +23,19 @@ use shared::{
 
 use super::{
     certificate::{self, Certificates},
-    config, node,
+    config, container, node,
     primary::to_ask,
     scope::Scope,
     sight,
 };
 use crate::{
     backup,
+    cluster::tls::{self, Client, Mounted},
     context::Ctx,
     error::Error,
     topo_server::client::Secrets,
     upstream::{
-        self, PoolerId, PoolerRecord, ShardKey, Snapshot, TopoAddress,
+        self, PoolerId, PoolerRecord, ShardKey, Snapshot, Tls, TopoAddress,
         primary::{self, Seen},
     },
     workload::telemetry::Inherited,
@@ -74,10 +75,14 @@ pub struct Observed {
     pub user_tls: Option<Reference>,
     /// The keys of an encrypted repository, where the spec names some.
     pub cipher: Option<Reference>,
+    /// The Secret with the keys of the bucket, where there is one to look for.
+    pub bucket_keys: Option<Reference>,
     /// The text that `postgresConfigRef` names; none where it names none.
     pub config_reference: Option<Result<String, String>>,
     /// Generated certificates for pgBackRest.
     pub certificates: Certificates,
+    /// What is known of mutual TLS among the components.
+    pub internal_tls: InternalTls,
     /// Where the topology is, with what it takes to write to it.
     pub topology_at: TopoAddress,
     /// Topology records of the shard's poolers.
@@ -96,6 +101,39 @@ pub struct Observed {
     pub inherited: Inherited,
     /// What is known of its backups.
     pub backups: backup::Sight,
+}
+
+/// Mutual TLS among the components, as far as a shard has to do with it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct InternalTls {
+    /// What poolers mount.
+    pub poolers: Mounted,
+    /// What orchestrators mount.
+    pub orchestrators: Mounted,
+    /// With what the controller calls them.
+    pub client: Option<Client>,
+}
+
+impl InternalTls {
+    /// Looks at it for a shard with these pods. While it is switched under them, each is called the way that it was made for.
+    async fn of(ctx: &Ctx, scope: &Scope<'_>, pods: &[&Arc<Pod>]) -> Self {
+        let (stores, references) = (&*ctx.stores, &ctx.references);
+        let component = |component| tls::component(stores, references, scope.namespace, scope.cluster, component);
+        let mut seen = Self::default();
+        if scope.internal_tls() {
+            seen.poolers = component(tls::MULTIPOOLER).await;
+            seen.orchestrators = component(tls::MULTIORCH).await;
+        }
+        if scope.internal_tls() || pods.iter().any(|pod| tls::speaks(pod.spec.as_ref())) {
+            seen.client = Some(Client::of(stores, references, scope.namespace, scope.cluster).await);
+        }
+        seen
+    }
+
+    /// With what the service of a pod is called; nothing for one that speaks plain text.
+    pub fn to(&self, pod: &Pod, component: &str) -> Option<Arc<Tls>> {
+        self.client.as_ref().filter(|_| tls::speaks(pod.spec.as_ref())).map(|client| client.to(component))
+    }
 }
 
 /// What became of looking for an object that the spec names.
@@ -125,7 +163,7 @@ pub async fn observe(shard: &Shard, ctx: &Ctx) -> Result<Observed, Error> {
     let spec = scope.spec();
     let password = &spec.postgres_password_secret_ref;
     let password_keys = [password.key.as_str()];
-    let (password, user_tls, cipher, config_reference, topology) = tokio::join!(
+    let (password, user_tls, cipher, bucket_keys, config_reference, topology) = tokio::join!(
         secret(ctx, &scope, &password.name, &password_keys),
         async {
             match scope.user_tls_secret() {
@@ -139,20 +177,30 @@ pub async fn observe(shard: &Shard, ctx: &Ctx) -> Result<Observed, Error> {
                 None => None,
             }
         },
+        async {
+            match scope.bucket_keys() {
+                Some(keys) => Some(secret(ctx, &scope, &keys.secret, &container::BUCKET_KEYS).await),
+                None => None,
+            }
+        },
         config_text(ctx, &scope),
         topology(ctx, &scope, now),
     );
-    let (topology_at, topology, topology_away) = topology;
+    let (topology_at, mut topology, topology_away) = topology;
+    let (namespace, cluster) = (scope.namespace, scope.cluster);
+    let of_shard = label::selector(&label::of_shard(scope.id(), Component::ShardPool));
+    let of_orchestrators = label::selector(&label::of_shard(scope.id(), Component::Multiorch));
+    let pods = ctx.stores.pods.matching(namespace, cluster, &of_shard);
+    let orchestrator_pods = ctx.stores.pods.matching(namespace, cluster, &of_orchestrators);
+    let both: Vec<&Arc<Pod>> = pods.iter().chain(&orchestrator_pods).collect();
+    let internal_tls = InternalTls::of(ctx, &scope, &both).await;
+    secure(&mut topology, &scope, &pods, &internal_tls);
     let records: Vec<PoolerRecord> = topology.poolers().cloned().collect();
     let claims = to_ask(&records, &ctx.primaries.statuses(&scope.owner.uid, now), now, RECENT);
     ask(ctx, &scope, claims, STATUS_DEADLINE, now).await;
     let statuses = ctx.primaries.statuses(&scope.owner.uid, now);
-    let (namespace, cluster) = (scope.namespace, scope.cluster);
-    let of_shard = label::selector(&label::of_shard(scope.id(), Component::ShardPool));
-    let of_orchestrators = label::selector(&label::of_shard(scope.id(), Component::Multiorch));
     let uid = scope.owner.uid.as_str();
     let certificates = certificate::observe(&scope, &ctx.stores, &ctx.settings.cluster_domain, now)?;
-    let pods = ctx.stores.pods.matching(namespace, cluster, &of_shard);
     // The node of the primary is the only one that matters while nothing else is going on.
     let primary = primary::confirmed(&records, &statuses, now);
     let primary = pods.iter().filter(|pod| primary.is_some_and(|record| is_record_of(record, pod)));
@@ -172,7 +220,7 @@ pub async fn observe(shard: &Shard, ctx: &Ctx) -> Result<Observed, Error> {
         topology_away,
         classes: ctx.stores.storage_classes.get(),
         nodes,
-        orchestrator_pods: ctx.stores.pods.matching(namespace, cluster, &of_orchestrators),
+        orchestrator_pods,
         claims: ctx.stores.claims.matching(namespace, cluster, &of_shard),
         deployments: ctx.stores.deployments.controlled_by(namespace, cluster, uid),
         services: ctx.stores.services.controlled_by(namespace, cluster, uid),
@@ -181,8 +229,10 @@ pub async fn observe(shard: &Shard, ctx: &Ctx) -> Result<Observed, Error> {
         password,
         user_tls,
         cipher,
+        bucket_keys,
         config_reference,
         certificates,
+        internal_tls,
         topology,
         statuses,
         inherited: Inherited::of_process(),
@@ -245,6 +295,17 @@ async fn topology(ctx: &Ctx, scope: &Scope<'_>, now: Timestamp) -> (TopoAddress,
     let away = snapshot.global.as_ref().err().or(cells.into_iter().next()).map(upstream::Error::reason);
     let bridged = ctx.primaries.bridge(&scope.owner.uid, snapshot, now);
     (at, bridged, away)
+}
+
+/// Notes with each pooler how it is called: as its pod was made for, or, without a pod, as its shard asks for.
+pub(super) fn secure(topology: &mut Snapshot, scope: &Scope<'_>, pods: &[Arc<Pod>], seen: &InternalTls) {
+    let records = topology.cells.values_mut().filter_map(|cell| cell.as_mut().ok()).flatten();
+    for record in records {
+        record.tls = match pods.iter().find(|pod| is_record_of(record, pod)) {
+            Some(pod) => seen.to(pod, tls::MULTIPOOLER),
+            None => seen.client.as_ref().filter(|_| scope.internal_tls()).map(|client| client.to(tls::MULTIPOOLER)),
+        };
+    }
 }
 
 /// Asks poolers how they are, all at once. One that does not answer keeps its last word until that is too old to count.

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use shared::{annotation, api::v1alpha1::Shard, label};
+use shared::{annotation, api::v1alpha1::Shard, label, resolve::Repository};
 
 use super::{
     claim,
@@ -43,7 +43,8 @@ impl Origin {
     }
 }
 
-fn holds_data(claim: &PersistentVolumeClaim) -> bool {
+/// Whether a volume is that of a member, and stays.
+pub fn holds_data(claim: &PersistentVolumeClaim) -> bool {
     claim.labels().contains_key(label::POOL) && !is_deleting(claim)
 }
 
@@ -61,7 +62,13 @@ pub fn settled(observed: &Observed) -> Cow<'_, Shard> {
 
 /// What a data volume has to remember.
 pub fn annotations(scope: &Scope<'_>) -> BTreeMap<String, String> {
-    BTreeMap::from([(annotation::MADE_WITH.to_owned(), json!(Origin::of(scope.shard)).to_string())])
+    let made_with = (annotation::MADE_WITH.to_owned(), json!(Origin::of(scope.shard)).to_string());
+    // Where the backups are is read by the cluster, when it is applied again over volumes that were kept.
+    let repository = scope.s3().and(scope.backup()).map(|backup| {
+        let place = Repository::of(backup, scope.namespace, scope.cluster);
+        (annotation::REPOSITORY.to_owned(), place.to_string())
+    });
+    [made_with].into_iter().chain(repository).collect()
 }
 
 /// Lets an existing volume remember, which one of an earlier operator does not.

@@ -12,6 +12,7 @@ use super::{
     volume,
 };
 use crate::{
+    cluster::tls,
     settings::Settings,
     workload::{placement, security, telemetry::Inherited},
 };
@@ -22,10 +23,18 @@ const GRACE_SECONDS: i64 = 120;
 /// Digits of the spec hash. The Go operator writes eight, so that the two are told apart by their length.
 const HASH_DIGITS: usize = 16;
 
-/// The pod of one member, made from a description.
-pub fn build(scope: &Scope<'_>, member: &Member<'_>, spec: PodSpec, config: &Rendered) -> Pod {
+/// The pod of one member, made from a description. `certificates` is a digest of what it mounts for TLS among the components.
+pub fn build(
+    scope: &Scope<'_>,
+    member: &Member<'_>,
+    spec: PodSpec,
+    config: &Rendered,
+    certificates: Option<&str>,
+) -> Pod {
     let mut metadata = scope.meta(member.pod.clone(), scope.with_own_labels(label::of_pool(member.pool.id)));
-    metadata.annotations = Some(annotations(scope, &spec, config));
+    let mut annotations = annotations(scope, &spec, config);
+    annotations.extend(certificates.map(|digest| (annotation::CERTIFICATES_HASH.to_owned(), digest.to_owned())));
+    metadata.annotations = Some(annotations);
     Pod { metadata, spec: Some(spec), status: None }
 }
 
@@ -93,13 +102,20 @@ fn spec_hash(spec: &PodSpec, restart_hash: &str) -> String {
 ///
 /// What others added to the pod does not count, nor what they rewrote while it was made (a registry mirror, an autoscaler of requests): a new
 /// pod would be rewritten the same way, and rolled for ever. A pod that was made from today's description is current. Of the metadata only
-/// the settings that need a restart count: labels and other annotations change nothing in a running process.
+/// settings and certificates that need a restart count: labels and other annotations change nothing in a running process.
 pub fn drift(live: &Pod, desired: &Pod) -> Option<String> {
     let hashes = (ours(live), ours(desired));
+    // Nobody knows which ones another operator's pod has read.
+    let other_certificates = match (tls::digest_of(live), tls::digest_of(desired)) {
+        (live, Some(desired)) if hashes.0.is_some() && live != Some(desired) => {
+            Some("was started with other certificates".to_owned())
+        }
+        _ => None,
+    };
     if let (Some(live), Some(desired)) = hashes
         && live == desired
     {
-        return None;
+        return other_certificates;
     }
     let view = |pod: &Pod| {
         let hash = pod.annotations().get(annotation::POSTGRES_CONFIG_HASH);
@@ -116,7 +132,7 @@ pub fn drift(live: &Pod, desired: &Pod) -> Option<String> {
     // The comparison above does not see what the pod has and a new one would not get. The digest does, where it is ours.
     match hashes {
         (Some(_), Some(_)) => Some("spec has fields that are no longer wanted".to_owned()),
-        _ => None,
+        _ => other_certificates,
     }
 }
 

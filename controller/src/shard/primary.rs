@@ -141,6 +141,7 @@ mod tests {
             rule: Some(RuleNumber { coordinator_term: term, leader_subterm: 0 }),
             lifecycle: LifecycleMark::default(),
             serving: Serving::Serving,
+            tls: None,
         }
     }
 

@@ -266,7 +266,7 @@ fn pod_intent(scope: &Scope<'_>, pool: PoolInCell<'_>) -> String {
     };
     let levels = spec.log_levels.as_ref();
     let backup = scope.backup().map(|backup| {
-        json!({
+        let mut wanted = json!({
             "type": backup.r#type,
             "path": scope.backup_volume().map(|_| scope.backup_path()),
             "scope": scope.backup_volume(),
@@ -275,7 +275,13 @@ fn pod_intent(scope: &Scope<'_>, pool: PoolInCell<'_>) -> String {
             "account": scope.s3().and_then(|s3| s3.service_account_name.as_ref()),
             "certificates": scope.user_tls_secret(),
             "cipher": scope.cipher_secret(),
-        })
+        });
+        // Pods of shards from before there were scopes stay as they are: they were made without these keys.
+        let keys = scope.bucket_keys().filter(|keys| keys.optional);
+        if keys.is_some() && scope.s3().is_some_and(|s3| s3.key_prefix_scope.is_some()) {
+            wanted["environment"] = json!(keys.map(|keys| keys.secret));
+        }
+        wanted
     });
     revision::intent(&json!({
         "images": images,

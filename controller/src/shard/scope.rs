@@ -32,6 +32,15 @@ pub struct Scope<'a> {
     pub set_aside: BTreeSet<String>,
 }
 
+/// Where the keys of a bucket come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BucketKeys {
+    /// The Secret.
+    pub secret: String,
+    /// Whether pods start without it.
+    pub optional: bool,
+}
+
 /// One pool in one cell.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolInCell<'a> {
@@ -181,6 +190,19 @@ impl<'a> Scope<'a> {
     /// The S3 repository, if that is the kind in use.
     pub fn s3(&self) -> Option<&'a S3BackupConfig> {
         self.backup().filter(|backup| backup.r#type == BackupType::S3)?.s3.as_ref()
+    }
+
+    /// Where the keys of the bucket come from; none where pods have an identity of their own, or nothing is to be taken from the environment.
+    pub fn bucket_keys(&self) -> Option<BucketKeys> {
+        let s3 = self.s3()?;
+        let given = |text: &'a Option<String>| text.as_deref().filter(|text| !text.is_empty());
+        match given(&s3.credentials_secret) {
+            Some(secret) => Some(BucketKeys { secret: secret.to_owned(), optional: false }),
+            None if s3.use_env_credentials == Some(true) && given(&s3.service_account_name).is_none() => {
+                Some(BucketKeys { secret: name::s3_credentials(self.cluster), optional: true })
+            }
+            None => None,
+        }
     }
 
     /// Who shares the volume of a filesystem repository; none for other kinds.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::core::v1::Pod,
+    api::core::v1::{EnvVar, Pod},
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
 };
 use kube::ResourceExt as _;
@@ -17,6 +17,7 @@ use shared::{
 };
 
 use super::{
+    container,
     disruption::{Reason, Row, Verdict, View},
     facts::{Facts, names},
     observe::{Observed, Reference, is_deleting},
@@ -32,6 +33,8 @@ pub const PRIMARY_CONFIRMED: &str = "PrimaryConfirmed";
 pub const TOPOLOGY_REACHABLE: &str = "TopologyReachable";
 /// Without the superuser's password no new pod is created.
 pub const PASSWORD_SECRET_MISSING: &str = "PasswordSecretMissing";
+/// Keys for the bucket of the backups are to come from a Secret that does not have them.
+pub const CREDENTIALS_MISSING: &str = "CredentialsMissing";
 /// Some other Secret that the spec names is missing.
 pub const SECRETS_MISSING: &str = "SecretsMissing";
 /// The settings that the spec refers to cannot be read.
@@ -56,7 +59,7 @@ pub const VOLUME_SHRINK_REFUSED: &str = "VolumeShrinkRefused";
 pub const CHANGE_HAS_NO_EFFECT: &str = "ChangeHasNoEffect";
 
 /// Reason of [`PRIMARY_CONFIRMED`] from the loss of a primary until the next one.
-const LOST: &str = "PrimaryLost";
+pub(super) const LOST: &str = "PrimaryLost";
 
 /// What became of the settings in this pass.
 #[derive(Clone, Debug, PartialEq)]
@@ -267,6 +270,11 @@ fn conditions(
     if let Some((reason, message)) = password_missing(scope, &observed.password) {
         set = set.set(PASSWORD_SECRET_MISSING, true, reason, message);
     }
+    if let Some((reason, message)) = credentials_missing(scope, observed) {
+        set = set.set(CREDENTIALS_MISSING, true, reason, message);
+    } else if matches!(observed.bucket_keys, Some(Reference::Unreadable(_))) {
+        set = set.keep(CREDENTIALS_MISSING);
+    }
     if let Some(message) = secrets_missing(observed) {
         set = set.set(SECRETS_MISSING, true, "SecretMissing", message);
     }
@@ -278,7 +286,7 @@ fn conditions(
             CELL_LOCAL_REPOSITORY,
             true,
             "FilesystemScopeCell",
-            "Filesystem backups are kept per cell, and standbys bootstrap from them: use S3, or scope Shard with a \
+            "Filesystem backups are kept per cell, and standbys bootstrap from them: make a cluster with S3, or with scope Shard and a \
              StorageClass that spans the cells",
         );
     }
@@ -345,6 +353,40 @@ fn password_missing(scope: &Scope<'_>, password: &Reference) -> Option<(&'static
     }
 }
 
+/// Why nobody has the keys of the bucket. Nothing waits for them here: pods that run already have theirs, and others may be given some by
+/// somebody else.
+pub fn credentials_missing(scope: &Scope<'_>, observed: &Observed) -> Option<(&'static str, String)> {
+    let keys = scope.bucket_keys()?;
+    let secret = &keys.secret;
+    let (reason, what) = match observed.bucket_keys.as_ref()? {
+        Reference::Absent => ("SecretNotFound", format!("Secret {secret} does not exist")),
+        Reference::NoKey(key) => ("KeyNotFound", format!("Secret {secret} has no value under the key {key}")),
+        Reference::Present | Reference::Unreadable(_) => return None,
+    };
+    if keys.optional && given_otherwise(observed, secret) {
+        return None;
+    }
+    let [id, key] = container::BUCKET_KEYS;
+    let remedy = format!(
+        "create it with the keys {id} and {key}, which pods read when they start; or name a credentialsSecret or a serviceAccountName"
+    );
+    Some((reason, format!("{what}, so poolers have no keys for the bucket of the backups: {remedy}")))
+}
+
+/// Whether somebody else puts keys into the environment of the poolers, such as a webhook.
+fn given_otherwise(observed: &Observed, secret: &str) -> bool {
+    let ours = |variable: &EnvVar| {
+        let source = variable.value_from.as_ref().and_then(|source| source.secret_key_ref.as_ref());
+        source.is_some_and(|source| source.name == secret)
+    };
+    let poolers = observed.pods.iter().filter_map(|pod| pod.spec.as_ref()).flat_map(|pod| &pod.containers);
+    let mut poolers = poolers.filter(|container| container.name == "multipooler");
+    let given = |variable: &EnvVar| variable.name == container::BUCKET_KEYS[0] && !ours(variable);
+    poolers.any(|pooler| {
+        pooler.env_from.as_ref().is_some_and(|sources| !sources.is_empty()) || pooler.env.iter().flatten().any(given)
+    })
+}
+
 fn secrets_missing(observed: &Observed) -> Option<String> {
     let named = [("pgbackrestTLS", &observed.user_tls), ("encryption", &observed.cipher)];
     let problems: Vec<String> = named
@@ -356,6 +398,9 @@ fn secrets_missing(observed: &Observed) -> Option<String> {
             Reference::Unreadable(category) => Some(format!("the Secret of {field} cannot be read ({category})")),
         })
         .collect();
+    let mounted = [&observed.internal_tls.poolers, &observed.internal_tls.orchestrators];
+    let certificates = mounted.into_iter().filter_map(|mounted| mounted.missing.clone());
+    let problems: Vec<String> = problems.into_iter().chain(certificates).collect();
     (!problems.is_empty()).then(|| problems.join("; "))
 }
 

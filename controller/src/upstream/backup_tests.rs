@@ -72,7 +72,7 @@ async fn serve(service: Service) -> PoolerAddress {
     let address = listener.local_addr().unwrap();
     let server = Server::builder().add_service(MultiadminServiceServer::new(service));
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-    PoolerAddress { host: address.ip().to_string(), port: address.port() }
+    PoolerAddress::new(address.ip().to_string(), address.port())
 }
 
 fn shard(database: &str) -> ShardKey {
@@ -101,7 +101,7 @@ async fn every_state_of_a_job_is_told_apart_from_not_knowing() {
     assert_eq!(job("failed").await, Ok(Some(Job::Failed("no space".into()))));
     assert_eq!(job("forgotten").await, Ok(None));
     assert_eq!(job("garbage").await.unwrap_err().reason(), "Failed");
-    let nowhere = PoolerAddress { host: "127.0.0.1".into(), port: 1 };
+    let nowhere = PoolerAddress::new("127.0.0.1", 1);
     assert!(client.job(&nowhere, shard, "running").await.unwrap_err().unreachable());
 }
 
@@ -150,7 +150,7 @@ async fn answering(answer: String) -> PoolerAddress {
         assert!(request[..read].starts_with(b"GET /metrics HTTP/1.0\r\n"));
         stream.write_all(answer.as_bytes()).await.unwrap();
     });
-    PoolerAddress { host: address.ip().to_string(), port: address.port() }
+    PoolerAddress::new(address.ip().to_string(), address.port())
 }
 
 #[tokio::test]
@@ -162,6 +162,6 @@ async fn an_exporter_is_scraped_and_its_errors_are_told() {
     assert!(client.archiver(&bad).await.unwrap_err().to_string().contains("500"));
     let garbage = answering("?".to_owned()).await;
     assert_eq!(client.archiver(&garbage).await.unwrap_err().reason(), "Failed");
-    let nowhere = PoolerAddress { host: "127.0.0.1".into(), port: 1 };
+    let nowhere = PoolerAddress::new("127.0.0.1", 1);
     assert_eq!(client.archiver(&nowhere).await.unwrap_err().reason(), "Unavailable");
 }

@@ -203,6 +203,7 @@ pub fn decode_pooler(key: &str, segment: &str, value: &[u8]) -> Result<PoolerRec
             reason: lifecycle.reason,
         },
         serving,
+        tls: None,
     })
 }
 

@@ -49,6 +49,7 @@ fn pooler() -> PoolerRecord {
         rule: Some(RuleNumber { coordinator_term: 3, leader_subterm: 7 }),
         lifecycle: LifecycleMark { state: Lifecycle::Active, reason: String::new(), updated: None },
         serving: Serving::Serving,
+        tls: None,
     }
 }
 

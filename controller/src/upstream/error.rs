@@ -52,6 +52,14 @@ pub enum Error {
         /// What the server said.
         detail: String,
     },
+    /// There is nothing to reach the server with over TLS, so it was not called.
+    #[error("{target} cannot be reached over TLS: {detail}")]
+    NoCredentials {
+        /// Address that was to be called.
+        target: String,
+        /// What is missing, or wrong.
+        detail: String,
+    },
     /// A stored value is not what its key promises.
     #[error("{key} is malformed: {detail}")]
     Malformed {
@@ -86,7 +94,7 @@ impl Error {
 
     /// Whether the server could not be asked at all, so that the last knowledge is all there is.
     pub fn unreachable(&self) -> bool {
-        matches!(self, Self::Unavailable { .. } | Self::Slow { .. })
+        matches!(self, Self::Unavailable { .. } | Self::Slow { .. } | Self::NoCredentials { .. })
     }
 
     /// Reads a gRPC status. A deadline that the transport enforced counts as slow.

@@ -41,7 +41,7 @@ pub use self::{
         Lsn, PoolerAddress, PoolerId, PoolerRecord, Quorum, Registration, Role, RuleNumber, Scope, Serving, ShardKey,
         Snapshot, TopoAddress, Written,
     },
-    secured::Credentials,
+    secured::{Credentials, Tls},
     status::{ConsensusView, Leadership, PoolerStatus, Postgres, PostgresAction, PrimaryStatus, ReplicationStatus},
 };
 use self::{membership::EtcdMembers, pooler::GrpcPooler, secured::Secured};

@@ -45,12 +45,23 @@ impl GrpcPooler {
         self.channels.sweep();
     }
 
+    /// The channel to an address. Other certificates make another address, and so a channel of its own.
     fn channel(&self, address: &PoolerAddress) -> Result<Channel> {
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        if let Some(channel) = self.channels.get(address) {
+            return Ok(channel);
+        }
+        let scheme = if address.tls.is_some() { "https" } else { "http" };
+        let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))
             .map_err(|cause| Error::Invalid { what: address.to_string(), detail: error::chain(&cause) })?
             .connect_timeout(CONNECT)
             .http2_keep_alive_interval(KEEP_ALIVE.0)
             .keep_alive_timeout(KEEP_ALIVE.1);
+        if let Some(tls) = &address.tls {
+            let target = address.to_string();
+            endpoint = endpoint
+                .tls_config(tls.options(&target)?)
+                .map_err(|cause| Error::NoCredentials { detail: error::chain(&cause), target })?;
+        }
         Ok(self.channels.get_or_insert(address, || endpoint.connect_lazy()))
     }
 }
@@ -224,3 +235,7 @@ mod tests;
 #[cfg(test)]
 #[path = "pooler_change_tests.rs"]
 mod change_tests;
+
+#[cfg(test)]
+#[path = "pooler_tls_tests.rs"]
+mod tls_tests;

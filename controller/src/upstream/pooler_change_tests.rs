@@ -149,7 +149,7 @@ async fn serve(plane: &Plane) -> (PoolerAddress, oneshot::Sender<()>) {
     tokio::spawn(server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), async {
         let _ = stopped.await;
     }));
-    (PoolerAddress { host: socket.ip().to_string(), port: socket.port() }, stop)
+    (PoolerAddress::new(socket.ip().to_string(), socket.port()), stop)
 }
 
 fn client() -> GrpcPooler {

@@ -56,7 +56,7 @@ struct Running {
 }
 
 fn address_of(socket: SocketAddr) -> PoolerAddress {
-    PoolerAddress { host: socket.ip().to_string(), port: socket.port() }
+    PoolerAddress::new(socket.ip().to_string(), socket.port())
 }
 
 fn serve_on(listener: TcpListener, script: Script) -> Running {
@@ -211,16 +211,16 @@ async fn a_restarted_pooler_is_reached_again() {
 
 #[tokio::test]
 async fn a_host_name_that_cannot_be_dialled_is_invalid() {
-    let address = PoolerAddress { host: "not a host".to_owned(), port: 1 };
+    let address = PoolerAddress::new("not a host", 1);
     assert_eq!(poolers().status(&address, SECOND).await.unwrap_err().reason(), "Invalid");
-    assert_eq!(PoolerAddress { host: "::1".to_owned(), port: 1 }.to_string(), "[::1]:1");
+    assert_eq!(PoolerAddress::new("::1", 1).to_string(), "[::1]:1");
 }
 
 #[tokio::test]
 async fn connections_are_bounded() {
     let poolers = GrpcPooler::new(Limits { poolers: 2, ..Limits::default() });
     for port in 1..=5 {
-        poolers.channel(&PoolerAddress { host: "127.0.0.1".to_owned(), port }).unwrap();
+        poolers.channel(&PoolerAddress::new("127.0.0.1", port)).unwrap();
     }
     assert_eq!(poolers.channels.len(), 2);
 }

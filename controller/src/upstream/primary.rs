@@ -86,6 +86,7 @@ mod tests {
             rule: rule.map(|(coordinator_term, leader_subterm)| RuleNumber { coordinator_term, leader_subterm }),
             lifecycle: LifecycleMark { state: Lifecycle::Active, ..LifecycleMark::default() },
             serving: Serving::Serving,
+            tls: None,
         }
     }
 

@@ -9,7 +9,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{Credentials, Error};
+use super::{Credentials, Error, Tls};
 
 /// Where a cluster's topology lives: the global store.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -268,13 +268,16 @@ pub struct PoolerRecord {
     pub lifecycle: LifecycleMark,
     /// Whether it takes clients.
     pub serving: Serving,
+    /// How its services are reached over TLS; none for one that speaks plain text. No part of what is stored.
+    pub tls: Option<Arc<Tls>>,
 }
 
 impl PoolerRecord {
     /// Where its management service listens; `None` for a record without host name or gRPC port.
     pub fn grpc(&self) -> Option<PoolerAddress> {
         let port = *self.ports.get("grpc")?;
-        (!self.hostname.is_empty() && port != 0).then(|| PoolerAddress { host: self.hostname.clone(), port })
+        let address = || PoolerAddress { tls: self.tls.clone(), ..PoolerAddress::new(self.hostname.clone(), port) };
+        (!self.hostname.is_empty() && port != 0).then(address)
     }
 
     /// First label of the host name: the pod's name for a pooler that registered one, and nothing for an address.
@@ -296,13 +299,28 @@ impl PoolerRecord {
     }
 }
 
-/// Host and port of a pooler's management service.
+/// Host and port of a service of the data plane, and how it is spoken to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PoolerAddress {
     /// Host name or IP address without brackets.
     pub host: String,
     /// TCP port.
     pub port: u16,
+    /// With what it is reached over TLS; none for one that speaks plain text.
+    pub tls: Option<Arc<Tls>>,
+}
+
+impl PoolerAddress {
+    /// An address that is dialled in plain text.
+    pub fn new(host: impl Into<String>, port: u16) -> Self {
+        Self { host: host.into(), port, tls: None }
+    }
+
+    /// The same address, over TLS if there is something to use it with.
+    #[must_use]
+    pub fn over(self, tls: Option<Arc<Tls>>) -> Self {
+        Self { tls, ..self }
+    }
 }
 
 impl fmt::Display for PoolerAddress {

@@ -12,14 +12,14 @@ use futures::{FutureExt as _, future::BoxFuture};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    CellRecord, DatabaseRecord, LifecycleMark, Limits, Listing, PoolerId, Registration, Result, Scope, ShardKey,
+    CellRecord, DatabaseRecord, Error, LifecycleMark, Limits, Listing, PoolerId, Registration, Result, Scope, ShardKey,
     Snapshot, TopoAddress, Topology, Written, etcd::EtcdKv, idle::IdleCache, tree::Tree,
 };
 
 /// How many sets of credentials are kept, and how long without use. Their connections are dropped much earlier.
 const KEPT: (usize, Duration) = (256, Duration::from_hours(1));
 
-/// What a client needs to reach an etcd over TLS, as PEM. Another content is another value, and so another connection.
+/// What a client needs to reach a server over TLS, as PEM. Another content is another value, and so another connection.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Credentials {
     /// Authorities that may have signed the certificates of the servers.
@@ -50,6 +50,25 @@ impl Credentials {
             options = options.identity(Identity::from_pem(certificate, key));
         }
         options
+    }
+}
+
+/// How a service of the data plane is reached over mutual TLS.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tls {
+    /// The name that its certificate has to carry, whatever address is dialled.
+    pub server_name: String,
+    /// What the client shows and trusts, or why there is nothing.
+    pub credentials: Result<Credentials, String>,
+}
+
+impl Tls {
+    /// The settings of a client of `target`.
+    pub(super) fn options(&self, target: &str) -> Result<TlsOptions> {
+        match &self.credentials {
+            Ok(credentials) => Ok(credentials.options().domain_name(&self.server_name)),
+            Err(detail) => Err(Error::NoCredentials { target: target.to_owned(), detail: detail.clone() }),
+        }
     }
 }
 

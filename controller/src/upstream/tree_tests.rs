@@ -44,6 +44,7 @@ fn pooler(cell: &str, name: &str) -> PoolerRecord {
         rule: None,
         lifecycle: LifecycleMark { state: Lifecycle::Active, ..LifecycleMark::default() },
         serving: Serving::Serving,
+        tls: None,
     }
 }
 

@@ -14,14 +14,17 @@
 mod backup;
 mod bed;
 mod cluster;
+mod departure;
 mod disruption;
 mod growth;
+mod moving;
 mod namespaces;
 mod real_etcd;
 #[path = "../../../shared/tests/receiver/mod.rs"]
 mod receiver;
 mod removal;
 mod revision;
+mod rights;
 mod storage;
 mod topology;
 mod tracing;

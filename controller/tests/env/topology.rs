@@ -304,7 +304,7 @@ async fn poolers_of_a_cell_are_read_from_its_own_store() {
         (pooler.role, pooler.rule),
         (Role::Primary, Some(RuleNumber { coordinator_term: 3, leader_subterm: 7 }))
     );
-    assert_eq!(pooler.grpc(), Some(PoolerAddress { host: "pod-0.sv".to_owned(), port: 15270 }));
+    assert_eq!(pooler.grpc(), Some(PoolerAddress::new("pod-0.sv", 15270)));
     assert_eq!(pooler.pod_name(), Some("pod-0"));
 
     // A mark keeps the field of a later version.

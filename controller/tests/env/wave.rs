@@ -155,6 +155,7 @@ fn play_poolers(bed: &Bed, pods: &[(String, &Value)]) {
             rule: first.then_some(RuleNumber { coordinator_term: 1, leader_subterm: 0 }),
             lifecycle: LifecycleMark { state: Lifecycle::Active, ..LifecycleMark::default() },
             serving: Serving::Serving,
+            tls: None,
         };
         records.push((at, record));
     }

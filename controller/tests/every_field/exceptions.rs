@@ -5,7 +5,9 @@ pub type Entry = (&'static str, &'static str);
 
 /// Fields of later work. Until it is done they are refused, or said to have no effect, when they are given.
 pub const PENDING: &[Entry] = &[
-    ("certCommonName", "no certificate is issued for it"),
+    ("bootstrap.fromBackup.repository", "a shard restores its own repository alone"),
+    ("bootstrap.fromBackup.set", "a shard restores the newest backup alone"),
+    ("bootstrap.fromBackup.targetTime", "a shard restores the newest backup alone"),
     ("resources.claims[].name", "pods declare no resource claims"),
     ("resources.claims[].request", "pods declare no resource claims"),
 ];
@@ -47,11 +49,17 @@ pub const BOOTSTRAP_ONLY: &[Entry] = &[
         "localTopoServer.external.clientCertSecret",
         "the data plane takes one set of certificates, that of the global topology",
     ),
+    ("internalTLS.enabled", "components with and without TLS cannot reach each other"),
     ("multipooler.runAsUser", "both containers of a pod share files"),
     ("cells[].zone", "volumes cannot move"),
     ("cells[].zoneId", "volumes cannot move"),
     ("cells[].region", "volumes cannot move"),
     ("backup.encryption.secretName", "a repository is encrypted once"),
+    ("backup.type", "a shard keeps the repository that it was bootstrapped into"),
+    ("backup.s3.bucket", "a shard keeps the repository that it was bootstrapped into"),
+    ("backup.s3.keyPrefix", "a shard keeps the repository that it was bootstrapped into"),
+    ("backup.s3.keyPrefixScope", "a shard keeps the repository that it was bootstrapped into"),
+    ("backup.filesystem.scope", "a shard keeps the repository that it was bootstrapped into"),
     ("initdbArgs", "read when the data directory is made"),
     ("postgresSuperuser", "made with the data directory"),
     ("etcd.storage.size", "the volumes of a StatefulSet stay as they were made"),

@@ -35,7 +35,8 @@ use shared::{
     clock::Fixed,
     kubeutil::{Object, ObjectKey, event::Recorder},
     metrics::Build,
-    pki::Authority,
+    name::PUBLIC_CERTIFICATE,
+    pki::{Authority, Certificate},
 };
 
 use crate::input::{Input, other_images, settings};
@@ -472,7 +473,13 @@ fn bare(object: &mut Value) {
     let root = object.as_object_mut().unwrap();
     root.remove("status");
     if root["kind"] == "Secret" {
-        root.remove("data");
+        let data = root.remove("data").unwrap_or_default();
+        // Of a certificate for clients its names count.
+        if root["metadata"]["name"] == PUBLIC_CERTIFICATE {
+            let pem = base64::engine::general_purpose::STANDARD.decode(data["tls.crt"].as_str().unwrap()).unwrap();
+            let certificate = Certificate::first(&String::from_utf8(pem).unwrap()).unwrap();
+            root.insert("names".to_owned(), json!(certificate.dns_names()));
+        }
     }
     // Packed renderings, with digests of what they were made from.
     root.remove("binaryData");
@@ -488,7 +495,8 @@ fn bare(object: &mut Value) {
     }
 }
 
-/// An API server on which every Secret and ConfigMap exists that a user could name. Their content tells them apart.
+/// An API server on which every Secret and ConfigMap exists that a user could name, and none of those that the operator makes unless
+/// its user has. Their content tells them apart.
 async fn references(request: Request<Body>) -> Result<Response<Body>, Infallible> {
     static PEM: LazyLock<String> = LazyLock::new(|| {
         let authority = Authority::generate("test", Timestamp::now(), SignedDuration::from_hours(1)).unwrap();
@@ -498,6 +506,10 @@ async fn references(request: Request<Body>) -> Result<Response<Body>, Infallible
     let mut ends = path.rsplit('/');
     let name = ends.next().unwrap_or_default();
     let namespace = ends.nth(1).unwrap_or_default();
+    if name == PUBLIC_CERTIFICATE || name.ends_with(".multigres.internal") {
+        let body = json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404});
+        return Ok(Response::builder().status(404).body(Body::from(serde_json::to_vec(&body).unwrap())).unwrap());
+    }
     let object = if path.contains("/secrets/") {
         let encoded = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
         let keys = ["password", "alpha", "beta", "tls.key", "keys.json", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];

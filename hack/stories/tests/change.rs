@@ -11,12 +11,16 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use k8s_openapi::api::core::v1::{Node, Pod, Secret};
+use k8s_openapi::api::{
+    core::v1::{ConfigMap, Node, PersistentVolumeClaim, Pod, Secret},
+    storage::v1::StorageClass,
+};
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, EvictParams, ListParams, Patch, PatchParams},
+    api::{DeleteParams, EvictParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
+use shared::annotation;
 use stories::{Bed, ClusterUnderTest, bed::is_long, probe::Probe, until, within};
 
 /// Whether this form of the stories leaves this one out, which is said.
@@ -29,6 +33,7 @@ fn only_long() -> bool {
 
 /// Longest time without an acknowledged write that a planned change may cost.
 const GAP: Duration = Duration::from_secs(6);
+const SHARD: &str = "/spec/databases/0/tablegroups/0/shards/0/spec";
 const POOL: &str = "/spec/databases/0/tablegroups/0/shards/0/spec/pools/default";
 
 /// What an eye sees of the pool pods.
@@ -217,6 +222,132 @@ async fn growing_and_shrinking_costs_no_write() -> Result<()> {
     let names: BTreeSet<&String> = gone.iter().map(|(pod, _)| pod).collect();
     ensure!(names.len() == 3 && gone.len() == 3, "three go, each once: {gone:?}");
     ensure!(gone.iter().all(|(_, primary)| !primary), "nobody goes as the primary ({first}): {gone:?}");
+    done(&cluster).await
+}
+
+/// The class of the data volume under each pool pod.
+async fn classes(cluster: &ClusterUnderTest) -> Result<BTreeMap<String, String>> {
+    let (pods, claims): (Api<Pod>, Api<PersistentVolumeClaim>) = (cluster.namespaced(), cluster.namespaced());
+    let mut all = BTreeMap::new();
+    for pod in pods.list(&pool_pods(cluster)).await?.items {
+        let claim = claims.get(&shared::name::data_pvc(&pod.name_any())).await?;
+        let class = claim.spec.and_then(|spec| spec.storage_class_name).unwrap_or_default();
+        all.insert(pod.name_any(), class);
+    }
+    Ok(all)
+}
+
+#[tokio::test]
+async fn moving_to_another_storage_class_costs_one_switchover_and_no_write() -> Result<()> {
+    if only_long() {
+        return Ok(());
+    }
+    let Some(bed) = Bed::connect().await? else { return Ok(()) };
+    let cluster = three_cells(&bed, "class").await?;
+    let classes_of_bed: Api<StorageClass> = Api::all(bed.client.clone());
+    let class = format!("other-{}", cluster.namespace);
+    let mut other = classes_of_bed.get("local-path").await?;
+    other.metadata = ObjectMeta { name: Some(class.clone()), ..ObjectMeta::default() };
+    classes_of_bed.create(&PostParams::default(), &other).await?;
+    let first = primary(&cluster).await?;
+    let before = classes(&cluster).await?;
+    ensure!(before.len() == 3 && before.values().all(|class| class == "local-path"), "{before:?}");
+    let allowed = Allowed { down: 1, gap: GAP };
+    let gone = watched(&cluster, "another class", 3, allowed, async || {
+        let patch = json!([{"op": "add", "path": format!("{POOL}/storage/class"), "value": class}]);
+        cluster.patch(&patch.to_string()).await?;
+        until("three members on volumes of the class", within(600), || async {
+            let now = classes(&cluster).await?;
+            ensure!(now.len() == 3 && now.values().all(|found| *found == class), "{now:?}");
+            Ok(())
+        })
+        .await?;
+        cluster.roles(2, 120).await.map(drop)
+    })
+    .await?;
+    let names: BTreeSet<&String> = gone.iter().map(|(pod, _)| pod).collect();
+    ensure!(names.into_iter().eq(before.keys()) && gone.len() == 3, "each goes once: {gone:?}");
+    ensure!(gone.iter().all(|(_, primary)| !primary), "nobody goes as the primary: {gone:?}");
+    ensure!(gone[2].0 == first, "{first} was the primary and goes last: {gone:?}");
+    let claims = cluster.claims().await?;
+    for pod in before.keys() {
+        ensure!(claims.contains(&shared::name::data_pvc(pod)), "the volume of {pod} is kept: {claims:?}");
+    }
+    done(&cluster).await?;
+    classes_of_bed.delete(&class, &DeleteParams::default()).await?;
+    Ok(())
+}
+
+/// What the pool pods were told to reload last, by name.
+async fn reloaded(cluster: &ClusterUnderTest) -> Result<BTreeMap<String, String>> {
+    let pods: Api<Pod> = cluster.namespaced();
+    let list = pods.list(&pool_pods(cluster)).await?.items;
+    let of = |pod: &Pod| pod.annotations().get(annotation::POSTGRES_RELOAD_HASH).cloned().unwrap_or_default();
+    Ok(list.iter().map(|pod| (pod.name_any(), of(pod))).collect())
+}
+
+/// Whether the settings of the shard say that.
+async fn written(cluster: &ClusterUnderTest, line: &str) -> Result<()> {
+    let maps: Api<ConfigMap> = cluster.namespaced();
+    let all = maps.list(&cluster.mine()).await?.items;
+    let texts = || all.iter().filter(|map| map.name_any().ends_with("-postgres-config")).flat_map(|map| &map.data);
+    let lines = || texts().flat_map(BTreeMap::values).flat_map(|text| text.lines());
+    let said = |found: &str| found.replace([' ', '\''], "") == line;
+    ensure!(lines().any(said), "no line {line} in {:?}", lines().collect::<Vec<_>>());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_setting_is_reloaded_where_that_is_enough_and_rolls_the_shard_where_it_is_not() -> Result<()> {
+    if only_long() {
+        return Ok(());
+    }
+    let Some(bed) = Bed::connect().await? else { return Ok(()) };
+    let cluster = three_cells(&bed, "settings").await?;
+    let first = primary(&cluster).await?;
+    let started = cluster.starts(&["shard-pool"]).await?;
+    let before = reloaded(&cluster).await?;
+    let set = |settings: serde_json::Value| {
+        json!([{"op": "add", "path": format!("{SHARD}/postgresConfig"), "value": settings}]).to_string()
+    };
+    let nobody = Allowed { down: 0, gap: GAP };
+    let gone = watched(&cluster, "settings reloaded", 3, nobody, async || {
+        cluster.patch(&set(json!({"work_mem": "7MB"}))).await?;
+        // The kubelet takes a minute or more to bring a changed file.
+        until("three servers with the new settings", within(300), || async {
+            let now = reloaded(&cluster).await?;
+            let stale: Vec<&String> =
+                now.iter().filter(|(pod, hash)| before.get(*pod) == Some(*hash)).map(|(pod, _)| pod).collect();
+            ensure!(stale.is_empty() && now.len() == 3, "not reloaded: {stale:?}");
+            Ok(())
+        })
+        .await?;
+        written(&cluster, "work_mem=7MB").await
+    })
+    .await?;
+    ensure!(gone.is_empty(), "nobody goes for it: {gone:?}");
+    let after = cluster.starts(&["shard-pool"]).await?;
+    ensure!(after == started, "nobody is restarted: {started:?} before, {after:?} now");
+
+    let one = Allowed { down: 1, gap: GAP };
+    let gone = watched(&cluster, "settings rolled", 3, one, async || {
+        cluster.patch(&set(json!({"work_mem": "7MB", "max_connections": "350"}))).await?;
+        until("three new pods", within(420), || async {
+            let now = cluster.starts(&["shard-pool"]).await?;
+            let old: Vec<&String> = now
+                .iter()
+                .filter(|(pod, (uid, _))| started.get(*pod).is_some_and(|(before, _)| before == uid))
+                .map(|(pod, _)| pod)
+                .collect();
+            ensure!(old.is_empty() && now.len() == 3, "{old:?} of {} are old", now.len());
+            Ok(())
+        })
+        .await?;
+        written(&cluster, "max_connections=350").await
+    })
+    .await?;
+    ensure!(gone.len() == 3 && gone[2].0 == first, "each goes once, {first} last: {gone:?}");
+    ensure!(gone.iter().all(|(_, primary)| !primary), "nobody goes as the primary: {gone:?}");
     done(&cluster).await
 }
 

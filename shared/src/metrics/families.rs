@@ -97,7 +97,7 @@ const fn histogram(
 use Program::{Admission, Both, Controller};
 
 /// All families.
-pub const ALL: [Family; 78] = [
+pub const ALL: [Family; 79] = [
     gauge(
         "multigres_operator_build_info",
         &["version", "revision"],
@@ -264,6 +264,12 @@ pub const ALL: [Family; 78] = [
         &["cluster", "namespace", "phase"],
         Controller,
         "MultigresBackups of a cluster by their phase.",
+    ),
+    gauge(
+        "multigres_operator_certificate_expiry_timestamp_seconds",
+        &["cluster", "namespace", "secret"],
+        Controller,
+        "Unix time at which a certificate ends that the operator has made for a cluster, by its Secret.",
     ),
     gauge(
         "multigres_operator_disruption_blocked",

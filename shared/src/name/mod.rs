@@ -8,7 +8,7 @@ mod join;
 mod tls;
 
 pub use join::{DEFAULT, Limit, POD, SERVICE, STATEFUL_SET, hash, join};
-pub use tls::{common_name, internal_identity};
+pub use tls::{PUBLIC_CERTIFICATE, common_name, internal_authority, internal_identity};
 
 /// Which shard a name belongs to, in the user's own words (never an already hashed object name).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -104,6 +104,11 @@ pub fn cluster_gateway_replica(cluster: &str) -> String {
 /// Name of the Secret with the generated superuser password.
 pub fn postgres_password(cluster: &str) -> String {
     format!("{cluster}-postgres-password")
+}
+
+/// Name of the Secret with the keys of a cluster's bucket, for clusters that take them from the environment and name no Secret.
+pub fn s3_credentials(cluster: &str) -> String {
+    format!("{cluster}-s3-credentials")
 }
 
 /// Name of a cell's gateway Deployment.

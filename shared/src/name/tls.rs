@@ -2,6 +2,9 @@
 
 use sha2::{Digest as _, Sha256};
 
+/// The Secret with the certificate that PostgreSQL clients see; one per namespace.
+pub const PUBLIC_CERTIFICATE: &str = "generated-certs";
+
 /// Longest common name that X.509 allows, in bytes.
 const MAX_COMMON_NAME: usize = 64;
 
@@ -13,6 +16,11 @@ pub fn internal_identity(component: &str, cluster: &str, namespace: &str) -> Str
         return String::new();
     }
     format!("{component}.{cluster}.{namespace}.multigres.internal")
+}
+
+/// Name of the Secret with the authority that signs the certificates of a cluster. Nothing mounts it.
+pub fn internal_authority(cluster: &str, namespace: &str) -> String {
+    internal_identity("ca", cluster, namespace)
 }
 
 /// Fits an identity into a common name: unchanged up to 64 bytes, else its first 55 bytes and part of its SHA-256.
@@ -33,6 +41,11 @@ mod tests {
     fn identity_names_component_cluster_and_namespace() {
         assert_eq!(internal_identity("multipooler", "demo", "prod"), "multipooler.demo.prod.multigres.internal");
         assert_eq!(internal_identity("multipooler", "", "prod"), "");
+    }
+
+    #[test]
+    fn the_authority_of_a_cluster_is_named_like_its_members() {
+        assert_eq!(internal_authority("demo", "prod"), "ca.demo.prod.multigres.internal");
     }
 
     #[test]

@@ -72,7 +72,17 @@ impl Authority {
 
     /// Makes a leaf for servers and clients that is valid from an hour ago.
     pub fn issue(&self, request: &Request, now: Timestamp) -> Result<Pair, Error> {
+        self.sign(request, params(&request.common_name, now, request.valid_for))
+    }
+
+    /// Makes a leaf that proves nothing about a client.
+    pub fn issue_for_server(&self, request: &Request, now: Timestamp) -> Result<Pair, Error> {
         let mut params = params(&request.common_name, now, request.valid_for);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.sign(request, params)
+    }
+
+    fn sign(&self, request: &Request, mut params: CertificateParams) -> Result<Pair, Error> {
         params.key_usages = vec![KeyUsagePurpose::KeyEncipherment, KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
         // Says that it is no authority, and brings the identifier of its own key along.

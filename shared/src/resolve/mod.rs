@@ -15,6 +15,7 @@ mod error;
 mod notice;
 mod provenance;
 mod pvc;
+mod repository;
 mod shard;
 mod template;
 
@@ -37,6 +38,7 @@ pub use child::{poolers, shard};
 pub use error::ResolveError;
 pub use notice::Notice;
 pub use provenance::{Provenance, Source, TemplateKind, Via};
+pub use repository::{NoBucket, Repository, key_prefix};
 pub use template::DEFAULT as DEFAULT_TEMPLATE;
 
 use self::template::Selector;
@@ -67,6 +69,10 @@ pub const ZONE_ID_LABEL: &str = "topology.k8s.aws/zone-id";
 /// Everything that a cluster asks for, with no field left open.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ResolvedCluster {
+    /// Its name; empty while the API server has yet to make one up.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
     /// The global topology: ours or somebody else's.
     pub global_topo: GlobalTopo,
     /// How children reach the global topology.
@@ -307,6 +313,8 @@ fn resolve(
         return Err(std::mem::take(&mut context.errors));
     }
     Ok(ResolvedCluster {
+        name: name.to_owned(),
+        namespace: namespace.to_owned(),
         global_topo,
         global_topo_ref: shared.global_topo_ref,
         multiadmin,

@@ -1,9 +1,9 @@
 //! Rules of backups.
 
-use crate::api::v1alpha1::{BackupConfig, BackupType};
+use crate::api::v1alpha1::{BackupConfig, BackupType, KeyPrefixScope, S3BackupConfig};
 use crate::field_path::At;
 
-use super::{Findings, reason};
+use super::{Findings, limits, reason};
 
 /// A backup of the cluster level with everything inherited and defaulted.
 pub fn check(findings: &mut Findings<'_>, at: &At<'_>, backup: &BackupConfig) {
@@ -50,5 +50,43 @@ pub fn together(findings: &mut Findings<'_>, at: &At<'_>, backup: &BackupConfig)
             &at.field("useEnvCredentials"),
             "credentialsSecret is only read with useEnvCredentials: true; set it, or remove the Secret's name",
         );
+    }
+    prefix(findings, &at, s3);
+}
+
+/// The prefix below which the repository lies.
+fn prefix(findings: &mut Findings<'_>, at: &At<'_>, s3: &S3BackupConfig) {
+    let given = s3.key_prefix.as_deref().unwrap_or_default();
+    if s3.key_prefix_scope == Some(KeyPrefixScope::Exact) {
+        if given.is_empty() {
+            findings.warn(
+                &at.field("keyPrefixScope"),
+                "Exact without a keyPrefix is the root of the bucket, which any other cluster without one shares; give a keyPrefix that \
+                 no other cluster has",
+            );
+        }
+        room(findings, at, given, limits::KEY_PREFIX, false);
+    } else {
+        // The namespace and the name of the cluster follow, each after a slash.
+        let own = limits::NAMESPACE + limits::CLUSTER_NAME + 2;
+        room(findings, at, given, limits::KEY_PREFIX - own, s3.key_prefix_scope.is_some());
+    }
+}
+
+/// What is longer than it may be is refused where nobody can have it yet.
+fn room(findings: &mut Findings<'_>, at: &At<'_>, given: &str, limit: usize, refuse: bool) {
+    if given.len() <= limit {
+        return;
+    }
+    let at = at.field("keyPrefix");
+    let message = format!(
+        "has {} bytes, and pgBackRest needs the rest of the 1024 that a key of a bucket may have; keep it at or below {limit}",
+        given.len()
+    );
+    if refuse {
+        let shown: String = given.chars().take(limits::QUOTED).collect();
+        findings.invalid(&at, shown, message);
+    } else {
+        findings.warn(&at, message);
     }
 }

@@ -41,5 +41,9 @@ pub const BUFFER_MAX_FAILOVER: &str = "20s";
 /// How long a gateway waits where `window` is not given.
 pub const BUFFER_WINDOW: &str = "10s";
 
+/// Bytes of the prefix below which a repository lies: keys of a bucket have at most 1024, and pgBackRest's own part needs the rest.
+pub const KEY_PREFIX: usize = 768;
+/// Characters of a namespace.
+pub const NAMESPACE: usize = 63;
 /// Full backups that the data plane keeps: more cannot be had.
 pub const FULL_BACKUPS: i32 = 7;

@@ -64,6 +64,7 @@ pub fn cluster(
     pending::check(&mut findings, spec, resolved);
     if let Some(before) = before {
         update::check(&mut findings, before.resolved, resolved);
+        update::internal_tls(&mut findings, before.spec.internal_tls, spec.internal_tls);
     }
     findings.verdict
 }

@@ -2,15 +2,19 @@
 
 use k8s_openapi::api::core::v1::ResourceRequirements;
 
-use crate::api::v1alpha1::{BackupConfig, BackupType, EtcdSpec, ExternalTopoServerSpec, MultigresClusterSpec};
+use crate::api::v1alpha1::{
+    BackupConfig, BackupType, EtcdSpec, ExternalTopoServerSpec, KeyPrefixScope, MultigresClusterSpec,
+};
 use crate::field_path::At;
 use crate::merge::Merge;
+use crate::name::PUBLIC_CERTIFICATE;
 use crate::resolve::{self, GlobalTopo, ResolvedCluster, defaults};
 
-use super::Findings;
+use super::{Findings, field};
 
 pub fn check(findings: &mut Findings<'_>, spec: &MultigresClusterSpec, resolved: &ResolvedCluster) {
     certificates(findings, spec);
+    bootstrap(findings, spec);
     one_location(findings, spec);
     match &resolved.global_topo {
         GlobalTopo::External(external) => topology(findings, &At::Root("globalTopoServer.external"), external),
@@ -66,18 +70,49 @@ fn claims(findings: &mut Findings<'_>, at: &At<'_>, resources: Option<&ResourceR
     }
 }
 
-/// Certificates that somebody else has to issue.
+/// A certificate that clients have no reason to trust.
 fn certificates(findings: &mut Findings<'_>, spec: &MultigresClusterSpec) {
     if let Some(name) = spec.cert_common_name.as_deref().filter(|name| !name.is_empty()) {
+        let at = At::Root("certCommonName");
+        if !is_host(name) {
+            findings.invalid(
+                &at,
+                name,
+                "is no DNS name, so no client could verify it; write one such as db.example.com",
+            );
+            return;
+        }
         let message = format!(
-            "the operator issues no certificate for it yet: put one for {name} into Secret generated-certs, keys tls.crt and tls.key"
+            "unless Secret {PUBLIC_CERTIFICATE} is there already, the certificate for {name} is signed by the cluster's own authority, \
+             which clients have to be given (key ca.crt of that Secret)"
         );
-        findings.warn(&At::Root("certCommonName"), message);
+        findings.warn(&at, message);
     }
-    if spec.internal_tls.and_then(|tls| tls.enabled) == Some(true) {
-        let message = "the operator issues no certificates for it yet: pods wait for the Secrets \
-                       <component>.<cluster>.<namespace>.multigres.internal";
-        findings.warn(&At::Root("internalTLS.enabled"), message);
+}
+
+/// Whether certificates can be made out to a name, of which the first part may stand for all.
+fn is_host(name: &str) -> bool {
+    let name = name.strip_prefix("*.").unwrap_or(name).to_ascii_lowercase();
+    name.split('.').all(|label| label.len() <= 63 && field::is_label(label))
+}
+
+/// The data plane restores into an empty data directory the newest backup of the repository that its shard itself writes to. It takes no
+/// other repository, no backup by name and no time.
+fn bootstrap(findings: &mut Findings<'_>, spec: &MultigresClusterSpec) {
+    let databases = At::Root("databases");
+    for database in &spec.databases {
+        let Some(bootstrap) = &database.bootstrap else { continue };
+        let from = &bootstrap.from_backup;
+        let given = [("repository", &from.repository), ("set", &from.set), ("targetTime", &from.target_time)];
+        let shown: Vec<String> =
+            given.into_iter().filter_map(|(name, value)| Some(format!("{name} {}", value.as_ref()?))).collect();
+        findings.forbidden(
+            &databases.key(&database.name).field("bootstrap").field("fromBackup"),
+            shown.join(", "),
+            "the data plane cannot begin a database with a backup of another repository, with a backup of your choice or at a point in \
+             time: a shard restores only the newest backup of the repository that it writes to itself; remove bootstrap, and bring the \
+             rows into the new cluster with a dump",
+        );
     }
 }
 
@@ -135,6 +170,7 @@ fn one_location(findings: &mut Findings<'_>, spec: &MultigresClusterSpec) {
 #[derive(PartialEq)]
 struct Location {
     text: String,
+    scope: Option<KeyPrefixScope>,
     endpoint: Option<String>,
     region: Option<String>,
     from_environment: bool,
@@ -153,11 +189,16 @@ impl Location {
         let s3 = backup.s3.as_ref().filter(|_| backup.r#type == BackupType::S3);
         let path = backup.filesystem.as_ref().and_then(|files| files.path.as_deref()).filter(|path| !path.is_empty());
         let text = match s3 {
-            Some(s3) => format!("s3://{}/{}", s3.bucket, s3.key_prefix.as_deref().unwrap_or_default()),
+            Some(s3) => {
+                let prefix = s3.key_prefix.as_deref().unwrap_or_default();
+                let scope = s3.key_prefix_scope.map(|scope| format!(" (keyPrefixScope {scope})")).unwrap_or_default();
+                format!("s3://{}/{prefix}{scope}", s3.bucket)
+            }
             None => path.unwrap_or(defaults::BACKUP_PATH).to_owned(),
         };
         Self {
             text,
+            scope: s3.and_then(|s3| s3.key_prefix_scope),
             endpoint: s3.and_then(|s3| s3.endpoint.clone()).filter(|endpoint| !endpoint.is_empty()),
             region: s3.map(|s3| s3.region.clone()),
             from_environment: s3.and_then(|s3| s3.use_env_credentials).unwrap_or_default(),

@@ -5,12 +5,13 @@
 use std::collections::BTreeMap;
 
 use crate::api::v1alpha1::{
-    BackupType, CellSpec, EncryptionConfig, EtcdSpec, FilesystemBackupConfig, PoolSpec, ShardResolvedSpec, StorageSpec,
+    BackupConfig, CellSpec, EncryptionConfig, EtcdSpec, FilesystemBackupConfig, InternalTlsConfig, KeyPrefixScope,
+    PoolSpec, ShardResolvedSpec, StorageSpec,
 };
 use crate::field_path::At;
 use crate::pgconfig::{Identity, Sizing, basis, render};
 use crate::quantity::Quantity;
-use crate::resolve::{GlobalTopo, ResolvedCluster};
+use crate::resolve::{GlobalTopo, Repository, ResolvedCluster};
 
 use super::{Findings, shard};
 
@@ -55,10 +56,31 @@ pub fn check(findings: &mut Findings<'_>, old: &ResolvedCluster, new: &ResolvedC
             for one in &group.shards {
                 if let Some(before) = old.shards.iter().find(|before| before.name == one.name).filter(|old| *old != one)
                 {
-                    shard_change(findings, &shards.key(&one.name), before, one);
+                    let at = shards.key(&one.name);
+                    shard_change(findings, &at, before, one);
+                    if let (Some(before), Some(after)) = (&before.backup, &one.backup) {
+                        repository_change(findings, &at.field("backup"), new, before, after);
+                    }
                 }
             }
         }
+    }
+}
+
+/// A component speaks either plain text or TLS, with all others and in both directions. While pods are replaced one after the other,
+/// those of before and those of after could not reach each other: orchestrators would take a primary for dead, and gateways would serve
+/// nobody.
+pub fn internal_tls(findings: &mut Findings<'_>, before: Option<InternalTlsConfig>, after: Option<InternalTlsConfig>) {
+    let (was, is) = (InternalTlsConfig::is_on(before), InternalTlsConfig::is_on(after));
+    if was != is {
+        findings.forbidden(
+            &At::Root("internalTLS.enabled"),
+            is,
+            format!(
+                "was {was} and cannot change: components with and without TLS cannot reach each other while pods are replaced one after \
+                 the other. Restore the old value, or make another cluster with the new one and bring the rows there with a dump"
+            ),
+        );
     }
 }
 
@@ -181,11 +203,53 @@ fn backup_change(findings: &mut Findings<'_>, at: &At<'_>, before: &ShardResolve
             false,
         );
     }
-    if before.r#type != after.r#type {
-        let old = if before.r#type == BackupType::S3 { "bucket" } else { "volume" };
+}
+
+/// A shard keeps the repository that it was bootstrapped into: pgBackRest needs a stanza in a new one, and the data plane makes that only
+/// when it bootstraps a shard. WAL could not be archived any more, and a new standby would begin with an empty database.
+fn repository_change(
+    findings: &mut Findings<'_>,
+    at: &At<'_>,
+    cluster: &ResolvedCluster,
+    before: &BackupConfig,
+    after: &BackupConfig,
+) {
+    let readings = |backup: &BackupConfig| Repository::readings(backup, &cluster.namespace, &cluster.name);
+    let (old, new) = (readings(before), readings(after));
+    let stays = new.iter().any(|(_, new)| old.iter().any(|(_, old)| old.is(new)));
+    if !stays {
+        // Where the scope is left open the last reading is the one that is written.
+        let shown = |readings: &[(Option<KeyPrefixScope>, Repository)]| {
+            readings.last().map(|(_, last)| last.to_string()).unwrap_or_default()
+        };
+        findings.forbidden(
+            at,
+            shown(&new),
+            format!(
+                "was {old}, and the data plane cannot begin another repository for shards that exist: it makes one only when it bootstraps \
+                 a shard. Restore the old value, or make another cluster with the new repository and bring the rows there with a dump; \
+                 {old} then stays as it is, and nothing in it is pruned any more",
+                old = shown(&old)
+            ),
+        );
+        return;
+    }
+    let (Some(before), Some(after)) = (&before.s3, &after.s3) else { return };
+    let given = |text: &Option<String>| text.clone().unwrap_or_default();
+    if given(&before.endpoint) != given(&after.endpoint) {
         findings.warn(
-            &at.field("type"),
-            format!("starts a new repository; backups in the old {old} stay but are not used"),
+            &at.field("s3").field("endpoint"),
+            format!(
+                "has to be another address of the store that was reached as {:?}: no repository is begun in another store",
+                given(&before.endpoint)
+            ),
+        );
+    }
+    if before.key_prefix_scope.is_none() && after.key_prefix_scope.is_some() {
+        findings.warn(
+            &at.field("s3").field("keyPrefixScope"),
+            "moves nothing: say what the cluster has (status.backupRepositories); condition BackupRepositoryChanged tells if it is not \
+             that",
         );
     }
 }

@@ -131,7 +131,8 @@ fn a_drained_cell_leaves_the_database_then_the_topology_and_is_deleted_last() {
     assert_eq!(condition(&observed).1, "cell b: is drained and still listed by database postgres");
 
     let Sight::Seen { cells, .. } = observed.topology.clone() else { panic!("not seen") };
-    let wanted = observed.wanted_records(observed.resolved.as_ref().unwrap(), now());
+    let (settled, _) = repository::settle(&observed, observed.resolved.as_ref().unwrap());
+    let wanted = observed.wanted_records(&settled, now());
     observed.topology = seen(&cells.records, &wanted.databases);
     assert_eq!(
         steps(&observed),

@@ -23,7 +23,7 @@ use shared::{
 use crate::{
     plan::{Action, Plan},
     settings::Settings,
-    shard::{Certificates, Observed, Reference, decide, scope::Scope},
+    shard::{Certificates, InternalTls, Observed, Reference, decide, scope::Scope},
     upstream::{
         ConsensusView, Lifecycle, LifecycleMark, Lsn, PoolerId, PoolerRecord, PoolerStatus, Postgres, PrimaryStatus,
         ReplicationStatus, Role, RuleNumber, Serving, ShardKey, Snapshot, TopoAddress,
@@ -181,8 +181,10 @@ pub fn observed(shard: Shard) -> Observed {
         password: Reference::Present,
         user_tls: present(scope.user_tls_secret().is_some()),
         cipher: present(scope.cipher_secret().is_some()),
+        bucket_keys: present(scope.bucket_keys().is_some()),
         config_reference: None,
         certificates: Certificates { ready: true, ..Certificates::default() },
+        internal_tls: InternalTls::default(),
         topology_at: TopoAddress::new(
             [&shard.spec.global_topo_server.address],
             shard.spec.global_topo_server.root_path.as_str(),
@@ -280,6 +282,7 @@ pub fn enlist(observed: &mut Observed, pod: &str, cell: &str) {
         rule: None,
         lifecycle: LifecycleMark { state: Lifecycle::Active, ..LifecycleMark::default() },
         serving: Serving::Serving,
+        tls: None,
     };
     let cell = observed.topology.cells.entry(cell.to_owned()).or_insert_with(|| Ok(Vec::new()));
     cell.as_mut().unwrap().push(record);

@@ -2,9 +2,11 @@
 
 pub mod change;
 pub mod fixture;
+mod keys;
 mod moving;
 mod objects;
 mod pods;
 mod renderings;
 mod status;
+mod tls;
 mod tombstones;

@@ -87,6 +87,8 @@ pub struct Bed {
     config: Config,
     /// Outlives controllers, as etcd does.
     plane: FakeDataPlane,
+    /// The shards that are played on it.
+    cast: Arc<stage::Cast>,
     /// Whether this server knows them.
     native_sidecars: bool,
 }
@@ -116,7 +118,8 @@ impl Bed {
         let namespace = format!("env-{:08x}", rand::random::<u32>());
         let (_, features) = server::discover(&client, Sidecars::Auto).await.unwrap();
         let native_sidecars = features.native_sidecars;
-        let bed = Self { namespace, client, config, plane: FakeDataPlane::new(), native_sidecars };
+        let bed =
+            Self { namespace, client, config, plane: FakeDataPlane::new(), cast: Arc::default(), native_sidecars };
         let namespaces = Api::<DynamicObject>::all_with(bed.client.clone(), &resource("v1", "Namespace", "namespaces"));
         create(&namespaces, json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": bed.namespace}}))
             .await;
@@ -202,9 +205,15 @@ impl Bed {
 
     /// Plays the data plane of the one shard of the cluster that a Cell belongs to.
     pub fn stage(&self, cell: &Value) -> stage::Stage {
+        self.stage_of(cell, "default")
+    }
+
+    /// Plays the data plane of the shard of one table group.
+    pub fn stage_of(&self, cell: &Value, table_group: &str) -> stage::Stage {
         let reference = &cell["spec"]["globalTopoServer"];
         let (address, root) = (reference["address"].as_str().unwrap(), reference["rootPath"].as_str().unwrap());
-        stage::Stage::open(self.api("Pod/").0, &self.plane, TopoAddress::new([address], root))
+        let at = TopoAddress::new([address], root);
+        stage::Stage::open(&self.cast, self.api("Pod/").0, &self.plane, at, table_group)
     }
 
     /// Takes the topology server that a Cell knows away, or brings it back.

@@ -1,10 +1,11 @@
-//! Plays kubelets, poolers and orchestrators for the pool pods of one shard: pods get ready, register, stream, elect and step back.
+//! Plays kubelets, poolers and orchestrators for the pool pods of shards, one stage for each: pods get ready, register, stream, elect and
+//! step back.
 //!
 //! It watches closely: who was down when, and who was primary when its pod went.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
@@ -49,15 +50,34 @@ pub struct Story {
     pub gone: Vec<(String, bool)>,
     /// Most members that did not count at the same time, once all had.
     pub most_down: usize,
+    /// Fewest members that were up at the same time, once all were.
+    pub least_up: Option<usize>,
     /// How often somebody took over on request.
     pub switchovers: usize,
     /// Members that were taken out of the cohort.
     pub left: Vec<String>,
 }
 
+/// All shards that are played on one bed. Whoever is asked to change something answers in its own play.
+#[derive(Default)]
+pub struct Cast(Mutex<Vec<Weak<Mutex<State>>>>);
+
+impl Cast {
+    fn react(&self, call: &Call) -> Result<(), Error> {
+        let plays: Vec<Arc<Mutex<State>>> = lock(&self.0).iter().filter_map(Weak::upgrade).collect();
+        let (Call::Resign(asked) | Call::LeaveCohort(asked, _)) = call else { return Ok(()) };
+        let of_play = |play: &&Arc<Mutex<State>>| lock(play).pods.keys().any(|pod| address(pod) == *asked);
+        match plays.iter().find(of_play) {
+            Some(play) => lock(play).react(call),
+            None => Err(Error::Unavailable { target: asked.host.clone(), detail: "nobody is there".to_owned() }),
+        }
+    }
+}
+
 #[derive(Default)]
 struct State {
     at: Option<TopoAddress>,
+    table_group: String,
     pods: BTreeMap<String, Pod>,
     leader: Option<String>,
     term: i64,
@@ -78,11 +98,19 @@ struct Pod {
 }
 
 impl Stage {
-    /// Plays on `pods`, with records in the topology at `at`.
-    pub fn open(pods: Api<DynamicObject>, plane: &FakeDataPlane, at: TopoAddress) -> Self {
-        let state = Arc::new(Mutex::new(State { at: Some(at), ..State::default() }));
-        let reacting = Arc::clone(&state);
-        plane.poolers.react(Box::new(move |call| lock(&reacting).react(call)));
+    /// Plays on those of `pods` that belong to a table group, with records in the topology at `at`.
+    pub fn open(
+        cast: &Arc<Cast>,
+        pods: Api<DynamicObject>,
+        plane: &FakeDataPlane,
+        at: TopoAddress,
+        table_group: &str,
+    ) -> Self {
+        let table_group = table_group.to_owned();
+        let state = Arc::new(Mutex::new(State { at: Some(at), table_group, ..State::default() }));
+        lock(&cast.0).push(Arc::downgrade(&state));
+        let reacting = Arc::clone(cast);
+        plane.poolers.react(Box::new(move |call| reacting.react(call)));
         let playing = Arc::clone(&state);
         let plane = plane.clone();
         let task = tokio::spawn(async move {
@@ -117,16 +145,17 @@ impl Stage {
     }
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn address(pod: &str) -> PoolerAddress {
-    PoolerAddress { host: format!("{pod}.pool"), port: PORT }
+    PoolerAddress::new(format!("{pod}.pool"), PORT)
 }
 
 async fn play(pods: &Api<DynamicObject>, plane: &FakeDataPlane, state: &Mutex<State>) {
-    let wanted = format!("{}=shard-pool", label::COMPONENT);
+    let group = lock(state).table_group.clone();
+    let wanted = format!("{}=shard-pool,{}={group}", label::COMPONENT, label::TABLE_GROUP);
     let Ok(list) = pods.list(&ListParams::default().labels(&wanted)).await else { return };
     let mut unready = Vec::new();
     {
@@ -246,6 +275,8 @@ impl State {
             return;
         }
         self.story.most_down = self.story.most_down.max(down);
+        let up = self.pods.len() - down;
+        self.story.least_up = Some(self.story.least_up.map_or(up, |least| least.min(up)));
     }
 
     fn publish(&self, plane: &FakeDataPlane) {
@@ -269,13 +300,14 @@ impl State {
             let leads = self.leader.as_ref() == Some(name);
             let record = PoolerRecord {
                 id: id_of(name),
-                shard: ShardKey::new("postgres", "default", "0-inf"),
+                shard: ShardKey::new("postgres", &self.table_group, "0-inf"),
                 hostname: address(name).host,
                 ports: BTreeMap::from([("grpc".to_owned(), PORT)]),
                 role: if leads { Role::Primary } else { Role::Replica },
                 rule: leads.then_some(rule),
                 lifecycle: LifecycleMark { state: Lifecycle::Active, ..LifecycleMark::default() },
                 serving: Serving::Serving,
+                tls: None,
             };
             assert!(!pod.cell.is_empty(), "a pod without a cell");
             plane.topology.register_pooler(at, &record).expect("a record");

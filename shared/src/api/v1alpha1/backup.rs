@@ -187,7 +187,11 @@ pub struct S3BackupConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[validate(length(max = 1024))]
     pub key_prefix: Option<String>,
-    /// Whether credentials are taken from the environment of the container.
+    /// Whether keyPrefix is the path (`Exact`) or each cluster has its own below it (`Cluster`, that of new clusters).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "KeyPrefixScope")]
+    pub key_prefix_scope: Option<KeyPrefixScope>,
+    /// Whether keys are taken from the environment: those of credentialsSecret, else of Secret `<cluster>-s3-credentials` if it is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub use_env_credentials: Option<bool>,
     /// Secret with the keys `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`.
@@ -198,6 +202,55 @@ pub struct S3BackupConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[validate(length(max = 253))]
     pub service_account_name: Option<String>,
+}
+
+/// What the prefix of keys in a bucket is for.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+    strum::AsRefStr,
+    strum::Display,
+)]
+pub enum KeyPrefixScope {
+    /// Clusters may share it: each has a path of its own below it, made of its namespace and its name.
+    #[default]
+    Cluster,
+    /// It is the path of one cluster.
+    Exact,
+}
+
+/// How a new database begins.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DatabaseBootstrap {
+    /// Backup to begin with; refused, because a shard restores nothing but the newest backup of its own repository.
+    pub from_backup: BootstrapFromBackup,
+}
+
+/// A backup to begin with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BootstrapFromBackup {
+    /// Where it lies, such as `s3://bucket/prefix`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048))]
+    pub repository: Option<String>,
+    /// Name of the backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 255))]
+    pub set: Option<String>,
+    /// Time to go back to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub target_time: Option<String>,
 }
 
 /// Certificates of pgBackRest.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use validator::Validate;
 
-use super::backup::BackupConfig;
+use super::backup::{BackupConfig, DatabaseBootstrap};
 use super::common::{PodPlacementSpec, PvcDeletionPolicy, StatelessSpec};
 use super::gateway::MultigatewaySpec;
 use super::image::{ClusterImages, ImageUpdatePolicy};
@@ -34,6 +34,7 @@ use super::{embedded, rule};
     derive = "PartialEq",
     doc = "A distributed PostgreSQL cluster across failure domains.",
     validation = Rule::new(rule::CLUSTER_NAME.rule).message(rule::CLUSTER_NAME.message),
+    validation = Rule::new(rule::INTERNAL_TLS_FIXED.rule).message(rule::INTERNAL_TLS_FIXED.message),
     printcolumn(name = "Available", type_ = "string", json_path = ".status.conditions[?(@.type=='Available')].status"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
@@ -250,6 +251,9 @@ pub struct DatabaseConfig {
     /// Backups of the database's shards.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<BackupConfig>,
+    /// How the database begins; absent means empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap: Option<DatabaseBootstrap>,
     /// Which standbys must confirm a commit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "DurabilityPolicy")]

@@ -24,8 +24,8 @@ mod topo_server;
 mod topology;
 
 pub use backup::{
-    BackupConfig, BackupRetention, BackupSchedule, BackupScope, BackupType, EncryptionConfig, FilesystemBackupConfig,
-    PgbackrestTlsConfig, S3BackupConfig,
+    BackupConfig, BackupRetention, BackupSchedule, BackupScope, BackupType, BootstrapFromBackup, DatabaseBootstrap,
+    EncryptionConfig, FilesystemBackupConfig, KeyPrefixScope, PgbackrestTlsConfig, S3BackupConfig,
 };
 pub use backup_run::{
     BackupDeletionPolicy, BackupLevel, BackupPhase, MultigresBackup, MultigresBackupSpec, MultigresBackupStatus,

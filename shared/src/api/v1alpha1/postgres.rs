@@ -71,3 +71,10 @@ pub struct InternalTlsConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
 }
+
+impl InternalTlsConfig {
+    /// Whether a spec that may say nothing asks for it.
+    pub fn is_on(config: Option<Self>) -> bool {
+        config.and_then(|config| config.enabled) == Some(true)
+    }
+}

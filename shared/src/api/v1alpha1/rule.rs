@@ -41,6 +41,14 @@ pub const QUANTITY: &str = r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i
 pub const CLUSTER_NAME: CelRule =
     rule("size(self.metadata.name) <= 25", "the name of a MultigresCluster has at most 25 characters");
 
+/// Components with and without TLS cannot reach each other while pods are replaced one after the other.
+pub const INTERNAL_TLS_FIXED: CelRule = rule(
+    "(has(self.spec.internalTLS) && has(self.spec.internalTLS.enabled) && self.spec.internalTLS.enabled) == \
+     (has(oldSelf.spec.internalTLS) && has(oldSelf.spec.internalTLS.enabled) && oldSelf.spec.internalTLS.enabled)",
+    "'internalTLS.enabled' of a cluster cannot change: components with and without TLS cannot reach each other while pods are replaced; \
+     make another cluster",
+);
+
 /// A cell is inline or templated.
 pub const CELL_SPEC_OR_TEMPLATE: CelRule =
     rule("!(has(self.spec) && has(self.cellTemplate))", "a cell takes either 'spec' or 'cellTemplate', not both");

@@ -62,6 +62,10 @@ pub struct MultigresClusterStatus {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 50))]
     pub databases: BTreeMap<String, ClusterDatabaseStatus>,
+    /// Where the backups of each database with a bucket lie; the data plane adds `/multigres`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 50))]
+    pub backup_repositories: BTreeMap<String, String>,
     /// Templates that the last pass used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolved_templates: Option<ResolvedTemplates>,

@@ -1,0 +1,149 @@
+//! Mutual TLS among the components of a shard: pods wait for certificates, and are replaced with them.
+
+use std::sync::Arc;
+
+use http::{Request, Response};
+use k8s_openapi::{
+    ByteString,
+    api::{apps::v1::Deployment, core::v1::Secret},
+};
+use kube::{ResourceExt as _, client::Body};
+use shared::{annotation::CERTIFICATES_HASH, condition};
+
+use super::fixture::*;
+use crate::{
+    cluster::tls::{Client, MULTIORCH, MULTIPOOLER, Mounted},
+    context::References,
+    shard::{InternalTls, Observed, observe::secure, scope::Scope},
+    stores::Stores,
+    upstream::PoolerRecord,
+};
+
+fn known(digest: &str) -> Mounted {
+    Mounted { digest: Some(digest.to_owned()), missing: None }
+}
+
+fn missing() -> Mounted {
+    Mounted { digest: None, missing: Some("Secret x does not exist".to_owned()) }
+}
+
+fn mount(observed: &mut Observed, poolers: Mounted, orchestrators: Mounted) {
+    observed.internal_tls = InternalTls { poolers, orchestrators, client: None };
+}
+
+/// A shard whose pods were all made with the same certificates.
+fn running() -> Observed {
+    let mut observed = observed(three_cells());
+    mount(&mut observed, known("one"), known("one"));
+    carry_out(&mut observed);
+    register(&mut observed);
+    elect(&mut observed, 0);
+    observed
+}
+
+fn marks(deployments: &[Arc<Deployment>]) -> Vec<Option<String>> {
+    let template = |deployment: &Arc<Deployment>| deployment.spec.as_ref()?.template.metadata.clone();
+    deployments.iter().map(|it| template(it)?.annotations?.get(CERTIFICATES_HASH).cloned()).collect()
+}
+
+#[test]
+fn new_pods_and_orchestrators_wait_for_their_certificates() {
+    let mut observed = observed(three_cells());
+    mount(&mut observed, missing(), missing());
+    let plan = pass(&observed);
+    assert!(written(&plan, "Pod").is_empty() && written(&plan, "Deployment").is_empty());
+    let conditions = plan.status.unwrap().conditions;
+    let said = condition::find(&conditions, "SecretsMissing").unwrap();
+    assert!(said.message.contains("Secret x does not exist"), "{}", said.message);
+}
+
+#[test]
+fn pods_that_have_read_other_certificates_are_outdated() {
+    let mut observed = running();
+    assert!(observed.pods.iter().all(|pod| pod.annotations()[CERTIFICATES_HASH] == "one"));
+    assert!(status(&observed).drift.is_empty());
+    mount(&mut observed, known("two"), known("one"));
+    let drift = status(&observed).drift;
+    assert_eq!(drift.len(), 3);
+    assert!(drift.values().all(|why| why == "was started with other certificates"), "{drift:?}");
+}
+
+#[test]
+fn pods_that_run_stay_while_their_certificates_are_away() {
+    let mut observed = running();
+    let before = observed.deployments.clone();
+    for away in [missing(), Mounted::default()] {
+        mount(&mut observed, away.clone(), away);
+        assert!(status(&observed).drift.is_empty());
+        carry_out(&mut observed);
+        assert_eq!(marks(&observed.deployments), marks(&before));
+    }
+}
+
+#[test]
+fn pods_from_before_certificates_were_known_are_outdated() {
+    let mut observed = observed(three_cells());
+    carry_out(&mut observed);
+    register(&mut observed);
+    elect(&mut observed, 0);
+    assert!(status(&observed).drift.is_empty());
+    mount(&mut observed, known("one"), Mounted::default());
+    assert_eq!(status(&observed).drift.len(), 3);
+}
+
+#[test]
+fn orchestrators_are_replaced_with_their_certificates_and_with_no_others() {
+    let mut observed = running();
+    assert!(marks(&observed.deployments).iter().all(|mark| mark.as_deref() == Some("one")));
+    mount(&mut observed, known("two"), known("one"));
+    carry_out(&mut observed);
+    assert!(marks(&observed.deployments).iter().all(|mark| mark.as_deref() == Some("one")));
+    mount(&mut observed, known("two"), known("two"));
+    carry_out(&mut observed);
+    assert!(marks(&observed.deployments).iter().all(|mark| mark.as_deref() == Some("two")));
+}
+
+async fn client() -> Client {
+    let stores = Stores::default();
+    let mut secret =
+        Secret { data: Some([("tls.crt".to_owned(), ByteString(b"junk".to_vec()))].into()), ..Secret::default() };
+    secret.metadata.name = Some("operator.demo.prod.multigres.internal".to_owned());
+    secret.metadata.namespace = Some("prod".to_owned());
+    stores.secrets.insert(Arc::new(secret));
+    let nobody = tower::service_fn(|_: Request<Body>| async {
+        Ok::<_, std::convert::Infallible>(Response::builder().status(500).body(Body::empty()).unwrap())
+    });
+    Client::of(&stores, &References::new(kube::Client::new(nobody, "prod")), "prod", "demo").await
+}
+
+fn reached(records: &[PoolerRecord]) -> Vec<Option<&str>> {
+    records.iter().map(|record| record.tls.as_ref().map(|tls| tls.server_name.as_str())).collect()
+}
+
+#[tokio::test]
+async fn poolers_are_called_as_their_pods_were_made_for() {
+    const NAME: Option<&str> = Some("multipooler.demo.prod.multigres.internal");
+    let mut observed = running();
+    observed.internal_tls.client = Some(client().await);
+    let plain = observed.pods[0].name_any();
+    with_pod(&mut observed, &plain, |pod| {
+        for container in &mut pod.spec.as_mut().unwrap().containers {
+            container.args.get_or_insert_default().retain(|arg| arg != "--grpc-cert");
+        }
+    });
+    let gone = observed.pods.pop().unwrap().name_any();
+    let shard = Arc::clone(&observed.shard);
+    let (pods, tls) = (observed.pods.clone(), observed.internal_tls.clone());
+    secure(&mut observed.topology, &Scope::of(&shard).unwrap(), &pods, &tls);
+    let records = observed.records();
+    let mut wanted: Vec<Option<&str>> = Vec::new();
+    for record in &records {
+        wanted.push(if record.is_of_pod(&plain) { None } else { NAME });
+    }
+    assert_eq!(reached(&records), wanted, "{gone} is called as its shard asks for");
+    assert_eq!(wanted.iter().filter(|name| name.is_none()).count(), 1);
+    assert!(tls.to(&pods[0], MULTIORCH).is_none());
+    let orchestrators = tls.to(&pods[1], MULTIORCH).unwrap();
+    assert_eq!(orchestrators.server_name, "multiorch.demo.prod.multigres.internal");
+    assert_ne!(tls.to(&pods[1], MULTIPOOLER).unwrap().server_name, orchestrators.server_name);
+}
