@@ -115,11 +115,11 @@ rendering() {
 
 contents() {
   # What is rendered is a function of the server's version alone: match conditions for two webhooks of clusters, three of templates,
-  # four of children and the policy; while there are none, children do without their webhooks.
+  # one of backups, four of children and the policy; while there are none, children do without their webhooks.
   local minor
   for minor in $(seq 25 36); do
     render --set crds.install=false --kube-version "1.$minor.0"
-    count "for 1.$minor" "matchConditions:" "$((minor < 28 ? 0 : minor < 30 ? 9 : 10))"
+    count "for 1.$minor" "matchConditions:" "$((minor < 28 ? 0 : minor < 30 ? 10 : 11))"
     count "for 1.$minor" "failurePolicy: Ignore" "$((minor < 28 ? 4 : 0))"
     count "for 1.$minor" "failurePolicy: Fail" "$((minor < 28 ? 6 : minor < 30 ? 10 : 11))"
     count "for 1.$minor" "kind: ValidatingAdmissionPolicy" "$((minor < 30 ? 0 : 2))"
@@ -431,7 +431,7 @@ bundles_are_kept() {
   local bundles
   # shellcheck disable=SC2086 # the words are arguments
   bundles=$(kubectl get $CONFIGURATIONS -o jsonpath='{.items[*].webhooks[*].clientConfig.caBundle}' | tr ' ' '\n' | sort | uniq -c | tr -s ' ')
-  [ "$bundles" = " 9 $(printf test | base64)" ] || failed "$1:" "$bundles"
+  [ "$bundles" = " 10 $(printf test | base64)" ] || failed "$1:" "$bundles"
   ok "$1"
 }
 kubectl_denied() { ! kubectl "$@"; }
