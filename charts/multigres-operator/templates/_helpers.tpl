@@ -104,7 +104,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 
 {{/* Environment that sends spans; takes (dict "root" $ "dataPlane" <whether clusters inherit the endpoint>). The address for spans alone
-     is the operator's own: what clusters inherit is another variable. */}}
+     is the operator's own: what clusters inherit is another variable. Sampler and attributes are inherited by clusters with an endpoint
+     of their own, too. */}}
 {{- define "multigres-operator.tracingEnv" -}}
 {{- $dataPlane := .dataPlane -}}
 {{- with .root.Values.tracing -}}

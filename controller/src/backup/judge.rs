@@ -123,6 +123,14 @@ pub fn contents(backups: &[Backup], now: Timestamp) -> Contents {
     contents
 }
 
+/// The complete backups that cannot be restored without the one called `id`. pgBackRest names them after the full backup at their base;
+/// what builds on a differential one does not carry its name, and is known by nothing but its time.
+pub fn built_on(backups: &[Backup], id: &str) -> Vec<String> {
+    let prefix = format!("{id}_");
+    let later = backups.iter().filter(|backup| backup.complete && backup.id.starts_with(&prefix));
+    later.map(|backup| backup.id.clone()).collect()
+}
+
 /// Whether the backups work. None where nothing is known yet, and the last opinion stands.
 ///
 /// `stale_at` is when the newest backup is too old, by the schedule or without one.

@@ -114,6 +114,12 @@ pub fn step(run: &MultigresBackup, seen: &Seen, now: Timestamp) -> Step {
     let created = run.metadata.creation_timestamp.as_ref().map_or(now, |at| at.0);
     let deadline = created + length(run.spec.deadline.as_ref(), DEADLINE);
     let walk = Walk { run, seen, now, deadline, status };
+    let made = matches!(seen.job, Some(Ok(Some(Job::Completed(_)))));
+    let under_way = matches!(walk.status.phase, Some(BackupPhase::Starting | BackupPhase::Running));
+    if seen.shard == Shard::Absent && under_way && !made {
+        // Nobody is left who could be asked, and whoever deletes the namespace waits for the end of this.
+        return finished(run, walk.given_up("Its shard is gone"), now);
+    }
     let step = match walk.status.phase {
         Some(BackupPhase::Starting) => walk.starting(),
         Some(BackupPhase::Running) => walk.running(),

@@ -8,11 +8,12 @@ use serde_json::json;
 use shared::{
     annotation,
     api::v1alpha1::{BackupDeletionPolicy, BackupPhase, MultigresBackup, MultigresBackupStatus, Shard},
+    condition::shorten,
     name::{self, ShardId},
 };
 
 use super::{
-    length,
+    judge, length,
     progress::{self, Act, Seen, Started},
     shard::is_of,
     until,
@@ -31,6 +32,8 @@ use crate::{
 
 /// How long anything of the look may take; the slowest is a list, which waits behind other work of a pooler.
 const LOOK: Duration = Duration::from_secs(45);
+/// Longest list of names in a message.
+const NAMED: usize = 256;
 /// How soon the deletion of data is tried again.
 const DELETE_AGAIN: Duration = Duration::from_secs(30);
 
@@ -316,11 +319,17 @@ async fn remove_data(scope: &Scope<'_>, shard: &Shard, id: &str, ctx: &Ctx) -> R
     let uid = shard.uid().unwrap_or_default();
     let Some((_, records)) = ctx.backups.place(&uid) else { return Ok(Removed::NotYet(None)) };
     let failed = |source| Error::Upstream { what: format!("removing the backup {id}"), source };
-    let there = match list(&ctx.upstream, &records, &[]).await {
-        Some(answer) => answer.map_err(failed)?.iter().any(|backup| backup.id == id),
-        None => true,
-    };
-    if there {
+    let listed = list(&ctx.upstream, &records, &[]).await.transpose().map_err(failed)?;
+    let Some(listed) = listed else { return Ok(Removed::NotYet(None)) };
+    let later = judge::built_on(&listed, id);
+    if !later.is_empty() {
+        let why = format!(
+            "{id} stays while {} build on it: delete those first, or set deletionPolicy to Retain to let only the object go",
+            shorten(&later.join(", "), NAMED)
+        );
+        return Ok(Removed::NotYet(Some(why)));
+    }
+    if listed.iter().any(|backup| backup.id == id) {
         let expiry = Expiry::Set(id.to_owned());
         let gone = ctx.upstream.backups().expire(&scope.admin, &scope.key, &expiry).await.map_err(failed)?;
         if !gone.iter().any(|name| name == id) {

@@ -117,29 +117,30 @@ pub fn weigh(
         let stale_at = stale_at.filter(|_| !suspended);
         let healthy = judge::backups(known, &contents, &sight.runs, stale_at, now);
         let archiving = judge::archiving(known);
-        if let Some(opinion) = healthy.as_ref().filter(|opinion| opinion.reason == "RepositoryUnreachable") {
-            weighed.dead = Some(opinion.message.clone());
-        }
-        if let Some(opinion) = archiving.as_ref().filter(|opinion| opinion.status == Status::False) {
-            weighed.dead = Some(opinion.message.clone());
-        }
         weighed.next = [weighed.next, stale_at.filter(|at| *at > now)].into_iter().flatten().min();
         weighed.conditions.push((BACKUP_HEALTHY, healthy));
         weighed.conditions.push((WAL_ARCHIVING, archiving));
     } else {
-        // Nothing was asked yet, as after a restart: what was said before stands.
         weighed.conditions.push((BACKUP_HEALTHY, None));
         weighed.conditions.push((WAL_ARCHIVING, None));
-        let dead = [WAL_ARCHIVING, BACKUP_HEALTHY].into_iter().filter_map(|type_| condition::find(conditions, type_));
-        weighed.dead = dead
-            .filter(|last| {
-                last.status == "False" && (last.type_ == WAL_ARCHIVING || last.reason == "RepositoryUnreachable")
-            })
-            .map(|last| last.message.clone())
-            .next();
     }
+    weighed.dead =
+        weighed.conditions.iter().filter_map(|(type_, opinion)| dead(type_, opinion.as_ref(), conditions)).last();
     weighed.tell_changes(conditions, plan);
     Ok(weighed)
+}
+
+/// Why a shard is not healthy, as a condition says. Where nobody was asked yet, as after a restart, what was said before stands.
+fn dead(type_: &str, opinion: Option<&Opinion>, before: &[Condition]) -> Option<String> {
+    let is_dead = |status: &str, reason: &str| {
+        status == "False" && (type_ == WAL_ARCHIVING || (type_ == BACKUP_HEALTHY && reason == "RepositoryUnreachable"))
+    };
+    match opinion {
+        Some(opinion) => is_dead(&opinion.status.to_string(), opinion.reason).then(|| opinion.message.clone()),
+        None => condition::find(before, type_)
+            .filter(|last| is_dead(&last.status, &last.reason))
+            .map(|last| last.message.clone()),
+    }
 }
 
 impl Weighed {
@@ -215,11 +216,13 @@ fn scheduled(
     let since = shard.metadata.creation_timestamp.as_ref().map_or(now, |at| at.0);
     let mut made = weighed.backup.scheduled.clone().unwrap_or_default();
     if let Some(due) = schedule.due(&made, since, now) {
-        for (level, at) in &due.come {
-            made.set(*level, stored(*at));
-        }
-        let unfinished = sight.runs.iter().find(|run| owner.controls(run.as_ref()) && !is_over(run));
-        match unfinished {
+        let wanted = run(id, owner, schedule, due.level, due.at);
+        let is_it = |other: &MultigresBackup| other.name_any() == wanted.name_any();
+        let unfinished =
+            sight.runs.iter().find(|other| owner.controls(other.as_ref()) && !is_over(other) && !is_it(other));
+        // The time has come once its run was seen: one that could not be made, as without a quota, is made up for.
+        let has_come = match unfinished {
+            _ if sight.runs.iter().any(|other| is_it(other)) => true,
             Some(other) => {
                 let message = format!(
                     "The {} backup of {} is left out: {} has not ended yet",
@@ -228,10 +231,19 @@ fn scheduled(
                     other.name_any()
                 );
                 plan.notes.push(Note::warning("BackupLeftOut", message));
+                true
             }
-            None => want_once(plan, "BackupScheduled", &run(id, owner, schedule, due.level, due.at))?,
+            None => {
+                want_once(plan, "BackupScheduled", &wanted)?;
+                false
+            }
+        };
+        if has_come {
+            for (level, at) in &due.come {
+                made.set(*level, stored(*at));
+            }
+            weighed.backup.scheduled = Some(made);
         }
-        weighed.backup.scheduled = Some(made);
     }
     let next = schedule.next(now);
     weighed.backup.next_run = next.map(stored);

@@ -67,7 +67,8 @@ pub fn skipped(claims: &[Arc<PersistentVolumeClaim>]) -> BTreeSet<String> {
 }
 
 /// Whether a volume is kept and no pod is to use it any more.
-fn is_set_aside(claim: &PersistentVolumeClaim) -> bool {
+/// Whether a volume was given up: no member is made on it any more.
+pub fn is_set_aside(claim: &PersistentVolumeClaim) -> bool {
     let annotations = claim.annotations();
     [annotation::QUARANTINED_AT, annotation::REPLACED_AT].iter().any(|key| annotations.contains_key(*key))
 }

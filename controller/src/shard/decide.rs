@@ -13,6 +13,7 @@ use shared::{
     api::v1alpha1::{Phase, ShardStatus},
     label::{self, Component},
     name,
+    pgconfig::Critical,
 };
 
 use super::{
@@ -82,7 +83,8 @@ pub fn weigh(observed: &Observed, settings: &Settings, now: Timestamp) -> Result
     }
     let drift = pods(scope, observed, members.iter().chain(&stray), &renderings, &mut plan)?;
     orchestrators(scope, observed, &mut plan)?;
-    let too_large = volumes(scope, observed, &members, now, &mut plan);
+    let confirmed = floor.as_ref().filter(|_| facts.primary.is_some());
+    let too_large = volumes(scope, observed, &members, confirmed, now, &mut plan);
     let budgets = protection(scope, observed, &facts, &mut plan)?;
     obsolete(scope, observed, stray.as_ref(), &budgets, &mut plan);
     role_labels(observed, &facts, &mut plan);
@@ -192,7 +194,9 @@ fn pods<'a>(
         if !complete && !volumes.contains_key(&name::data_pvc(&member.pod)) {
             continue;
         }
-        want_once(plan, "Desired", &claim::data(scope, member))?;
+        let mut volume = claim::data(scope, member);
+        volume.metadata.annotations.get_or_insert_default().extend(replication::annotations(&renderings.floor));
+        want_once(plan, "Desired", &volume)?;
         want_once(plan, "Desired", &desired)?;
     }
     Ok(drift)
@@ -232,12 +236,13 @@ fn lost_primary<'a>(scope: &Scope<'a>, observed: &'a Observed, facts: &Facts) ->
     (member.pool.id.cell == lost.id.cell).then(|| Lost { member, id: lost.id.clone() })
 }
 
-/// Follows size and deletion policy with existing volumes, and takes those back that are wanted again. Returns the names of those that
-/// should be smaller.
+/// Follows size and deletion policy with existing volumes, takes those back that are wanted again, and lets all remember what a confirmed
+/// primary was started with. Returns the names of those that should be smaller.
 fn volumes(
     scope: &Scope<'_>,
     observed: &Observed,
     members: &[Member<'_>],
+    confirmed: Option<&Critical>,
     now: Timestamp,
     plan: &mut Plan<ShardStatus>,
 ) -> Vec<String> {
@@ -275,6 +280,9 @@ fn volumes(
             plan.write("VolumePolicy", action);
         }
         if let Some(action) = origin::remember(scope, live) {
+            plan.write("Origin", action);
+        }
+        if let Some(action) = confirmed.and_then(|settings| replication::remember(live, settings)) {
             plan.write("Origin", action);
         }
     }

@@ -21,6 +21,7 @@ use super::{
     facts::{Facts, names},
     observe::{Observed, is_deleting},
     scope::Scope,
+    status::{LOST, PRIMARY_CONFIRMED, had_primary},
 };
 use crate::{
     cell::leaving::abandoned,
@@ -32,6 +33,8 @@ use crate::{
 pub const READY_FOR_DELETION: &str = "ReadyForDeletion";
 /// Pods that end wake this kind; records do not.
 const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
+/// While the user or the topology holds it up.
+const LOOK_LATER: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Whether the table group has asked a shard to leave.
 pub fn is_asked(shard: &Shard) -> bool {
@@ -79,7 +82,8 @@ pub fn decide(observed: &Observed, now: Timestamp) -> Result<Plan<ShardStatus>, 
     let scope = Scope::of(&observed.shard)?;
     let facts = Facts::of(&scope, observed, now);
     let step = step(&scope, observed, &facts, now);
-    let mut plan = Plan { requeue: Requeue::After(LOOK_AGAIN), ..Plan::nothing() };
+    let again = if matches!(step, Step::Paused | Step::Blind(_)) { LOOK_LATER } else { LOOK_AGAIN };
+    let mut plan = Plan { requeue: Requeue::After(again), ..Plan::nothing() };
     for claim in observed.claims.iter().filter(|claim| !is_deleting(claim.as_ref())) {
         if let Some(action) = claim::ownership(&scope, claim) {
             plan.write("VolumePolicy", action);
@@ -146,9 +150,21 @@ fn status(scope: &Scope<'_>, observed: &Observed, facts: &Facts, step: &Step, no
     let none = ShardStatus::default();
     let previous = scope.shard.status.as_ref().unwrap_or(&none);
     let (reason, message) = step.explain();
-    let conditions = ConditionSet::continuing(&previous.conditions, scope.shard.metadata.generation, now)
-        .set(READY_FOR_DELETION, *step == Step::Done, reason, &message)
-        .finish();
+    let set = ConditionSet::continuing(&previous.conditions, scope.shard.metadata.generation, now).set(
+        READY_FOR_DELETION,
+        *step == Step::Done,
+        reason,
+        &message,
+    );
+    // A shard that is called back has had a primary, and what it had binds the next one.
+    let set = match &facts.primary {
+        Some(pod) => set.set(PRIMARY_CONFIRMED, true, "Confirmed", format!("{pod} serves as primary")),
+        None if had_primary(&previous.conditions) => {
+            set.set(PRIMARY_CONFIRMED, false, LOST, "The last primary no longer answers as one")
+        }
+        None => set,
+    };
+    let conditions = set.finish();
     let cells: BTreeSet<&String> = observed.pods.iter().filter_map(|pod| pod.labels().get(label::CELL)).collect();
     ShardStatus {
         observed_generation: scope.shard.metadata.generation,
@@ -161,6 +177,7 @@ fn status(scope: &Scope<'_>, observed: &Observed, facts: &Facts, step: &Step, no
         ready_replicas: Some(i32::try_from(facts.serving).unwrap_or(i32::MAX)),
         last_backup_time: previous.last_backup_time.clone(),
         last_backup_type: previous.last_backup_type,
+        backup: previous.backup.clone(),
         ..ShardStatus::default()
     }
 }
@@ -173,7 +190,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        shard::tests::fixture::{NOW, deletions, healthy, members, three_cells},
+        shard::tests::fixture::{NOW, deletions, healthy, members, remember, three_cells},
         upstream::PoolerId,
     };
 
@@ -248,6 +265,28 @@ mod tests {
         assert_eq!(policies(&observed), 3, "those that go with the shard get their owner");
         Arc::make_mut(&mut observed.shard).spec.pvc_deletion_policy = None;
         assert_eq!(policies(&observed), 0, "those that stay have none");
+    }
+
+    #[test]
+    fn a_shard_that_is_called_back_knows_that_it_had_a_primary() {
+        let mut observed = leaving();
+        remember(&mut observed);
+        observed.deployments.clear();
+        observed.pods.clear();
+        observed.statuses.clear();
+        observed.topology.cells.clear();
+        let status = run(&observed).status.unwrap();
+        assert!(had_primary(&status.conditions), "{:?}", status.conditions);
+        assert_eq!(condition::find(&status.conditions, PRIMARY_CONFIRMED).unwrap().reason, LOST);
+    }
+
+    #[test]
+    fn a_removal_that_the_user_holds_up_is_looked_at_rarely() {
+        let mut observed = leaving();
+        assert_eq!(run(&observed).requeue, Requeue::After(LOOK_AGAIN));
+        let annotations = Arc::make_mut(&mut observed.shard).metadata.annotations.as_mut().unwrap();
+        annotations.insert(annotation::PAUSE.to_owned(), "true".to_owned());
+        assert_eq!(run(&observed).requeue, Requeue::After(LOOK_LATER));
     }
 
     #[test]

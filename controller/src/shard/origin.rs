@@ -43,7 +43,8 @@ impl Origin {
     }
 }
 
-fn holds_data(claim: &PersistentVolumeClaim) -> bool {
+/// Whether a volume is that of a member, and stays.
+pub fn holds_data(claim: &PersistentVolumeClaim) -> bool {
     claim.labels().contains_key(label::POOL) && !is_deleting(claim)
 }
 

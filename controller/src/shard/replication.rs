@@ -1,23 +1,32 @@
 //! The least that the shard's servers may be started with, as far as replication depends on it: what the last primary had.
 //!
 //! See `shared::pgconfig::replication` for why a decrease is held back. What a server runs with cannot be asked for, so each pod remembers what
-//! it was made with, and the `ConfigMap` with the settings what the last primary that confirmed itself had. Settings that never came into
+//! it was made with, and the `ConfigMap` with the settings what the last primary that confirmed itself had. Data volumes remember the same,
+//! because they can outlive the shard. Settings that never came into
 //! force on a primary bind nobody: an increase that does not work can be taken back.
 
-use k8s_openapi::api::core::v1::Pod;
+use std::{collections::BTreeMap, sync::Arc};
+
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt as _;
+use serde_json::json;
 use shared::{
     annotation,
     pgconfig::{self, Critical},
 };
 
 use super::{
+    claim,
     facts::{Facts, pod_of},
     observe::{Observed, applied_text, by_name},
+    origin,
     scope::Scope,
     status::had_primary,
 };
-use crate::upstream::primary;
+use crate::{
+    plan::{Action, Target},
+    upstream::primary,
+};
 
 /// The container that starts the server.
 const SERVER: &str = "postgres";
@@ -38,7 +47,8 @@ pub fn floor(scope: &Scope<'_>, observed: &Observed, facts: &Facts) -> Option<Cr
         let file = if own.is_none() || pod.is_some_and(restarted) { applied() } else { None };
         return [recorded, own, file].into_iter().flatten().reduce(|one, other| one.max(&other));
     }
-    let last = recorded.or_else(|| had_primary(previous).then(applied).flatten());
+    let last =
+        recorded.or_else(|| inherited(scope, observed)).or_else(|| had_primary(previous).then(applied).flatten());
     // One that claims to be primary and says nothing may be running. One that says it is not has not started with what it was given.
     let records = observed.records();
     let silent =
@@ -50,11 +60,35 @@ pub fn floor(scope: &Scope<'_>, observed: &Observed, facts: &Facts) -> Option<Cr
     }
 }
 
+/// What the data says that an earlier shard of the same name has left. What this one has made itself binds it only once a primary has had it.
+fn inherited(scope: &Scope<'_>, observed: &Observed) -> Option<Critical> {
+    let born = scope.shard.metadata.creation_timestamp.as_ref()?;
+    let older = |claim: &&Arc<PersistentVolumeClaim>| {
+        claim.metadata.creation_timestamp.as_ref().is_some_and(|made| made.0 < born.0)
+    };
+    let data = observed.claims.iter().filter(|claim| origin::holds_data(claim) && !claim::is_set_aside(claim));
+    data.filter(older).filter_map(|claim| read(claim.annotations())).reduce(|one, other| one.max(&other))
+}
+
+/// Lets a data volume remember what a confirmed primary has, so that whoever is made on it later starts with no less.
+pub fn remember(live: &PersistentVolumeClaim, floor: &Critical) -> Option<Action> {
+    if !origin::holds_data(live) || claim::is_set_aside(live) || read(live.annotations()).as_ref() == Some(floor) {
+        return None;
+    }
+    let patch = json!({ "metadata": { "annotations": annotations(floor) } });
+    Some(Action::Merge { target: Target::of(live)?, patch })
+}
+
+/// The annotation by which volumes remember.
+pub fn annotations(settings: &Critical) -> BTreeMap<String, String> {
+    BTreeMap::from([(annotation::REPLICATION_SETTINGS.to_owned(), settings.to_string())])
+}
+
 fn made_with(pod: &Pod) -> Option<Critical> {
     read(pod.annotations())
 }
 
-fn read(annotations: &std::collections::BTreeMap<String, String>) -> Option<Critical> {
+fn read(annotations: &BTreeMap<String, String>) -> Option<Critical> {
     annotations.get(annotation::REPLICATION_SETTINGS)?.parse().ok()
 }
 
@@ -67,8 +101,7 @@ fn restarted(pod: &Pod) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use rstest::rstest;
     use serde_json::json;
     use shared::condition;
@@ -209,6 +242,55 @@ mod tests {
         carry_out(&mut observed);
         ask_for(&mut observed, "100");
         assert_eq!(rendered(&observed), "100");
+    }
+
+    /// The same cluster made again over the volumes that the one before left.
+    fn made_again(settings: &str) -> Observed {
+        let mut before = made();
+        carry_out(&mut before);
+        for claim in &mut before.claims {
+            Arc::make_mut(claim).metadata.creation_timestamp = Some(Time(NOW - jiff::SignedDuration::from_hours(2)));
+        }
+        let mut again = observed(three_cells());
+        Arc::make_mut(&mut again.shard).metadata.creation_timestamp = Some(Time(NOW));
+        again.claims = before.claims;
+        ask_for(&mut again, settings);
+        again
+    }
+
+    #[test]
+    fn data_that_an_earlier_shard_left_is_not_started_with_less() {
+        assert_eq!(rendered(&made_again("100")), "300");
+        assert_eq!(rendered(&made_again("400")), "400");
+        let mut young = made_again("100");
+        for claim in &mut young.claims {
+            Arc::make_mut(claim).metadata.creation_timestamp = Some(Time(NOW + jiff::SignedDuration::from_secs(1)));
+        }
+        assert_eq!(rendered(&young), "100", "what this shard has made binds it only once a primary has had it");
+    }
+
+    #[test]
+    fn volumes_learn_what_a_primary_has_and_nothing_is_written_twice() {
+        let kept = |observed: &Observed| -> std::collections::BTreeSet<String> {
+            let data = observed.claims.iter().filter(|claim| origin::holds_data(claim));
+            data.map(|claim| claim.annotations()[annotation::REPLICATION_SETTINGS].clone()).collect()
+        };
+        let mut observed = made();
+        let merges =
+            |observed: &Observed| pass(observed).writes.iter().filter(|write| write.reason == "Origin").count();
+        assert_eq!(merges(&observed), 0, "they were made with it");
+        ask_for(&mut observed, "400");
+        note(&mut observed);
+        assert_eq!(merges(&observed), 0, "nobody has it yet");
+        let primary = members(&observed.shard)[0].clone();
+        with_pod(&mut observed, &primary, |pod| {
+            let more = pod.annotations()[annotation::REPLICATION_SETTINGS].replace("=300", "=400");
+            pod.metadata.annotations.as_mut().unwrap().insert(annotation::REPLICATION_SETTINGS.to_owned(), more);
+        });
+        assert_eq!(merges(&observed), 3);
+        carry_out(&mut observed);
+        assert!(kept(&observed).iter().all(|text| text.contains("max_connections=400")), "{:?}", kept(&observed));
+        assert_eq!(merges(&observed), 0);
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub const VOLUME_SHRINK_REFUSED: &str = "VolumeShrinkRefused";
 pub const CHANGE_HAS_NO_EFFECT: &str = "ChangeHasNoEffect";
 
 /// Reason of [`PRIMARY_CONFIRMED`] from the loss of a primary until the next one.
-const LOST: &str = "PrimaryLost";
+pub(super) const LOST: &str = "PrimaryLost";
 
 /// What became of the settings in this pass.
 #[derive(Clone, Debug, PartialEq)]

@@ -387,8 +387,9 @@ pub fn has_no_data(pod: &Pod) -> bool {
     };
     let state = etcd.state.as_ref();
     let runs = state.is_some_and(|state| state.running.is_some());
-    let said = state.and_then(ended).or_else(|| etcd.last_state.as_ref().and_then(ended));
-    !health::is_terminating(pod) && !runs && said == Some(true)
+    // An older end says nothing about why it ended now.
+    let last = state.filter(|state| state.terminated.is_some()).or(etcd.last_state.as_ref());
+    !health::is_terminating(pod) && !runs && last.and_then(ended) == Some(true)
 }
 
 /// Whether the kubelet lets a pod wait for a long time before it starts it again.

@@ -85,6 +85,10 @@ pub fn variables(
         ),
         ("OTEL_TRACES_SAMPLER", pick(|c| c.traces_sampler.clone(), "OTEL_TRACES_SAMPLER")),
     ];
+    // The argument belongs to the sampler that it was given for.
+    if config.and_then(|config| config.traces_sampler.as_deref()).is_none_or(str::is_empty) {
+        all.push(("OTEL_TRACES_SAMPLER_ARG", inherited.get("OTEL_TRACES_SAMPLER_ARG").to_owned()));
+    }
     if let Some(attributes) = attributes {
         all.push((RESOURCE_ATTRIBUTES, resource_attributes(inherited.get(RESOURCE_ATTRIBUTES), attributes)));
     }
@@ -182,5 +186,20 @@ mod tests {
             Some(r"team=a\,b,multigres.project=p,multigres.cluster=c,multigres.component=multigateway")
         );
         assert_eq!(names(&variables(None, &inherited, None)), ["OTEL_EXPORTER_OTLP_ENDPOINT"]);
+    }
+
+    #[test]
+    fn an_inherited_sampler_keeps_its_argument_and_another_one_does_not_get_it() {
+        let inherited = Inherited::of([
+            ("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), "http://o:4318".to_owned()),
+            ("OTEL_TRACES_SAMPLER".to_owned(), "parentbased_traceidratio".to_owned()),
+            ("OTEL_TRACES_SAMPLER_ARG".to_owned(), "0.01".to_owned()),
+        ]);
+        let all = variables(None, &inherited, None);
+        assert_eq!(names(&all)[1..], ["OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"]);
+        assert_eq!(all[2].value.as_deref(), Some("0.01"));
+        let own =
+            ObservabilityConfig { traces_sampler: Some("traceidratio".to_owned()), ..ObservabilityConfig::default() };
+        assert!(!names(&variables(Some(&own), &inherited, None)).contains(&"OTEL_TRACES_SAMPLER_ARG"));
     }
 }

@@ -59,6 +59,15 @@ fn the_age_of_a_differential_backup_is_its_own_and_not_that_of_its_full_one() {
 }
 
 #[test]
+fn a_full_backup_is_needed_by_those_that_carry_its_name() {
+    let backups = [made("20270101-020000F", "full", 90), made("20270101-020000F_20270102-020000I", "incr", 60)];
+    assert_eq!(built_on(&backups, "20270101-020000F"), ["20270101-020000F_20270102-020000I"]);
+    assert!(built_on(&backups, "20270101-020000F_20270102-020000I").is_empty());
+    let failed = incomplete("20270101-020000F_20270103-020000I", 30);
+    assert!(built_on(&[failed], "20270101-020000F").is_empty(), "nobody restores an incomplete one");
+}
+
+#[test]
 fn entries_whose_times_make_no_sense_are_counted_and_left_alone() {
     let mut future = made("future", "full", 0);
     future.stop = Some(NOW + SignedDuration::from_hours(48));

@@ -155,6 +155,16 @@ fn a_backup_that_is_made_counts_even_when_the_repository_cannot_be_looked_at() {
     }
 }
 
+#[rstest]
+#[case(BackupPhase::Starting)]
+#[case(BackupPhase::Running)]
+fn a_run_ends_with_its_shard(#[case] phase: BackupPhase) {
+    let seen = Seen { shard: Shard::Absent, job: Some(Err(away())), ..ready() };
+    let (phase, act, step) = outcome(&in_phase(phase, 1, 5), &seen);
+    assert_eq!((phase, act), (BackupPhase::Failed, Act::Release));
+    assert_eq!(step.status.error.as_deref(), Some("Its shard is gone"));
+}
+
 #[test]
 fn a_controller_that_has_just_begun_waits_for_the_shard_before_it_ends_a_run() {
     let seen = Seen { shard: Shard::Unknown, job: Some(Ok(Some(Job::Completed("x".into())))), ..ready() };

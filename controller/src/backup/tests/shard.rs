@@ -89,8 +89,10 @@ fn after_a_restart_what_was_said_stands_until_somebody_was_asked() {
     let (_, next) = pass(&shard, &knowing(vec![made("f", "full", 5000)]), NOW);
     assert_eq!(condition::find(&next.conditions, "BackupHealthy").unwrap().reason, "BackupStale");
     shard.status = Some(next.clone());
-    let (plan, again) = pass(&shard, &Sight::default(), NOW);
-    assert_eq!((again, reasons(&plan)), (next, vec![]));
+    for known in [None, Some(Known::default())] {
+        let (plan, again) = pass(&shard, &Sight { known, runs: Vec::new() }, NOW);
+        assert_eq!((again, reasons(&plan)), (next.clone(), vec![]));
+    }
 }
 
 #[test]
@@ -102,9 +104,14 @@ fn a_dead_archive_makes_the_shard_degraded_and_its_recovery_ends_that() {
     let (plan, next) = pass(&shard, &sight, NOW);
     assert_eq!(next.phase, Some(Phase::Degraded));
     assert_eq!(reasons(&plan), ["ArchivingFailing"]);
-    shard.status = Some(next);
-    let (plan, next) = pass(&shard, &Sight::default(), NOW);
-    assert_eq!((next.phase, reasons(&plan)), (Some(Phase::Degraded), vec![]), "a restart does not make it well");
+    shard.status = Some(next.clone());
+    let listed = Known { archiver: None, ..knowing(vec![made("f", "full", 5)]).known.unwrap() };
+    let mut next = next;
+    for known in [None, Some(Known::default()), Some(listed)] {
+        let (plan, again) = pass(&shard, &Sight { known, runs: Vec::new() }, NOW);
+        assert_eq!((again.phase, reasons(&plan)), (Some(Phase::Degraded), vec![]), "a restart does not make it well");
+        next = again;
+    }
     shard.status = Some(next);
     let (plan, next) = pass(&shard, &knowing(vec![made("f", "full", 5)]), NOW);
     assert_eq!((next.phase, reasons(&plan)), (Some(Phase::Healthy), vec!["Archiving"]));
@@ -125,11 +132,21 @@ fn a_run_is_made_once_with_a_name_that_follows_from_its_time() {
     let sight = knowing(vec![made("f", "full", 1440)]);
     let (plan, next) = pass(&shard, &sight, NOW);
     assert_eq!(created(&plan), ["demo-shard-full-30000000"]);
-    assert_eq!(next.backup.as_ref().unwrap().scheduled.as_ref().unwrap().full, Some(stored(NOW)));
-    let (plan, _) = pass(&shard, &sight, NOW + SignedDuration::from_secs(30));
-    assert_eq!(created(&plan), ["demo-shard-full-30000000"], "the status was lost, the name is the same");
+    assert_eq!(next.backup.as_ref().unwrap().scheduled, None, "nobody knows yet whether it could be made");
     shard.status = Some(next);
-    assert!(created(&pass(&shard, &sight, NOW + SignedDuration::from_secs(30)).0).is_empty());
+    let (plan, _) = pass(&shard, &sight, NOW + SignedDuration::from_secs(30));
+    assert_eq!(created(&plan), ["demo-shard-full-30000000"], "it could not, so it is made up for under the same name");
+    let owner = Owner::of(&shard).unwrap();
+    let run = MultigresBackup {
+        metadata: owner.meta("demo-shard-full-30000000".into(), std::collections::BTreeMap::new()),
+        ..MultigresBackup::default()
+    };
+    let seen = Sight { runs: vec![Arc::new(run)], ..sight };
+    let (plan, next) = pass(&shard, &seen, NOW + SignedDuration::from_secs(30));
+    assert!(!reasons(&plan).contains(&"BackupLeftOut"), "a run is not in its own way");
+    assert_eq!(next.backup.as_ref().unwrap().scheduled.as_ref().unwrap().full, Some(stored(NOW)));
+    shard.status = Some(next);
+    assert!(created(&pass(&shard, &seen, NOW + SignedDuration::from_secs(60)).0).is_empty());
 }
 
 #[test]

@@ -123,6 +123,7 @@ fn take_out(view: &View, member: &Member, drain: &Drain) -> Verdict {
         return held(Reason::NoPrimary, "No primary serves".to_owned());
     }
     let counted = !member.wanted && member.vitals.is_none_or(|vitals| vitals.in_cohort) && !member.is_down();
+    let verdict = still_useless(view, member, Verdict::of(Row::Draining));
     match drain.state {
         DrainState::Requested => verdict.act(Act::Advance { pod: pod.clone(), to: DrainState::Draining }),
         DrainState::Draining if counted && view.past(drain.since, FORCE_AFTER).is_none() => verdict
@@ -137,6 +138,15 @@ fn take_out(view: &View, member: &Member, drain: &Drain) -> Verdict {
             .act(Act::Remove { pod: pod.clone() })
             .note(Note::normal("DrainCompleted", format!("{pod} is no longer needed and goes"))),
     }
+}
+
+/// Says on every step of a member why it may go where only its long uselessness makes that safe: the clock that proves it runs while the
+/// condition stands.
+pub(super) fn still_useless(view: &View, member: &Member, verdict: Verdict) -> Verdict {
+    if !view.is_useless(member) {
+        return verdict;
+    }
+    verdict.blocked(Reason::WaitingForMember, format!("{} has been of no use for long, and goes first", member.pod))
 }
 
 /// For whom a shard waits.

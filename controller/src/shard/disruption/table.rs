@@ -6,7 +6,7 @@ use shared::annotation::DrainState;
 
 use super::{
     ABORT_AFTER, PROGRESS_DEADLINE, STUCK_AFTER,
-    drain::{advance, waiting_for},
+    drain::{advance, still_useless, waiting_for},
     member::{Cause, Member, Misplaced, Presence, Role},
     verdict::{Act, Blocker, Ending, Reason, Row, Verdict, Wait},
     view::{Safety, View},
@@ -285,6 +285,16 @@ fn other_volume(view: &View, home: Option<&str>) -> Option<Result<Verdict, Block
         return Some(Err(Blocker::new(Reason::StorageClassMissing, message)));
     }
     let (member, found) = misplaced.first()?;
+    // The one that came would stay, and the one that gave its place could never leave.
+    if !view.spec_suffices() {
+        return Some(Err(Blocker::new(
+            Reason::ScaleDownBlocked,
+            format!(
+                "{} stays on its volume: so few members cannot keep the durability policy while it leaves",
+                member.pod
+            ),
+        )));
+    }
     if live().any(|member| !member.wanted) {
         return Some(Err(Blocker::new(
             Reason::WaitingForMember,
@@ -327,7 +337,7 @@ fn choose(view: &View, row: Row, candidates: &[&Member]) -> Option<Result<Verdic
         let Some(cause) = member.cause() else { continue };
         let request = || Verdict::of(row).act(Act::Request { pod: member.pod.clone(), cause });
         match view.safety(member) {
-            Safety::Safe => return Some(Ok(request())),
+            Safety::Safe => return Some(Ok(still_useless(view, member, request()))),
             Safety::NoRedundancy => return Some(Ok(request().note(no_redundancy(member)))),
             Safety::Unsafe(_) => {}
         }

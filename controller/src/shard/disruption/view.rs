@@ -101,7 +101,7 @@ impl View {
 
     /// Whether an outdated member has been of no use for so long that a newer description is the best hope: it does not follow a primary that
     /// serves, or has never joined a shard that never had a primary.
-    fn is_useless(&self, member: &Member) -> bool {
+    pub(super) fn is_useless(&self, member: &Member) -> bool {
         let long = self.waited(Wait::Member, PROGRESS_DEADLINE);
         let nobody_leads = || self.members.iter().all(|other| other.role == Role::Unknown);
         long && member.outdated.is_some()

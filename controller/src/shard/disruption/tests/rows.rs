@@ -203,6 +203,27 @@ fn p7_a_silent_member_may_still_confirm_commits() {
 }
 
 #[test]
+fn p7_one_that_was_of_no_use_for_long_really_goes() {
+    let mut view = three().each(outdated).with("b", sick).with("c", sick).after(Wait::Member, PROGRESS_DEADLINE);
+    let verdict = decide(&view);
+    assert_eq!(requested(&verdict), "b");
+    let mut clock = verdict.blocker;
+    let mut state = DrainState::Requested;
+    for _ in 0..4 {
+        // What was in the way in one pass is all that the next one knows of how long it has been.
+        view.waiting = view.waiting.filter(|(wait, _)| clock.as_ref().is_some_and(|last| last.reason.wait() == *wait));
+        let verdict = decide(&view.clone().with("b", drain(state, Cause::RollingUpdate, 1)));
+        match &verdict.act {
+            Some(Act::Advance { to, .. }) => state = *to,
+            Some(Act::Remove { pod }) => return assert_eq!(pod, "b"),
+            other => panic!("{state}: {other:?} {:?}", verdict.blocker),
+        }
+        clock = verdict.blocker;
+    }
+    panic!("it stays {state}");
+}
+
+#[test]
 fn p7_of_several_that_are_not_well_the_one_that_certainly_is_not_goes_first() {
     let silent = |member: &mut Member| {
         member.ready = false;
@@ -471,6 +492,13 @@ fn a_member_on_another_class_gives_its_place_away_and_the_primary_does_so_last()
     let view = view.with("b", |b| b.misplaced = None).with("c", |c| c.misplaced = None);
     assert_eq!(replaced(&view), "a");
     assert_eq!(replaced(&view.with("a", outdated)), "a", "whoever comes instead is up to date, too");
+}
+
+#[test]
+fn a_member_that_nobody_could_let_go_keeps_its_volume() {
+    let alone = view(vec![primary("a", "z1", 0)]).each(misplaced);
+    let verdict = decide(&alone);
+    assert_eq!((verdict.act.clone(), reason(&verdict)), (None, Some(Reason::ScaleDownBlocked)));
 }
 
 #[test]
