@@ -34,7 +34,7 @@ fn carried(age: i64) -> BTreeMap<String, String> {
 
 /// What the process of its own does: passes that follow from a fresh and from an old request, with a write in one of them.
 #[test]
-#[ignore = "run by the other tests, with an environment of its own"]
+#[ignore = "every other test here runs it, in a process with an environment of its own"]
 fn emit() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let telemetry = {

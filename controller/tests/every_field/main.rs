@@ -306,16 +306,15 @@ fn pods(input: &Input) -> Vec<(String, Value)> {
     rendered.filter_map(|(id, object)| Some((id, pod(object)?))).collect()
 }
 
-/// Kept here so that a failing field can be looked at alone: `cargo test -p controller --test every_field one_field -- --ignored`.
+/// Tells what a single field changes. For one that fails: `EVERY_FIELD=MultigresCluster:cells[].name cargo test -p controller --test
+/// every_field single_field -- --nocapture`.
 #[test]
-#[ignore = "prints what a single field changes; the field is named by EVERY_FIELD"]
-fn one_field() {
-    let wanted = std::env::var("EVERY_FIELD")
-        .expect("EVERY_FIELD names a kind and a field, such as MultigresCluster:cells[].name");
+fn a_single_field_can_be_looked_at() {
+    let wanted = std::env::var("EVERY_FIELD").unwrap_or_else(|_| "MultigresCluster:logLevels.multigateway".to_owned());
     let kinds = ["MultigresCluster", "CoreTemplate", "CellTemplate", "ShardTemplate"];
     let field =
         kinds.into_iter().flat_map(schema::fields).find(|field| format!("{}:{}", field.kind, field.path()) == wanted);
-    let field = field.expect("there is no such field");
+    let field = field.unwrap_or_else(|| panic!("EVERY_FIELD names no field: {wanted}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let worlds: Vec<_> = value::legal(&field)
         .iter()
@@ -325,10 +324,11 @@ fn one_field() {
             runtime.block_on(World::of(&input)).rendered()
         })
         .collect();
-    for (id, object) in &worlds[0] {
-        let other = worlds[1].get(id).unwrap_or(&Value::Null);
-        if object != other {
-            println!("{id}\n  {object}\n  {other}");
-        }
+    let [one, another, ..] = worlds.as_slice() else { panic!("{wanted} has no two legal values") };
+    let ids: std::collections::BTreeSet<_> = one.keys().chain(another.keys()).collect();
+    let different: Vec<_> = ids.into_iter().filter(|id| one.get(*id) != another.get(*id)).collect();
+    for id in &different {
+        println!("{id}\n  {:?}\n  {:?}", one.get(*id), another.get(*id));
     }
+    assert!(!different.is_empty(), "{wanted} changes nothing");
 }
