@@ -48,11 +48,11 @@ fn classes(objects: &Objects) -> Result<BTreeMap<String, String>, String> {
             .filter_map(|volume| volume["persistentVolumeClaim"]["claimName"].as_str())
             .find(|claim| claim.starts_with("data-"))
             .unwrap();
-        let class = objects[&format!("PersistentVolumeClaim/{claim}")]["spec"]["storageClassName"].as_str();
-        if !calm {
+        // Kinds are listed one after the other: a pod may be newer than the list of claims.
+        let Some(claim) = objects.get(&format!("PersistentVolumeClaim/{claim}")).filter(|_| calm) else {
             return Err(format!("{id} is on its way"));
-        }
-        all.insert(id.clone(), class.unwrap_or_default().to_owned());
+        };
+        all.insert(id.clone(), claim["spec"]["storageClassName"].as_str().unwrap_or_default().to_owned());
     }
     Ok(all)
 }
