@@ -315,7 +315,10 @@ check_rights() {
 rights() {
   check_rights << 'RIGHTS'
 yes admission watch multigresclusters.multigres.com --all-namespaces
-yes admission get coretemplates.multigres.com --all-namespaces
+yes admission list coretemplates.multigres.com --all-namespaces
+no admission get coretemplates.multigres.com --all-namespaces
+no admission get nodes
+no admission patch events.events.k8s.io
 yes admission list storageclasses
 yes admission watch nodes
 yes admission patch mutatingwebhookconfigurations/multigres-operator-mutating-webhook-configuration
@@ -344,6 +347,12 @@ yes controller-manager list nodes
 yes controller-manager get nodes
 no controller-manager watch nodes
 no controller-manager patch nodes
+no controller-manager get multigresclusters.multigres.com --all-namespaces
+no controller-manager get shardtemplates.multigres.com --all-namespaces
+no controller-manager delete statefulsets.apps --all-namespaces
+no controller-manager delete configmaps --all-namespaces
+no controller-manager patch events.events.k8s.io --all-namespaces
+no controller-manager patch leases
 RIGHTS
   ok "each account may do what it needs, and no more"
 }

@@ -34,6 +34,34 @@ ensure_nextest() {
 # `make test` has built everything already; building one package again would compile its dependencies for other features.
 build_testbed() { [ -n "${MULTIGRES_BUILT:-}" ] || cargo build --quiet --locked --package testbed; }
 
+# Tests that passed only at the second try, one a line.
+SECOND_TRIES=""
+
+# Runs a command that runs the tests of profile ci, and remembers which of them passed only at the second try. A failed test shows
+# what it found, not sixty frames of the runtime: MULTIGRES_TEST_BACKTRACE=1 brings them back.
+noted() {
+  local code=0 report=$TARGET/nextest/ci/junit.xml again
+  rm -f "$report"
+  RUST_BACKTRACE=${MULTIGRES_TEST_BACKTRACE:-0} "$@" || code=$?
+  again=$(second_tries "$report")
+  [ -z "$again" ] || SECOND_TRIES+=$again$'\n'
+  return $code
+}
+
+# Prints the tests of a report ($1) that failed at first: nextest puts those failures below a test that passed in the end.
+second_tries() {
+  [ ! -f "$1" ] || awk '
+    function value(name) { return match($0, " " name "=\"[^\"]*\"") ? substr($0, RSTART + length(name) + 3, RLENGTH - length(name) - 4) : "?" }
+    /^ *<testcase / { test = value("classname") " " value("name"); told = 0 }
+    /^ *<(flakyFailure|flakyError)[ >\/]/ && !told { print "  " test; told = 1 }' "$1"
+}
+
+# Says at the end, so that nobody overlooks it, which tests did not pass at once.
+tell_second_tries() {
+  [ -n "$SECOND_TRIES" ] || return 0
+  printf '\n\033[1;33m!! FLAKY: these tests failed, and passed only at the second try. Each is a defect of the test or of the code:\n%s\033[0m\n' "$SECOND_TRIES"
+}
+
 # Runs a program of the crate `stories`, in its debug build.
 story() {
   local name=$1; shift

@@ -14,7 +14,7 @@ if [ "$FORM" = soak ]; then
   cargo nextest run --locked --workspace --profile soak -E 'binary(generated)'
   hack/test-oldest.sh
 fi
-finish() { local code=$?; [ $code = 0 ] || diagnose "$BED"; [ -n "${KEEP_BED:-}" ] || testbed --name "$BED" down; exit $code; }
+finish() { local code=$?; [ $code = 0 ] || diagnose "$BED"; tell_second_tries; [ -n "${KEEP_BED:-}" ] || testbed --name "$BED" down; exit $code; }
 trap finish EXIT
 step "starting Kubernetes (bed \"$BED\", three nodes)"
 testbed --name "$BED" up --nodes kubelet:3
@@ -39,5 +39,8 @@ wanted='package(stories) and kind(test)'
 side_by_side=2
 [ "$(nproc)" -lt 4 ] || side_by_side=3
 if [ -n "${MULTIGRES_BIN_DIR:-}" ] || [ "$FORM" = soak ]; then side_by_side=1; fi
-cargo nextest run --locked --workspace --profile "$([ "$FORM" = soak ] && echo soak || echo ci)" \
-  --test-threads "$side_by_side" --success-output immediate --failure-output immediate -E "$wanted"
+noted cargo nextest run --locked --workspace --profile "$([ "$FORM" = soak ] && echo soak || echo ci)" \
+  --test-threads "$side_by_side" --success-output immediate --failure-output immediate-final -E "$wanted"
+
+step "what the operator may do, and what it did"
+story rights --form "$FORM"

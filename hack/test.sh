@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # All tests: lints, unit to API suites, the chart, and the stories in short form on a bed of three nodes.
 . "$(dirname "$0")/lib.sh"
+# Also after a failure: what is told last is what is read.
+trap tell_second_tries EXIT
 
 ensure_nextest
 step "formatting and lints"
@@ -19,7 +21,7 @@ wait "$IMAGE_PROGRAMS" || { cat "$CACHE/image-programs.log"; exit 1; }
 
 step "unit, table, property, snapshot, generated-file and API server tests"
 # A fifth of the generated reviews; `make soak` has all. Twice as many at once as there are cores, because the longest mostly wait.
-MULTIGRES_SPECS=${MULTIGRES_SPECS:-2000} MULTIGRES_TEST_REQUIRE=1 testbed control-plane -- \
+MULTIGRES_SPECS=${MULTIGRES_SPECS:-2000} MULTIGRES_TEST_REQUIRE=1 noted testbed control-plane -- \
   cargo nextest run --locked --workspace --profile ci --test-threads $((2 * $(nproc))) -E 'not (package(stories) and kind(test))'
 
 step "chart"

@@ -34,6 +34,9 @@ pub const REPOSITORY: &str = "multigres.com/backup-repository";
 /// On pods that mount certificates: a digest of these, because processes read them only when they start.
 pub const CERTIFICATES_HASH: &str = "multigres.com/certificates-hash";
 
+/// On pool pods: until when the certificate is good that its pgBackRest server was started with, and a digest of the authority that it trusts.
+pub const PGBACKREST_CERTIFICATE: &str = "multigres.com/pgbackrest-certificate";
+
 /// On pool pods: asks Prometheus to scrape the pod.
 pub const PROMETHEUS_SCRAPE: &str = "prometheus.io/scrape";
 /// On pool pods: the port to scrape.
@@ -88,6 +91,7 @@ mod tests {
             RENDERING,
             UPDATE_STRATEGY,
             CERTIFICATES_HASH,
+            PGBACKREST_CERTIFICATE,
             SPEC_HASH,
             CLUSTER_FINALIZER,
             SHARD_FINALIZER,

@@ -2,25 +2,44 @@
 //!
 //! Key material is random, so it is made while observing and handed to `decide` as a value. The leaf is made only from an authority
 //! that is stored already: two passes that race then agree about who signed it.
+//!
+//! A pgBackRest server reads its certificate and its authorities when it starts. Pods remember what that was: a new authority is brought to
+//! all of them before it signs anything, and a new leaf with the next replacement, or when the old one is about to end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+};
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::{ByteString, api::core::v1::Secret};
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{Pod, Secret},
+};
+use kube::ResourceExt as _;
+use sha2::{Digest as _, Sha256};
 use shared::{
+    annotation::PGBACKREST_CERTIFICATE,
     label::Component,
     name,
-    pki::{self, Authority, Pair, Policy, Request},
+    pki::{self, Authority, Certificate, Pair, Policy, Request},
 };
 
 use super::scope::Scope;
-use crate::{error::Error, stores::Stores};
+use crate::{cluster::tls::Content, error::Error, stores::Stores};
 
 /// Name that pgBackRest's server authorises.
 const COMMON_NAME: &str = "pgbackrest";
 const AUTHORITY_NAME: &str = "Multigres CA";
 const AUTHORITY_LIFE: SignedDuration = SignedDuration::from_hours(24 * 3650);
 const LEAF_LIFE: SignedDuration = SignedDuration::from_hours(24 * 365);
+/// How long before the end of what a server was started with its pod is replaced for the sake of it.
+const ADOPT_BEFORE: SignedDuration = SignedDuration::from_hours(24 * 14);
+/// A new authority signs nothing before every pod has been replaced with it, which takes as long as a rollout.
+const OVERLAP: SignedDuration = SignedDuration::from_hours(24 * 7);
+/// Digits of the digest of an authority.
+const DIGITS: usize = 16;
 
 const CA_KEYS: [&str; 2] = ["ca.crt", "ca.key"];
 const LEAF_KEYS: [&str; 2] = ["tls.crt", "tls.key"];
@@ -34,6 +53,64 @@ pub struct Certificates {
     pub renew: Vec<Secret>,
     /// Whether authority and leaf both exist.
     pub ready: bool,
+    /// What a server would be started with now.
+    pub served: Option<Served>,
+}
+
+/// What a pgBackRest server is started with, as far as it matters later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// The end of its certificate, or of the authority that has signed it.
+    until: Timestamp,
+    /// Digest of the newest authority that it trusts.
+    authority: String,
+}
+
+impl Served {
+    /// Reads a certificate and the authorities beside it; none where they are not fit to be served.
+    pub fn of(authorities: &str, leaf: &str) -> Option<Self> {
+        let authorities = Certificate::all(authorities).ok()?;
+        let leaf = Certificate::first(leaf).ok()?;
+        let signer = authorities.iter().find(|authority| leaf.signed_by(authority));
+        let until = signer.map_or(leaf.not_after(), |signer| signer.not_after().min(leaf.not_after()));
+        let authority = hex::encode(Sha256::digest(authorities.first()?.der()))[..DIGITS].to_owned();
+        Some(Self { until, authority })
+    }
+
+    /// What is in a Secret of the user's.
+    pub fn of_user(content: &Content) -> Option<Self> {
+        Self::of(content.get(CA_KEYS[0])?, content.get(LEAF_KEYS[0])?)
+    }
+
+    /// Why a running pod should be made anew for the sake of what it would be started with now; none while it should not, and where
+    /// nobody knows what it was started with.
+    pub fn replaces(&self, pod: &Pod, now: Timestamp) -> Option<String> {
+        let live: Self = pod.annotations().get(PGBACKREST_CERTIFICATE)?.parse().ok()?;
+        if live.authority != self.authority {
+            return Some("pgBackRest was started with another authority".to_owned());
+        }
+        let ends = live.until.duration_since(now) < ADOPT_BEFORE && live.until < self.until;
+        ends.then(|| format!("the certificate that pgBackRest was started with ends at {}", live.until))
+    }
+}
+
+impl fmt::Display for Served {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.until, self.authority)
+    }
+}
+
+/// A text that names no time and no authority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unreadable;
+
+impl FromStr for Served {
+    type Err = Unreadable;
+
+    fn from_str(text: &str) -> Result<Self, Unreadable> {
+        let (until, authority) = text.split_once(' ').ok_or(Unreadable)?;
+        Ok(Self { until: until.parse().map_err(|_| Unreadable)?, authority: authority.to_owned() })
+    }
 }
 
 /// Looks at the stored Secrets and makes what is due. Nothing is due without backups or with the user's own certificates.
@@ -62,13 +139,16 @@ fn due(
     now: Timestamp,
 ) -> Result<Certificates, pki::Error> {
     let mut due = Certificates { ready: ca.is_some() && leaf.is_some(), ..Certificates::default() };
+    let policy = Policy { overlap: OVERLAP, ..Policy::default() };
     let wanted =
         Request { common_name: COMMON_NAME.into(), dns_names: names(scope, cluster_domain), valid_for: LEAF_LIFE };
     let ca_pair = ca.map(|secret| pair(secret, CA_KEYS));
     let leaf_pair = leaf.map(|secret| pair(secret, LEAF_KEYS));
+    due.served =
+        ca_pair.as_ref().zip(leaf_pair.as_ref()).and_then(|(ca, leaf)| Served::of(&ca.certificate, &leaf.certificate));
     let mut write =
         |exists: bool, secret: Secret| if exists { due.renew.push(secret) } else { due.create.push(secret) };
-    match (pki::plan(ca_pair.as_ref(), leaf_pair.as_ref(), &wanted, Policy::default(), now), ca_pair) {
+    match (pki::plan(ca_pair.as_ref(), leaf_pair.as_ref(), &wanted, policy, now), ca_pair) {
         (pki::Plan::Keep, _) => {}
         (pki::Plan::RenewLeaf(_), Some(authority)) => {
             let issued = Authority::load(authority)?.issue(&wanted, now)?;
@@ -173,9 +253,57 @@ mod tests {
         settle(&scope, &stores, NOW);
         assert_eq!(settle(&scope, &stores, days(300)), 0);
         assert_eq!(settle(&scope, &stores, days(340)), 1);
+        let before = served(&scope, &stores);
         assert!(settle(&scope, &stores, days(3630)) >= 1);
         let ca = stores.secrets.get("prod", "minimal-postgres-default-0-inf-1e3c045c-pgbackrest-ca").unwrap();
         assert_eq!(pki::Certificate::all(&pair(&ca, CA_KEYS).certificate).unwrap().len(), 2, "overlap");
+        // The successor signs when every server has it.
+        let during = served(&scope, &stores);
+        assert!(during.authority != before.authority && during.until == before.until, "{during} after {before}");
+        assert_eq!(settle(&scope, &stores, days(3636)), 0);
+        assert_eq!(settle(&scope, &stores, days(3638)), 1);
+        assert!(served(&scope, &stores).until > during.until);
+    }
+
+    fn served(scope: &Scope<'_>, stores: &Stores) -> Served {
+        observe(scope, stores, "cluster.local", NOW).unwrap().served.unwrap()
+    }
+
+    fn made_with(served: &Served) -> Pod {
+        let mut pod = Pod::default();
+        pod.annotations_mut().insert(PGBACKREST_CERTIFICATE.to_owned(), served.to_string());
+        pod
+    }
+
+    #[test]
+    fn a_server_gets_its_next_certificate_two_weeks_before_the_end_of_its_own() {
+        let shard = fixture::minimal();
+        let scope = Scope::of(&shard).unwrap();
+        let stores = Stores::default();
+        settle(&scope, &stores, NOW);
+        let pod = made_with(&served(&scope, &stores));
+        settle(&scope, &stores, days(340));
+        let next = served(&scope, &stores);
+        assert_eq!(next.replaces(&pod, days(340)), None, "there is time");
+        let why = next.replaces(&pod, days(352)).unwrap();
+        assert!(why.starts_with("the certificate that pgBackRest was started with ends at "), "{why}");
+        assert_eq!(next.replaces(&made_with(&next), days(352)), None);
+        assert_eq!(next.replaces(&Pod::default(), days(352)), None, "nobody knows what it was started with");
+    }
+
+    #[test]
+    fn a_server_gets_a_new_authority_at_once() {
+        let old = Authority::generate("CA", NOW, AUTHORITY_LIFE).unwrap();
+        let new = Authority::generate("CA", NOW, AUTHORITY_LIFE).unwrap();
+        let wanted = Request { common_name: COMMON_NAME.into(), dns_names: BTreeSet::new(), valid_for: LEAF_LIFE };
+        let leaf = old.issue(&wanted, NOW).unwrap().certificate;
+        let both = pki::bundle(&new.pair().certificate, &old.pair().certificate, NOW).unwrap();
+        let before = Served::of(&old.pair().certificate, &leaf).unwrap();
+        let after = Served::of(&both, &leaf).unwrap();
+        assert_eq!(before.until, after.until);
+        let why = after.replaces(&made_with(&before), NOW);
+        assert_eq!(why.as_deref(), Some("pgBackRest was started with another authority"));
+        assert_eq!(after.replaces(&made_with(&after), NOW), None);
     }
 
     #[test]

@@ -82,7 +82,7 @@ pub fn weigh(observed: &Observed, settings: &Settings, now: Timestamp) -> Result
     if let Some(stray) = &stray {
         want(&mut plan, "Desired", &network::headless(scope, &stray.pool))?;
     }
-    let drift = pods(scope, observed, members.iter().chain(&stray), &renderings, &mut plan)?;
+    let drift = pods(scope, observed, members.iter().chain(&stray), &renderings, now, &mut plan)?;
     orchestrators(scope, observed, &mut plan)?;
     let confirmed = floor.as_ref().filter(|_| facts.primary.is_some());
     let too_large = volumes(scope, observed, &members, confirmed, now, &mut plan);
@@ -167,6 +167,7 @@ fn pods<'a>(
     observed: &Observed,
     members: impl IntoIterator<Item = &'a Member<'a>>,
     renderings: &Renderings,
+    now: Timestamp,
     plan: &mut Plan<ShardStatus>,
 ) -> Result<BTreeMap<String, String>, Error> {
     let Some(config) = &renderings.config else { return Ok(BTreeMap::new()) };
@@ -176,13 +177,15 @@ fn pods<'a>(
     let mut drift = BTreeMap::new();
     for member in members {
         let certificates = observed.internal_tls.poolers.digest.as_deref();
-        let desired = pod::build(scope, member, renderings.pod(member)?, config, certificates);
+        let served = observed.certificates.served.as_ref();
+        let desired = pod::build(scope, member, renderings.pod(member)?, config, certificates, served);
         if let Some(running) = live.get(&member.pod)
             && !is_deleting(*running)
         {
             match renderings.foreign(member.pool, running) {
                 Foreign::No => {
-                    let difference = pod::drift(running, &desired);
+                    let outlived = || served.and_then(|served| served.replaces(running, now));
+                    let difference = pod::drift(running, &desired).or_else(outlived);
                     drift.extend(difference.map(|difference| (member.pod.clone(), difference)));
                 }
                 Foreign::Stays => {}

@@ -22,7 +22,7 @@ use shared::{
 };
 
 use super::{
-    certificate::{self, Certificates},
+    certificate::{self, Certificates, Served},
     config, container, node,
     primary::to_ask,
     scope::Scope,
@@ -200,7 +200,11 @@ pub async fn observe(shard: &Shard, ctx: &Ctx) -> Result<Observed, Error> {
     ask(ctx, &scope, claims, STATUS_DEADLINE, now).await;
     let statuses = ctx.primaries.statuses(&scope.owner.uid, now);
     let uid = scope.owner.uid.as_str();
-    let certificates = certificate::observe(&scope, &ctx.stores, &ctx.settings.cluster_domain, now)?;
+    let mut certificates = certificate::observe(&scope, &ctx.stores, &ctx.settings.cluster_domain, now)?;
+    if let Some(name) = scope.user_tls_secret() {
+        let found = tls::find(&ctx.stores, &ctx.references, namespace, name).await;
+        certificates.served = found.ok().flatten().as_ref().and_then(Served::of_user);
+    }
     // The node of the primary is the only one that matters while nothing else is going on.
     let primary = primary::confirmed(&records, &statuses, now);
     let primary = pods.iter().filter(|pod| primary.is_some_and(|record| is_record_of(record, pod)));

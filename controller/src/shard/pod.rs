@@ -7,6 +7,7 @@ use kube::ResourceExt as _;
 use shared::{annotation, kubeutil, label, name, pgconfig::Rendered};
 
 use super::{
+    certificate::Served,
     container, port,
     scope::{Member, Scope},
     volume,
@@ -23,17 +24,20 @@ const GRACE_SECONDS: i64 = 120;
 /// Digits of the spec hash. The Go operator writes eight, so that the two are told apart by their length.
 const HASH_DIGITS: usize = 16;
 
-/// The pod of one member, made from a description. `certificates` is a digest of what it mounts for TLS among the components.
+/// The pod of one member, made from a description. `certificates` is a digest of what it mounts for TLS among the components, `served` what
+/// its pgBackRest server is started with.
 pub fn build(
     scope: &Scope<'_>,
     member: &Member<'_>,
     spec: PodSpec,
     config: &Rendered,
     certificates: Option<&str>,
+    served: Option<&Served>,
 ) -> Pod {
     let mut metadata = scope.meta(member.pod.clone(), scope.with_own_labels(label::of_pool(member.pool.id)));
     let mut annotations = annotations(scope, &spec, config);
     annotations.extend(certificates.map(|digest| (annotation::CERTIFICATES_HASH.to_owned(), digest.to_owned())));
+    annotations.extend(served.map(|served| (annotation::PGBACKREST_CERTIFICATE.to_owned(), served.to_string())));
     metadata.annotations = Some(annotations);
     Pod { metadata, spec: Some(spec), status: None }
 }

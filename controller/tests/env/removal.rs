@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::bed::{Bed, DEADLINE, condition, eventually};
+use super::bed::{Bed, DEADLINE, Running, condition, eventually};
 use controller::upstream::Error;
 use serde_json::{Value, json};
 use shared::{annotation::PENDING_DELETION, name};
@@ -49,6 +49,39 @@ async fn two_cells(bed: &Bed) -> Value {
     first
 }
 
+/// Two registered cells, the controller that made them, and what leads to their topology; `None` without a server.
+async fn watched() -> Option<(Bed, Running, Value)> {
+    let bed = Bed::open().await?;
+    let controller = bed.start().await;
+    let at = two_cells(&bed).await;
+    Some((bed, controller, at))
+}
+
+/// The same after the controller has stopped.
+async fn unwatched() -> Option<(Bed, Value)> {
+    let (bed, controller, at) = watched().await?;
+    controller.stop().await;
+    Some((bed, at))
+}
+
+async fn end(bed: Bed, controller: Running) {
+    controller.stop().await;
+    bed.close().await;
+}
+
+/// Waits until a deleted cluster is gone; nothing of it is left in its topology then.
+async fn cluster_goes(bed: &Bed, at: &Value) {
+    eventually(DEADLINE, async || {
+        bed.collect_garbage().await;
+        match bed.object(CLUSTER).await {
+            Value::Null => Ok(()),
+            cluster => Err(cluster["metadata"].to_string()),
+        }
+    })
+    .await;
+    assert_eq!(bed.topology(at), Vec::<String>::new());
+}
+
 async fn pods_of(bed: &Bed, cell: &str) -> Vec<String> {
     let objects = bed.objects().await.into_iter();
     let of_cell = |object: &Value| object["metadata"]["labels"]["multigres.com/cell"] == cell;
@@ -67,9 +100,7 @@ async fn leaves(bed: &Bed, name: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_removed_cell_is_drained_unregistered_and_deleted_across_a_restart() {
-    let Some(bed) = Bed::open().await else { return };
-    let controller = bed.start().await;
-    let at = two_cells(&bed).await;
+    let Some((bed, controller, at)) = watched().await else { return };
     bed.edit(CLUSTER, json!({"spec": of_cells(&["a"])})).await;
     let leaving = leaves(&bed, "b").await;
     assert!(leaving["metadata"]["annotations"][PENDING_DELETION].is_string());
@@ -105,15 +136,12 @@ async fn a_removed_cell_is_drained_unregistered_and_deleted_across_a_restart() {
         if gone && cells.get("b").is_none() { Ok(()) } else { Err(cluster["status"].to_string()) }
     })
     .await;
-    controller.stop().await;
-    bed.close().await;
+    end(bed, controller).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cell_that_comes_back_while_it_leaves_stays_the_same_cell() {
-    let Some(bed) = Bed::open().await else { return };
-    let controller = bed.start().await;
-    let at = two_cells(&bed).await;
+    let Some((bed, controller, at)) = watched().await else { return };
     bed.edit(CLUSTER, json!({"spec": of_cells(&["a"])})).await;
     let leaving = leaves(&bed, "b").await;
     bed.edit(CLUSTER, json!({"spec": of_cells(&["a", "b"])})).await;
@@ -126,16 +154,12 @@ async fn a_cell_that_comes_back_while_it_leaves_stays_the_same_cell() {
     .await;
     assert_eq!(back["metadata"]["uid"], leaving["metadata"]["uid"]);
     registered(&bed, &at, &["a", "b"]).await;
-    controller.stop().await;
-    bed.close().await;
+    end(bed, controller).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_deleted_while_nobody_watched_leaves_volumes_and_password_and_an_empty_topology() {
-    let Some(bed) = Bed::open().await else { return };
-    let controller = bed.start().await;
-    let at = two_cells(&bed).await;
-    controller.stop().await;
+    let Some((bed, at)) = unwatched().await else { return };
     let kept = |objects: &super::bed::Objects| -> Vec<String> {
         let kinds = ["PersistentVolumeClaim/", "Secret/minimal-postgres-password"];
         objects.keys().filter(|id| kinds.iter().any(|kind| id.starts_with(kind))).cloned().collect()
@@ -145,15 +169,7 @@ async fn a_cluster_deleted_while_nobody_watched_leaves_volumes_and_password_and_
 
     bed.delete(CLUSTER).await;
     let controller = bed.start().await;
-    eventually(DEADLINE, async || {
-        bed.collect_garbage().await;
-        match bed.object(CLUSTER).await {
-            Value::Null => Ok(()),
-            cluster => Err(cluster["metadata"].to_string()),
-        }
-    })
-    .await;
-    assert_eq!(bed.topology(&at), Vec::<String>::new());
+    cluster_goes(&bed, &at).await;
     let left = eventually(DEADLINE, async || {
         bed.collect_garbage().await;
         let objects = bed.objects().await;
@@ -162,16 +178,12 @@ async fn a_cluster_deleted_while_nobody_watched_leaves_volumes_and_password_and_
     })
     .await;
     assert_eq!(left, before);
-    controller.stop().await;
-    bed.close().await;
+    end(bed, controller).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_is_deleted_across_crashes_of_the_controller_at_every_write() {
-    let Some(bed) = Bed::open().await else { return };
-    let controller = bed.start().await;
-    let at = two_cells(&bed).await;
-    controller.stop().await;
+    let Some((bed, at)) = unwatched().await else { return };
     bed.delete(CLUSTER).await;
     for writes in 0..8 {
         let crashing = bed.start_crashing(writes);
@@ -180,17 +192,8 @@ async fn a_cluster_is_deleted_across_crashes_of_the_controller_at_every_write() 
         bed.collect_garbage().await;
     }
     let controller = bed.start().await;
-    eventually(DEADLINE, async || {
-        bed.collect_garbage().await;
-        match bed.object(CLUSTER).await {
-            Value::Null => Ok(()),
-            cluster => Err(cluster["metadata"].to_string()),
-        }
-    })
-    .await;
-    assert_eq!(bed.topology(&at), Vec::<String>::new());
-    controller.stop().await;
-    bed.close().await;
+    cluster_goes(&bed, &at).await;
+    end(bed, controller).await;
 }
 
 /// Waits until nothing is left of a namespace that is deleted at once.
@@ -211,24 +214,18 @@ fn etcd_is_gone(bed: &Bed, cell: &Value) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_namespace_that_is_deleted_at_once_is_let_go_with_everything_in_it() {
-    let Some(bed) = Bed::open().await else { return };
-    let controller = bed.start().await;
-    let at = two_cells(&bed).await;
+    let Some((bed, controller, at)) = watched().await else { return };
     etcd_is_gone(&bed, &at);
     bed.delete_namespace().await;
     empties(&bed).await;
     // Nobody tries for ever to bring back what the namespace no longer takes.
     controller.quiet(Duration::from_secs(2)).await;
-    controller.stop().await;
-    bed.close().await;
+    end(bed, controller).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_namespace_that_is_deleted_while_nobody_watches_is_let_go_afterwards() {
-    let Some(bed) = Bed::open().await else { return };
-    let controller = bed.start().await;
-    let at = two_cells(&bed).await;
-    controller.stop().await;
+    let Some((bed, at)) = unwatched().await else { return };
     etcd_is_gone(&bed, &at);
     bed.delete_namespace().await;
     let held = bed.empty_namespace().await;
@@ -236,6 +233,5 @@ async fn a_namespace_that_is_deleted_while_nobody_watches_is_let_go_afterwards()
     let controller = bed.start().await;
     empties(&bed).await;
     controller.quiet(Duration::from_secs(2)).await;
-    controller.stop().await;
-    bed.close().await;
+    end(bed, controller).await;
 }

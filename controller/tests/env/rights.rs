@@ -10,11 +10,50 @@ use super::{
 };
 use controller::upstream::backup::{Archiver, Backup};
 use jiff::{SignedDuration, Timestamp};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
+    core::GroupVersionKind,
+    discovery::ApiResource,
+};
 use serde_json::{Value, json};
 use shared::label;
 
 const LONG: Duration = Duration::from_mins(3);
 const CLUSTER: &str = "MultigresCluster/minimal";
+const OURS: &str = "multigres.com/v1alpha1";
+
+/// API version, kind, plural, and verbs.
+type Tried = (&'static str, &'static str, &'static str, &'static [&'static str]);
+
+/// What a controller needs so seldom that a run of all stories may not show it.
+const SELDOM: &[Tried] = &[
+    (OURS, "MultigresCluster", "multigresclusters", &["update finalizers"]),
+    (OURS, "Cell", "cells", &["get", "delete", "update finalizers"]),
+    (OURS, "TableGroup", "tablegroups", &["get", "delete", "update finalizers"]),
+    (OURS, "Shard", "shards", &["get", "delete", "update finalizers"]),
+    (OURS, "TopoServer", "toposervers", &["get", "delete", "update finalizers"]),
+    (OURS, "MultigresBackup", "multigresbackups", &["get", "patch", "delete"]),
+    ("apps/v1", "Deployment", "deployments", &["get", "delete"]),
+    ("v1", "Service", "services", &["get", "delete"]),
+    ("v1", "Pod", "pods", &["get", "delete"]),
+    ("v1", "PersistentVolumeClaim", "persistentvolumeclaims", &["get", "delete"]),
+    ("v1", "ConfigMap", "configmaps", &["get"]),
+    ("v1", "Secret", "secrets", &["get", "patch", "delete"]),
+    ("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", &["get", "delete"]),
+];
+
+/// What no controller needs: these go with their owners, or belong to users.
+const NEVER: &[Tried] = &[
+    (OURS, "MultigresCluster", "multigresclusters", &["get", "delete"]),
+    (OURS, "CoreTemplate", "coretemplates", &["get", "patch", "delete"]),
+    (OURS, "CellTemplate", "celltemplates", &["get", "patch", "delete"]),
+    (OURS, "ShardTemplate", "shardtemplates", &["get", "patch", "delete"]),
+    (OURS, "MultigresBackup", "multigresbackups", &["update finalizers"]),
+    ("apps/v1", "StatefulSet", "statefulsets", &["get", "delete"]),
+    ("v1", "ConfigMap", "configmaps", &["delete"]),
+    ("events.k8s.io/v1", "Event", "events", &["get", "patch", "delete"]),
+];
 
 fn backup() -> Backup {
     let stop = Timestamp::now() - SignedDuration::from_mins(5);
@@ -144,5 +183,46 @@ async fn removals_moves_and_backups_need_no_right_that_the_chart_does_not_give()
     }
     assert_eq!(controller.wire.forbidden(), Vec::<String>::new());
     controller.stop().await;
+    bed.close().await;
+}
+
+/// The code by which a request about an object that does not exist is answered.
+async fn answer(client: &Client, namespace: &str, (version, kind, plural, _): Tried, verb: &str) -> u16 {
+    let (group, version) = version.split_once('/').unwrap_or(("", version));
+    let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural);
+    let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &resource);
+    let outcome = match verb {
+        "get" => api.get("nobody").await.map(drop),
+        "patch" => api.patch("nobody", &PatchParams::default(), &Patch::Merge(json!({}))).await.map(drop),
+        "delete" => api.delete("nobody", &DeleteParams::default()).await.map(drop),
+        "update finalizers" => {
+            api.replace_subresource("finalizers", "nobody", &PostParams::default(), &json!({})).await.map(drop)
+        }
+        other => panic!("no way to try {other}"),
+    };
+    match outcome {
+        Err(kube::Error::Api(status)) => status.code,
+        other => panic!("{verb} {plural}: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn what_is_seldom_needed_is_given_and_what_never_is_not() {
+    let Some(bed) = Bed::open().await else { return };
+    let user = format!("system:serviceaccount:{}:operator", bed.namespace);
+    bed.grant(&user, "controller.yaml").await;
+    let client = bed.client_as(&user);
+    let mut wrong = Vec::new();
+    for (all, expected) in [(SELDOM, 404), (NEVER, 403)] {
+        for tried in all {
+            for verb in tried.3 {
+                let code = answer(&client, &bed.namespace, *tried, verb).await;
+                if code != expected {
+                    wrong.push(format!("{verb} {}: {code} instead of {expected}", tried.2));
+                }
+            }
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
     bed.close().await;
 }

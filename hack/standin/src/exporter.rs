@@ -22,11 +22,13 @@ pub async fn run(values: Values) -> Result<()> {
     let (host, port) = address.rsplit_once(':').context("address: missing port in address")?;
     let port = port.parse().context("address: invalid port")?;
     let faults = Faults::watch("");
+    let commands = serving::fault_route(&faults);
     let listener = serving::listen(host, port).await.with_context(|| format!("listen tcp {address}"))?;
     let app = Router::new()
         .route(values.text("web.telemetry-path"), get(move || async move { page(&faults) }))
         .route("/", get(|| async { "postgres_exporter (stand-in)\n" }))
-        .route("/-/healthy", get(|| async { "Healthy\n" }));
+        .route("/-/healthy", get(|| async { "Healthy\n" }))
+        .route("/standin/fault", commands);
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
         served = axum::serve(listener, app) => served?,

@@ -36,6 +36,8 @@ pub enum Fault {
     HangBackup,
     /// The repository does not answer.
     LoseRepository,
+    /// The object store does not know the pooler's keys any more.
+    RevokeCredentials,
     /// The repository lists backups whose names and times make no sense.
     GarbleBackups,
     /// WAL is not archived.
@@ -47,7 +49,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    const ALL: [(Self, &'static str); 16] = [
+    const ALL: [(Self, &'static str); 17] = [
         (Self::RefuseRpc, "refuse-rpc"),
         (Self::HangRpc, "hang-rpc"),
         (Self::FailReady, "fail-ready"),
@@ -60,6 +62,7 @@ impl Fault {
         (Self::FailBackup, "fail-backup"),
         (Self::HangBackup, "hang-backup"),
         (Self::LoseRepository, "lose-repository"),
+        (Self::RevokeCredentials, "revoke-credentials"),
         (Self::GarbleBackups, "garble-backups"),
         (Self::StopArchiving, "stop-archiving"),
         (Self::StopPostgres, "stop-postgres"),

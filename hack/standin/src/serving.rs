@@ -8,7 +8,7 @@ use axum::Json;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 use futures::future::BoxFuture;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
@@ -180,9 +180,6 @@ fn pages(surface: &Surface) -> Router {
     let role = surface.role;
     let live_faults = surface.faults.clone();
     let ready_faults = surface.faults.clone();
-    let shown = surface.faults.clone();
-    let commanded = surface.faults.clone();
-    let cleared = surface.faults.clone();
     let ready = Arc::clone(&surface.ready);
     Router::new()
         .route(
@@ -202,27 +199,7 @@ fn pages(surface: &Surface) -> Router {
         )
         .route("/version", get(|| async { Json(json!({"revision": BUILD, "modified": false})) }))
         .route("/config", get(move || async move { format!("stand-in for {}\n", role.program()) }))
-        .route(
-            "/standin/fault",
-            get(move || async move { Json(json!({"faults": shown.names()})) })
-                .post(move |body: String| async move {
-                    match fault::parse(&body) {
-                        Ok(faults) => {
-                            // The answer has to leave before a crash.
-                            tokio::spawn(async move {
-                                tokio::time::sleep(Duration::from_millis(50)).await;
-                                commanded.command(faults);
-                            });
-                            (StatusCode::ACCEPTED, "accepted\n".to_owned())
-                        }
-                        Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")),
-                    }
-                })
-                .delete(move || async move {
-                    cleared.command(Vec::new());
-                    StatusCode::NO_CONTENT
-                }),
-        )
+        .route("/standin/fault", fault_route(&surface.faults))
         .merge(surface.pages.clone())
         .fallback(move |uri: axum::http::Uri| async move {
             if uri.path() == "/" {
@@ -230,6 +207,29 @@ fn pages(surface: &Surface) -> Router {
             } else {
                 StatusCode::NOT_FOUND.into_response()
             }
+        })
+}
+
+/// Where the faults of a process are shown, set and cleared.
+pub fn fault_route(faults: &Faults) -> MethodRouter {
+    let (shown, commanded, cleared) = (faults.clone(), faults.clone(), faults.clone());
+    get(move || async move { Json(json!({"faults": shown.names()})) })
+        .post(move |body: String| async move {
+            match fault::parse(&body) {
+                Ok(faults) => {
+                    // The answer has to leave before a crash.
+                    tokio::spawn(async move {
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        commanded.command(faults);
+                    });
+                    (StatusCode::ACCEPTED, "accepted\n".to_owned())
+                }
+                Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")),
+            }
+        })
+        .delete(move || async move {
+            cleared.command(Vec::new());
+            StatusCode::NO_CONTENT
         })
 }
 

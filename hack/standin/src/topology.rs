@@ -190,6 +190,12 @@ impl Connection {
         Ok(None)
     }
 
+    /// Prolongs a lock by its whole time, as who works behind it does again and again.
+    pub async fn prolong(&self, lease: i64) -> Result<()> {
+        let mut leases = self.client.lease_client();
+        Self::bounded(leases.keep_alive(lease)).await.map(drop)
+    }
+
     /// Ends a lock, whoever holds it.
     pub async fn revoke(&self, lease: i64) -> Result<()> {
         let mut leases = self.client.lease_client();

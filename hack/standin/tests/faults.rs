@@ -5,8 +5,10 @@
 mod bed;
 
 use bed::{Bed, eventually, http, http_call, status};
-use standin::proto::clustermetadata::PoolerLifecycleStatus;
-use standin::proto::multipoolermanagerdata::StatusRequest;
+use standin::proto::clustermetadata::{
+    BackupLocation, Database, PoolerLifecycleStatus, S3Backup, backup_location::Location,
+};
+use standin::proto::multipoolermanagerdata::{GetBackupsRequest, StatusRequest};
 
 #[tokio::test]
 async fn faults_come_over_http_and_from_the_file_and_go_again() {
@@ -61,4 +63,43 @@ async fn a_commanded_crash_ends_the_process() {
     eventually("/live", || async { http(http_port, "/live") }).await;
     http_call(http_port, "POST", "/standin/fault", "crash");
     assert_eq!(orch.ended().await.code(), Some(1));
+}
+
+/// Why the repository cannot be listed; nothing where it can.
+async fn list_fails(port: u16) -> Option<String> {
+    let answer = bed::manager(port).get_backups(GetBackupsRequest { limit: 0 }).await;
+    answer.err().map(|status| status.message().to_owned())
+}
+
+#[tokio::test]
+async fn a_repository_can_be_lost_and_keys_count_only_where_they_are_asked_for() {
+    if bed::is_real() {
+        bed::skip("faults are the stand-in's own");
+        return;
+    }
+    let Some(bed) = Bed::start().await else { return };
+    bed.put_database(&bed.ground.open_directory("repository")).await;
+    let place = bed.place("p-1");
+    let _pooler = bed.start_multipooler(&place);
+    eventually("a list", || async { list_fails(place.grpc).await.is_none().then_some(()) }).await;
+
+    http_call(place.http, "POST", "/standin/fault", "lose-repository");
+    eventually("the loss", || async { list_fails(place.grpc).await.filter(|why| why.contains("unable to reach")) })
+        .await;
+    http_call(place.http, "POST", "/standin/fault", "revoke-credentials");
+    eventually("a list without keys", || async { list_fails(place.grpc).await.is_none().then_some(()) }).await;
+
+    let location = Location::S3(S3Backup { bucket: "b".into(), region: "r".into(), ..S3Backup::default() });
+    let database = Database {
+        name: "postgres".into(),
+        backup_location: Some(BackupLocation { location: Some(location), ..BackupLocation::default() }),
+        cells: vec![bed::CELL.into()],
+        ..Database::default()
+    };
+    bed.put(&format!("{}/databases/postgres/Database", bed::ROOT), &database).await;
+    let place = bed.place("p-2");
+    let _pooler = bed.start_multipooler(&place);
+    eventually("a list", || async { list_fails(place.grpc).await.is_none().then_some(()) }).await;
+    http_call(place.http, "POST", "/standin/fault", "revoke-credentials");
+    eventually("the refusal", || async { list_fails(place.grpc).await.filter(|why| why.contains("403")) }).await;
 }

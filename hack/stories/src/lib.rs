@@ -4,6 +4,7 @@
 //! `hack/stories.sh` prepare one and say where it is through the environment.
 
 pub mod audit;
+pub mod backup;
 pub mod bed;
 pub mod cluster;
 pub mod etcd;
@@ -13,15 +14,23 @@ pub mod inventory;
 pub mod leftover;
 pub mod lesson;
 pub mod load;
+pub mod object_store;
 pub mod probe;
+pub mod prometheus;
+pub mod rights;
+pub mod secret;
+pub mod tls;
 pub mod wait;
 pub mod webhook;
 
+pub use backup::Backups;
 pub use bed::Bed;
 pub use cluster::ClusterUnderTest;
 pub use fault::Faults;
 pub use helm::Tools;
 pub use lesson::Lesson;
 pub use load::Load;
+pub use object_store::ObjectStore;
+pub use prometheus::Prometheus;
 pub use wait::{until, within};
 pub use webhook::Webhook;

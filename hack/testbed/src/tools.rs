@@ -79,6 +79,9 @@ pub const ADDONS: [Tool; 1] = [tool("cert-manager", "cert-manager", ".", "github
 pub const OLDEST: [Tool; 1] =
     [tool(OLDEST_APISERVER, "kubernetes-oldest", "k8s.io/kubernetes/cmd/kube-apiserver", KUBERNETES)];
 
+/// An object store, which only stories with the real data plane need; in a directory of its own, too.
+pub const STORES: [Tool; 1] = [tool("rclone", "rclone", ".", "github.com/rclone/rclone")];
+
 const PROMETHEUS: &str = "github.com/prometheus/prometheus";
 
 /// Prometheus and its checker of rules; in a directory of their own, too.
@@ -94,7 +97,7 @@ pub fn usual() -> impl Iterator<Item = &'static Tool> {
 
 /// All programs there are.
 pub fn every() -> impl Iterator<Item = &'static Tool> {
-    usual().chain(&OLDEST)
+    usual().chain(&OLDEST).chain(&STORES)
 }
 
 /// What a light control plane needs besides an API server.
@@ -127,6 +130,7 @@ pub struct Tools {
     addons: PathBuf,
     oldest: PathBuf,
     monitoring: PathBuf,
+    stores: PathBuf,
     apiserver: &'static str,
 }
 
@@ -169,7 +173,8 @@ impl Tools {
         let addons = home.tools(&pins_hash(&pins, ADDONS.iter())?);
         let oldest = home.tools(&pins_hash(&pins, OLDEST.iter())?);
         let monitoring = home.tools(&pins_hash(&pins, MONITORING.iter())?);
-        Ok(Self { home: home.clone(), pins, dir, addons, oldest, monitoring, apiserver: APISERVER })
+        let stores = home.tools(&pins_hash(&pins, STORES.iter())?);
+        Ok(Self { home: home.clone(), pins, dir, addons, oldest, monitoring, stores, apiserver: APISERVER })
     }
 
     /// The same tools with the API server of another Kubernetes.
@@ -210,6 +215,8 @@ impl Tools {
             &self.oldest
         } else if among(&MONITORING) {
             &self.monitoring
+        } else if among(&STORES) {
+            &self.stores
         } else {
             &self.dir
         }
@@ -422,6 +429,8 @@ mod tests {
         assert_ne!(tools.path(OLDEST_APISERVER).parent(), tools.path(APISERVER).parent());
         assert_ne!(tools.path(OLDEST_APISERVER).parent(), tools.path("cert-manager").parent());
         assert_ne!(tools.path("promtool").parent(), tools.path("helm").parent());
+        assert_ne!(tools.path("rclone").parent(), tools.path("cert-manager").parent());
+        assert!(usual().all(|tool| tool.name != "rclone"), "it takes minutes, and few need it");
         assert!(tools.manifests("cert-manager").starts_with(tools.path("cert-manager").ancestors().nth(2).unwrap()));
     }
 

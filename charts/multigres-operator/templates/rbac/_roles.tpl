@@ -67,6 +67,7 @@ subjects:
 {{/* The bundle of authorities, in exactly these two objects. Lists and watches have to select them by name. */}}
 {{- define "multigres-operator.configurationRules" -}}
 {{- range $resource, $name := dict "mutatingwebhookconfigurations" (include "multigres-operator.mutatingConfiguration" .) "validatingwebhookconfigurations" (include "multigres-operator.validatingConfiguration" .) }}
+# Watched by `certificate/watch.rs`, written by `certificate/configuration.rs`.
 - apiGroups: [admissionregistration.k8s.io]
   resources: [{{ $resource }}]
   resourceNames: [{{ $name }}]

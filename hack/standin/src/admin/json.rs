@@ -96,6 +96,11 @@ pub fn status(status: &Status) -> Value {
         "postgresReady": status.postgres_ready,
         "walPosition": status.wal_position,
         "shardId": status.shard_id,
+        "replicationStatus": status.replication_status.as_ref().map(|standby| json!({
+            "lastReplayLsn": standby.last_replay_lsn,
+            "lastReceiveLsn": standby.last_receive_lsn,
+            "walReceiverStatus": standby.wal_receiver_status,
+        })),
     })
 }
 

@@ -177,10 +177,17 @@ impl Agent {
         self.with(|state| state.report.as_ref().and_then(|report| wire::decode_rule(&report.rule)))
     }
 
-    /// The repository of the database.
+    /// The repository of the database, as far as it lets this pooler in.
     pub fn repository(&self) -> Result<Repository> {
         let database = self.with(|state| state.database.clone()).ok_or_else(|| anyhow!("database is not loaded"))?;
-        Repository::of(&database, self.settings.cipher, |name| std::env::var(name).ok())
+        let repository = Repository::of(&database, self.settings.cipher, |name| std::env::var(name).ok())?;
+        if self.faults.has(Fault::LoseRepository) {
+            bail!("unable to reach the repository on command");
+        }
+        if repository.asks_for_keys() && self.faults.has(Fault::RevokeCredentials) {
+            bail!("HTTP request failed with 403 (Forbidden): InvalidAccessKeyId on command");
+        }
+        Ok(repository)
     }
 
     /// Stops PostgreSQL through pgctld, gently first.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use anyhow::Context as _;
 use tonic::{Request, Response, Status};
 
 use super::agent::Agent;
@@ -16,6 +17,9 @@ use crate::proto::clustermetadata::{
 use crate::proto::multipoolermanager::multipooler_manager_server::MultipoolerManager;
 use crate::proto::multipoolermanagerdata as data;
 use crate::topology::key;
+
+/// How old the lease of a backup gets before it is prolonged.
+const PROLONG_AFTER: Duration = Duration::from_secs(5);
 
 /// Serves the calls for one agent.
 pub struct Manager(pub Arc<Agent>);
@@ -176,12 +180,8 @@ fn id_of(name: &str) -> Option<Id> {
 impl Manager {
     /// What the repository holds, as `pgbackrest info` tells it.
     async fn manifest(&self) -> Result<repository::Manifest, Status> {
-        if self.0.faults.has(Fault::LoseRepository) {
-            return Err(Status::internal(
-                "pgbackrest info failed: exit status 50: unable to reach the repository on command",
-            ));
-        }
-        let repository = self.0.repository().map_err(|error| internal(&error))?;
+        let refused = |error: anyhow::Error| internal(&error.context("pgbackrest info failed"));
+        let repository = self.0.repository().map_err(refused)?;
         Ok(repository.load(&self.0.store).await.map_err(|error| internal(&error))?.unwrap_or_default())
     }
 
@@ -306,17 +306,19 @@ impl MultipoolerManager for Manager {
             _ => "full",
         };
         let outcome = async {
+            let mut prolonged = Instant::now();
             while self.0.faults.has(Fault::HangBackup) {
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 // Whoever loses the lease stops.
                 if global.lease_of(&lock).await?.is_none_or(|now| now != lease) {
                     anyhow::bail!("backup lease lost");
                 }
+                if prolonged.elapsed() > PROLONG_AFTER {
+                    global.prolong(lease).await?;
+                    prolonged = Instant::now();
+                }
             }
-            if self.0.faults.has(Fault::LoseRepository) {
-                anyhow::bail!("pgbackrest backup failed: unable to reach the repository on command");
-            }
-            let repository = self.0.repository()?;
+            let repository = self.0.repository().context("pgbackrest backup failed")?;
             self.0.backup_into(&repository, kind, &request.job_id, is_primary).await
         }
         .await;

@@ -132,6 +132,11 @@ impl Repository {
         Ok(Self { place, require_encryption: location.require_initial_repo_encryption, cipher })
     }
 
+    /// Whether it is in an object store, which asks for keys.
+    pub fn asks_for_keys(&self) -> bool {
+        matches!(self.place, Place::ObjectStore { .. })
+    }
+
     /// Reads what is there; nothing yet is not an error.
     pub async fn load(&self, store: &Store) -> Result<Option<Manifest>> {
         let bytes = match &self.place {
@@ -313,7 +318,9 @@ mod tests {
         };
         assert!(Repository::of(&database(location(true)), false, |_| None).is_err());
         assert!(Repository::of(&database(location(true)), false, |_| Some("x".into())).is_ok());
-        assert!(Repository::of(&database(location(false)), false, |_| None).is_ok());
+        assert!(Repository::of(&database(location(false)), false, |_| None).unwrap().asks_for_keys());
+        let directory = database(Location::Filesystem(FilesystemBackup { path: "/backups".into() }));
+        assert!(!Repository::of(&directory, false, |_| None).unwrap().asks_for_keys());
         let nowhere = database(Location::Filesystem(FilesystemBackup::default()));
         assert!(Repository::of(&nowhere, false, |_| None).is_err());
     }

@@ -1,0 +1,442 @@
+//! A real Prometheus looks at the bed with the monitors, alerts and dashboards that users get: every query of a dashboard returns data, and
+//! alerts fire by real faults and are over once the fault is.
+//!
+//! The short form has the two alerts that are cheap to wait for; the long form the seven that users of the Go operator know.
+
+use std::{collections::BTreeSet, fs, time::Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use futures::future::try_join_all;
+use k8s_openapi::api::{
+    core::v1::{Pod, Service},
+    rbac::v1::{ClusterRole, PolicyRule},
+};
+use kube::{
+    Api,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use shared::api::v1alpha1::{BackupPhase, MultigresBackup, MultigresCluster};
+use stories::{
+    Bed, ClusterUnderTest, Prometheus, Tools,
+    bed::is_long,
+    lesson,
+    prometheus::dashboard::{self, Dashboard, Query},
+    until, within,
+};
+
+/// The alerts that users of the Go operator know.
+const ALERTS: [&str; 7] = [
+    "MultigresClusterReconcileErrors",
+    "MultigresClusterDegraded",
+    "MultigresCellGatewayUnavailable",
+    "MultigresShardPoolDegraded",
+    "MultigresWebhookErrors",
+    "MultigresReconcileSlow",
+    "MultigresControllerSaturated",
+];
+/// How long a condition has to last until they fire.
+const FOR: &str = "4s";
+/// Passes of the story's faults take seconds, not minutes, and few objects wait for them.
+const THRESHOLDS: [(&str, u32); 2] = [("MultigresReconcileSlow", 1), ("MultigresControllerSaturated", 3)];
+/// An alert has to fire this many seconds after its fault can be seen.
+const FIRES: u64 = 90;
+/// It has to be over this many seconds after all is well.
+const RESOLVES: u64 = 120;
+
+/// The role by which admission reads templates.
+const ADMISSION_ROLE: &str = "multigres-operator-admission-role";
+/// Clusters that wait for the one worker of the controller.
+const MANY: usize = 12;
+/// The etcd that hangs.
+const ETCD_IMAGE: &str = "gcr.io/etcd-development/etcd:v3.6.7";
+
+const NO_DATABASE: &str = "the exporter of the beds has no database to ask";
+const NO_SIZES: &str = "volumes of the beds are directories of the host, which kubelets do not measure";
+
+/// Queries that are empty on every bed: dashboard, panel, letter, and why.
+const EMPTY: [(&str, &str, &str, &str); 7] = [
+    ("data-plane", "Connections", "A", NO_DATABASE),
+    ("data-plane", "Connections", "B", NO_DATABASE),
+    ("data-plane", "Replication lag", "A", NO_DATABASE),
+    ("data-plane", "Size of the databases", "A", NO_DATABASE),
+    ("data-plane", "Size of the WAL", "A", NO_DATABASE),
+    ("data-plane", "Standbys that stream", "A", NO_DATABASE),
+    ("data-plane", "Space left", "A", NO_SIZES),
+];
+/// How rows end whose series are pushed by OTLP: no bed has a collector, and clusters send nothing without one.
+const PUSHED: &str = "(OTLP)";
+
+/// An alert with labels that tell it from others of its name.
+type Told<'a> = (&'static str, Vec<(&'static str, &'a str)>);
+
+/// A bed that a Prometheus looks at.
+struct Story {
+    bed: Bed,
+    tools: Tools,
+    prometheus: Prometheus,
+}
+
+impl Story {
+    async fn begin() -> Result<Option<Self>> {
+        let Some(bed) = Bed::connect().await? else { return Ok(None) };
+        bed.controller_ready().await?;
+        let tools = Tools::from_env()?;
+        let rule = |alert: &str, what: &str| format!("monitoring.prometheusRule.rules.{alert}.{what}");
+        let mut values: Vec<String> = ALERTS.map(|alert| rule(alert, &format!("for={FOR}"))).into();
+        values.extend(THRESHOLDS.map(|(alert, threshold)| rule(alert, &format!("threshold={threshold}"))));
+        let prometheus = Prometheus::start(&tools, &values).await?;
+        for component in ["controller-manager", "admission"] {
+            prometheus.holds(&format!(r#"up{{job=~".*{component}-metrics-service"}} == 1"#), 60).await?;
+        }
+        Ok(Some(Self { bed, tools, prometheus }))
+    }
+
+    /// A small cluster that is well.
+    async fn minimal(&self, namespace: &str) -> Result<ClusterUnderTest> {
+        let manifest = lesson::root().join("samples/minimal.yaml");
+        let cluster = ClusterUnderTest::apply(&self.bed, namespace, &manifest).await?;
+        cluster.healthy(300).await?;
+        Ok(cluster)
+    }
+
+    async fn all_fire(&self, told: &[Told<'_>]) -> Result<()> {
+        for (alert, labels) in told {
+            let begun = Instant::now();
+            self.prometheus.fires(alert, labels, FIRES).await?;
+            eprintln!("{alert} fires ({} s)", begun.elapsed().as_secs());
+        }
+        Ok(())
+    }
+
+    async fn none_fires(&self, told: &[Told<'_>]) -> Result<()> {
+        for (alert, labels) in told {
+            self.prometheus.resolves(alert, labels, RESOLVES).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Asks everything that the dashboards ask about one cluster; answers what is asked and whether there is anything.
+async fn asked(
+    prometheus: &Prometheus,
+    dashboards: &[Dashboard],
+    fixed: &[(&str, &str)],
+) -> Result<Vec<(String, Query, bool)>> {
+    let mut all = Vec::new();
+    for dashboard in dashboards {
+        let values = dashboard.values(prometheus, fixed).await?;
+        for query in &dashboard.queries {
+            let samples = prometheus.query(&query.filled(&values)?).await?;
+            let has_data = samples.iter().any(|sample| !sample.value.is_nan());
+            all.push((dashboard.name.clone(), query.clone(), has_data));
+        }
+    }
+    Ok(all)
+}
+
+/// Why a query returns nothing on a bed, if it does by nature.
+fn empty_by_nature(dashboard: &str, query: &Query) -> Option<&'static str> {
+    if query.row.ends_with(PUSHED) {
+        return Some("it is pushed to a collector, and no bed has one");
+    }
+    let listed = EMPTY
+        .iter()
+        .find(|(of, panel, letter, _)| *of == dashboard && *panel == query.panel && *letter == query.letter);
+    listed.map(|(_, _, _, why)| *why)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_query_of_the_dashboards_returns_data() -> Result<()> {
+    let Some(story) = Story::begin().await? else { return Ok(()) };
+    let dashboards = dashboard::all()?;
+    for (of, panel, letter, _) in EMPTY {
+        let is_there = dashboards.iter().any(|dashboard| {
+            dashboard.name == of && dashboard.queries.iter().any(|query| query.panel == panel && query.letter == letter)
+        });
+        ensure!(
+            is_there,
+            "no query {letter} of a panel {panel:?} in dashboard {of}: the list of empty ones is out of date"
+        );
+    }
+    let namespace = story.bed.namespace("dashboards").await?;
+    let cluster = story.minimal(&namespace).await?;
+    // A change and a backup, so that there is something to tell of.
+    let clusters: Api<MultigresCluster> = cluster.namespaced();
+    let louder = Patch::Merge(json!({ "spec": { "logLevels": { "multigateway": "debug" } } }));
+    clusters.patch(&cluster.name, &PatchParams::default(), &louder).await.context("changing the cluster")?;
+    let backups: Api<MultigresBackup> = cluster.namespaced();
+    let run = serde_json::from_value(json!({
+        "apiVersion": "multigres.com/v1alpha1", "kind": "MultigresBackup", "metadata": { "name": "shown" },
+        "spec": { "cluster": cluster.name, "type": "full" },
+    }))?;
+    backups.create(&PostParams::default(), &run).await.context("asking for a backup")?;
+    until("a backup", within(240), || async {
+        let status = backups.get("shown").await?.status.unwrap_or_default();
+        ensure!(status.phase == Some(BackupPhase::Completed), "{status:?}");
+        Ok(())
+    })
+    .await?;
+    cluster.healthy(120).await?;
+
+    let fixed = [("namespace", namespace.as_str()), ("cluster", cluster.name.as_str())];
+    let all = until("data for every query", within(180), || async {
+        let all = asked(&story.prometheus, &dashboards, &fixed).await?;
+        let missing: Vec<String> = all
+            .iter()
+            .filter(|(dashboard, query, has_data)| !has_data && empty_by_nature(dashboard, query).is_none())
+            .map(|(dashboard, query, _)| format!("{dashboard}: {} {}: {}", query.panel, query.letter, query.expression))
+            .collect();
+        ensure!(missing.is_empty(), "{} of {} return nothing:\n{}", missing.len(), all.len(), missing.join("\n"));
+        Ok(all)
+    })
+    .await?;
+    for (dashboard, query, has_data) in &all {
+        if let Some(why) = empty_by_nature(dashboard, query) {
+            ensure!(!has_data, "{dashboard}: {} {} returns data, although {why}", query.panel, query.letter);
+        }
+    }
+    let shown = all.iter().filter(|(_, _, has_data)| *has_data).count();
+    let rules = story.prometheus.rules_work(60).await?;
+    eprintln!("{shown} of {} queries return data, the others cannot here; {rules} alerts can be evaluated", all.len());
+    cluster.delete(240).await?;
+    story.bed.remove_namespace(&namespace).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_alert_fires_by_a_real_fault_and_resolves() -> Result<()> {
+    let Some(story) = Story::begin().await? else { return Ok(()) };
+    let namespace = story.bed.namespace("alerts").await?;
+    let cluster = story.minimal(&namespace).await?;
+    let mut fired = BTreeSet::new();
+    fired.extend(pods_that_cannot_start(&story, &cluster).await?);
+    if is_long() {
+        fired.extend(templates_that_cannot_be_read(&story, &namespace).await?);
+    }
+    cluster.delete(240).await?;
+    story.bed.remove_namespace(&namespace).await?;
+    if is_long() {
+        fired.extend(an_etcd_that_hangs(&story).await?);
+        ensure!(fired == BTreeSet::from(ALERTS), "only {fired:?} fired");
+    } else {
+        eprintln!("SKIPPED: of {} alerts all but {fired:?}; `make stories` has them", ALERTS.len());
+    }
+    Ok(())
+}
+
+/// A quota that lets no pod start, after the gateways are gone and, in the long form, a standby.
+async fn pods_that_cannot_start(story: &Story, cluster: &ClusterUnderTest) -> Result<Vec<&'static str>> {
+    let of_cluster = || vec![("namespace", cluster.namespace.as_str()), ("cluster", cluster.name.as_str())];
+    let mut told: Vec<Told<'_>> = vec![
+        ("MultigresClusterDegraded", vec![("namespace", cluster.namespace.as_str()), ("name", cluster.name.as_str())]),
+        ("MultigresCellGatewayUnavailable", of_cluster()),
+    ];
+    if is_long() {
+        told.push(("MultigresShardPoolDegraded", of_cluster()));
+        told.push((
+            "MultigresClusterReconcileErrors",
+            vec![("namespace", cluster.namespace.as_str()), ("controller", "shard")],
+        ));
+    }
+    story.none_fires(&told).await?;
+    story.bed.forbid_pods(&cluster.namespace).await?;
+    let pods: Api<Pod> = cluster.namespaced();
+    let at_once = DeleteParams::default().grace_period(0);
+    let gateways = format!("app.kubernetes.io/instance={},app.kubernetes.io/component=multigateway", cluster.name);
+    pods.delete_collection(&at_once, &ListParams::default().labels(&gateways)).await.context("deleting gateways")?;
+    if is_long() {
+        let members = cluster.roles(1, 60).await?;
+        let standby = members.iter().find(|member| member.role == "REPLICA").context("a standby")?;
+        pods.delete(&standby.pod, &at_once).await.context("deleting the standby")?;
+    }
+    story.all_fire(&told).await?;
+    story.bed.allow_pods(&cluster.namespace).await?;
+    // Those who make pods wait longer after each refusal.
+    cluster.healthy(400).await?;
+    story.none_fires(&told).await?;
+    Ok(told.into_iter().map(|(alert, _)| alert).collect())
+}
+
+/// Admission may not read templates any more, and is asked about a cluster for whose template it would have to.
+async fn templates_that_cannot_be_read(story: &Story, namespace: &str) -> Result<Vec<&'static str>> {
+    let told: Vec<Told<'_>> = vec![("MultigresWebhookErrors", vec![("resource", "MultigresCluster")])];
+    story.none_fires(&told).await?;
+    let roles: Api<ClusterRole> = Api::all(story.bed.client.clone());
+    let before = roles.get(ADMISSION_ROLE).await?.rules.unwrap_or_default();
+    let mut fewer = before.clone();
+    for resources in fewer.iter_mut().filter_map(|rule| rule.resources.as_mut()) {
+        resources.retain(|resource| !resource.ends_with("templates"));
+    }
+    ensure!(fewer != before, "{ADMISSION_ROLE} lets nobody read templates");
+    allow(&roles, &fewer).await?;
+    let outcome = errors_of_the_webhook(story, namespace, &told).await;
+    // Whatever came of it: the stories after this one need admission.
+    allow(&roles, &before).await?;
+    outcome?;
+    story.none_fires(&told).await?;
+    Ok(told.into_iter().map(|(alert, _)| alert).collect())
+}
+
+async fn allow(roles: &Api<ClusterRole>, rights: &[PolicyRule]) -> Result<()> {
+    let patch = Patch::Merge(json!({ "rules": rights }));
+    roles.patch(ADMISSION_ROLE, &PatchParams::default(), &patch).await.context("changing what admission may do")?;
+    Ok(())
+}
+
+async fn errors_of_the_webhook(story: &Story, namespace: &str, told: &[Told<'_>]) -> Result<()> {
+    let manifest = json!({
+        "apiVersion": "multigres.com/v1alpha1", "kind": "MultigresCluster", "metadata": { "name": "unjudged" },
+        "spec": { "templateDefaults": { "coreTemplate": "nowhere" }, "cells": [{ "name": "zone-a" }] },
+    });
+    until("an alert about a webhook that cannot read templates", within(FIRES), || async {
+        match ClusterUnderTest::apply_value(&story.bed, namespace, &manifest).await {
+            Ok(_) => bail!("a cluster with a template that does not exist was accepted"),
+            Err(refused) => ensure!(format!("{refused:#}").contains("cannot read"), "refused otherwise: {refused:#}"),
+        }
+        let alerts = story.prometheus.alerts().await?;
+        let fires =
+            |(name, labels): &Told<'_>| alerts.iter().any(|alert| alert.is(name, labels) && alert.state == "firing");
+        ensure!(told.iter().all(fires), "{alerts:?}");
+        Ok(())
+    })
+    .await
+}
+
+/// A process that stands still until this is dropped.
+struct Frozen(Pid);
+
+impl Frozen {
+    fn new(process: Pid) -> Result<Self> {
+        kill_process(process, Signal::STOP).context("stopping a process")?;
+        Ok(Self(process))
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // One that ended meanwhile does not stand still either.
+        let _ended = kill_process(self.0, Signal::CONT);
+    }
+}
+
+/// The process of the etcd with this token: pods of the bed are processes of this machine.
+fn etcd_process(token: &str) -> Result<Pid> {
+    let wanted = format!("ETCD_INITIAL_CLUSTER_TOKEN={token}");
+    for entry in fs::read_dir("/proc").context("listing processes")? {
+        let entry = entry.context("listing processes")?;
+        let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // Those that ended meanwhile, and those of others, cannot be read.
+        let Ok(environment) = fs::read(entry.path().join("environ")) else { continue };
+        if environment.split(|byte| *byte == 0).any(|word| word == wanted.as_bytes()) {
+            return Pid::from_raw(id).context("a process without a number");
+        }
+    }
+    bail!("the etcd with the token {token} is no process of this machine, or of another user")
+}
+
+/// An etcd of its own in a namespace that is also its token, which answers.
+async fn etcd(bed: &Bed, namespace: &str) -> Result<()> {
+    let services: Api<Service> = Api::namespaced(bed.client.clone(), namespace);
+    let service = serde_json::from_value(json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": { "name": "etcd" },
+        // It has to be found also while it hangs.
+        "spec": { "clusterIP": "None", "publishNotReadyAddresses": true, "selector": { "app": "etcd" },
+            "ports": [{ "name": "client", "port": 2379 }] },
+    }))?;
+    services.create(&PostParams::default(), &service).await.context("making the Service of the etcd")?;
+    let url = format!("http://etcd.{namespace}.svc:2379");
+    let env = |name: &str, value: &str| json!({ "name": name, "value": value });
+    let pod = serde_json::from_value(json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "etcd", "labels": { "app": "etcd" } },
+        "spec": {
+            "automountServiceAccountToken": false,
+            "terminationGracePeriodSeconds": 1,
+            "securityContext": { "runAsNonRoot": true, "runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 1000 },
+            "containers": [{
+                "name": "etcd", "image": ETCD_IMAGE, "imagePullPolicy": "IfNotPresent",
+                "env": [
+                    env("ETCD_DATA_DIR", "/var/lib/etcd/data"),
+                    env("ETCD_INITIAL_CLUSTER_TOKEN", namespace),
+                    env("ETCD_LISTEN_CLIENT_URLS", "http://0.0.0.0:2379"),
+                    env("ETCD_ADVERTISE_CLIENT_URLS", &url),
+                ],
+                "readinessProbe": { "httpGet": { "path": "/readyz", "port": 2379 }, "periodSeconds": 1 },
+                "volumeMounts": [{ "name": "data", "mountPath": "/var/lib/etcd" }],
+            }],
+            "volumes": [{ "name": "data", "emptyDir": {} }],
+        },
+    }))?;
+    let pods: Api<Pod> = Api::namespaced(bed.client.clone(), namespace);
+    pods.create(&PostParams::default(), &pod).await.context("making the etcd")?;
+    until("an etcd that answers", within(120), || async {
+        let status = pods.get("etcd").await?.status.unwrap_or_default();
+        let conditions = status.conditions.unwrap_or_default();
+        let ready = conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+        ensure!(ready, "phase {:?}, {:?}", status.phase, status.container_statuses);
+        Ok(())
+    })
+    .await
+}
+
+/// A cluster whose topology is in the etcd of its namespace.
+fn dependent(namespace: &str, name: &str) -> Value {
+    let external =
+        json!({ "endpoints": [format!("http://etcd.{namespace}.svc:2379")], "rootPath": format!("/{name}") });
+    json!({
+        "apiVersion": "multigres.com/v1alpha1", "kind": "MultigresCluster", "metadata": { "name": name },
+        "spec": { "globalTopoServer": { "external": external }, "cells": [{ "name": "zone-a" }] },
+    })
+}
+
+/// Many clusters whose etcd hangs, and a controller with a single worker: each pass waits for the etcd, and all others for that pass.
+async fn an_etcd_that_hangs(story: &Story) -> Result<Vec<&'static str>> {
+    let namespace = story.bed.namespace("no-answer").await?;
+    etcd(&story.bed, &namespace).await?;
+    // What the clusters would run does not matter.
+    story.bed.forbid_pods(&namespace).await?;
+    let told: Vec<Told<'_>> = vec![
+        ("MultigresReconcileSlow", vec![("controller", "multigrescluster")]),
+        ("MultigresControllerSaturated", vec![("name", "multigrescluster")]),
+    ];
+    story.none_fires(&told).await?;
+    let revision = story.tools.revision().await?;
+    let outcome = one_worker_waits(story, &namespace, &told).await;
+    // Whatever came of it: the stories after this one need a controller with all its workers.
+    story.tools.rollback(revision).await?;
+    story.bed.controller_ready().await?;
+    outcome?;
+    let clusters: Api<MultigresCluster> = Api::namespaced(story.bed.client.clone(), &namespace);
+    clusters.delete_collection(&DeleteParams::default(), &ListParams::default()).await.context("removing clusters")?;
+    until("the clusters' removal", within(240), || async {
+        let left: Vec<String> =
+            clusters.list(&ListParams::default()).await?.iter().map(kube::ResourceExt::name_any).collect();
+        ensure!(left.is_empty(), "{left:?}");
+        Ok(())
+    })
+    .await?;
+    story.bed.remove_namespace(&namespace).await?;
+    Ok(told.into_iter().map(|(alert, _)| alert).collect())
+}
+
+async fn one_worker_waits(story: &Story, namespace: &str, told: &[Told<'_>]) -> Result<()> {
+    story.tools.upgrade(&["controller.concurrency=1"]).await?;
+    story.bed.controller_ready().await?;
+    let frozen = Frozen::new(etcd_process(namespace)?)?;
+    let make = |number: usize| async move {
+        let manifest = dependent(namespace, &format!("waits-{number}"));
+        ClusterUnderTest::apply_value(&story.bed, namespace, &manifest).await
+    };
+    let clusters = try_join_all((0..MANY).map(make)).await?;
+    story.all_fire(told).await?;
+    drop(frozen);
+    let first = clusters.first().context("a cluster")?;
+    until("a cluster that reaches its etcd", within(120), || async {
+        let status = first.get().await?.status.unwrap_or_default();
+        let reached = shared::condition::find(&status.conditions, "TopologyReachable");
+        ensure!(reached.is_some_and(|condition| condition.status == "True"), "{:?}", status.conditions);
+        Ok(())
+    })
+    .await?;
+    story.none_fires(told).await
+}
