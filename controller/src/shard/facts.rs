@@ -66,7 +66,7 @@ pub struct Facts {
     pub unregistered: Vec<String>,
     /// Registered standbys that the confirmed primary does not count among its followers.
     pub detached: Vec<String>,
-    /// Whether anything of the shard runs or ran.
+    /// Whether a pool pod has got beyond being scheduled and its images pulled.
     pub started: bool,
 }
 
@@ -132,7 +132,7 @@ impl Facts {
             ),
             unregistered: unregistered(&wanted, &registered, &pods),
             detached: detached(confirmed, observed, &registered, &pods),
-            started: !pods.is_empty() || !orchestrators.is_empty(),
+            started: pods.values().copied().any(has_started),
             unready,
         }
     }
@@ -155,6 +155,11 @@ impl Facts {
     pub fn orchestrators_ready(&self) -> bool {
         self.waiting_orchestrators.is_empty()
     }
+}
+
+fn has_started(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    phase.is_some_and(|phase| phase != "Pending")
 }
 
 fn unregistered(wanted: &BTreeSet<&str>, registered: &[&PoolerRecord], pods: &BTreeMap<String, &Pod>) -> Vec<String> {

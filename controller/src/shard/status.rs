@@ -139,10 +139,12 @@ fn phase(
     if let Some(what) = degraded(scope, facts, lost) {
         return (Phase::Degraded, what);
     }
-    if !facts.started {
+    let missing = missing_references(observed, config);
+    // Until something runs there is one thing to wait for, and one status to write: each of its pieces has a condition of its own.
+    if !facts.started && facts.unplaced.is_none() && missing.is_none() {
         return (Phase::Initializing, "Creating the pods of the shard".to_owned());
     }
-    if let Some(what) = missing_references(observed, config) {
+    if let Some(what) = missing {
         // Running pods go on without it, but none of them could be replaced.
         return (if observed.pods.is_empty() { Phase::Progressing } else { Phase::Degraded }, what);
     }

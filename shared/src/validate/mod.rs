@@ -55,18 +55,35 @@ pub fn cluster(
     around: &Surroundings,
 ) -> Verdict {
     let mut findings = Findings::new(Some(&resolved.provenance));
-    written::check(&mut findings, name, spec);
-    cluster::check(&mut findings, resolved);
-    let known = shard::Cells::of(resolved);
-    resolved.each_shard(&mut |at, one| shard::check(&mut findings, at, one, &known));
-    surroundings::check(&mut findings, resolved, before.map(|before| before.resolved), around);
-    cluster::notices(&mut findings, resolved);
-    pending::check(&mut findings, spec, resolved);
-    if let Some(before) = before {
-        update::check(&mut findings, before.resolved, resolved);
-        update::internal_tls(&mut findings, before.spec.internal_tls, spec.internal_tls);
-    }
+    as_written(&mut findings, name, spec);
+    as_resolved(&mut findings, before, spec, resolved, around);
     findings.verdict
+}
+
+/// The rules about a spec as it is written; parts of it are judged together.
+fn as_written(findings: &mut Findings<'_>, name: &str, spec: &MultigresClusterSpec) {
+    written::check(findings, name, spec);
+    pending::written(findings, spec);
+}
+
+/// The rules about what a spec resolves to; cells and shards are judged each by itself.
+fn as_resolved(
+    findings: &mut Findings<'_>,
+    before: Option<Before<'_>>,
+    spec: &MultigresClusterSpec,
+    resolved: &ResolvedCluster,
+    around: &Surroundings,
+) {
+    cluster::check(findings, resolved);
+    let known = shard::Cells::of(resolved);
+    resolved.each_shard(&mut |at, one| shard::check(findings, at, one, &known));
+    surroundings::check(findings, resolved, before.map(|before| before.resolved), around);
+    cluster::notices(findings, resolved);
+    pending::resolved(findings, resolved);
+    if let Some(before) = before {
+        update::check(findings, before.resolved, resolved);
+        update::internal_tls(findings, before.spec.internal_tls, spec.internal_tls);
+    }
 }
 
 #[cfg(test)]

@@ -12,10 +12,15 @@ use crate::resolve::{self, GlobalTopo, ResolvedCluster, defaults};
 
 use super::{Findings, field};
 
-pub fn check(findings: &mut Findings<'_>, spec: &MultigresClusterSpec, resolved: &ResolvedCluster) {
+/// What the spec itself shows.
+pub fn written(findings: &mut Findings<'_>, spec: &MultigresClusterSpec) {
     certificates(findings, spec);
     bootstrap(findings, spec);
     one_location(findings, spec);
+}
+
+/// What shows in what the spec resolves to.
+pub fn resolved(findings: &mut Findings<'_>, resolved: &ResolvedCluster) {
     match &resolved.global_topo {
         GlobalTopo::External(external) => topology(findings, &At::Root("globalTopoServer.external"), external),
         GlobalTopo::Managed(topo) => etcd(findings, &At::Root("globalTopoServer.etcd"), topo.etcd.as_ref()),

@@ -3,7 +3,7 @@
 use crate::api::v1alpha1::MultigresClusterSpec;
 use crate::resolve::{self, Settings, Templates};
 
-use super::{Before, Findings, Surroundings, Verdict, alike, cluster, unresolved, written};
+use super::{Before, Findings, Surroundings, Verdict, alike, as_resolved, as_written, cluster, unresolved, written};
 
 /// A cluster to judge.
 #[derive(Debug, Clone, Copy)]
@@ -26,20 +26,27 @@ pub struct Subject<'a> {
 /// that are not.
 pub fn review(old: Option<&MultigresClusterSpec>, subject: &Subject<'_>, around: &Surroundings) -> Verdict {
     let old = old.filter(|old| *old != subject.spec);
-    if is_flawless_at_a_glance(old, subject, around) {
-        return Verdict::default();
-    }
-    in_full(old, subject, around)
+    at_a_glance(old, subject, around).unwrap_or_else(|| in_full(old, subject, around))
 }
 
-/// Whether one of each sort of cells and table groups is enough to see that there is nothing to find.
-fn is_flawless_at_a_glance(old: Option<&MultigresClusterSpec>, subject: &Subject<'_>, around: &Surroundings) -> bool {
+/// The verdict, where one of each sort of cells and table groups is enough to see that none of them has anything to find. What the spec
+/// shows as a whole may still be worth a warning.
+fn at_a_glance(old: Option<&MultigresClusterSpec>, subject: &Subject<'_>, around: &Surroundings) -> Option<Verdict> {
     let Subject { name, namespace, spec, templates, settings } = *subject;
-    let Some(represented) = alike::represented(old, spec) else { return false };
+    let represented = alike::represented(old, spec)?;
+    let mut whole = Findings::new(None);
+    as_written(&mut whole, name, spec);
+    // An error names the level that its value came from.
+    if !whole.verdict.is_accepted() {
+        return None;
+    }
     let resolve = |spec| resolve::quietly_without(&represented, name, namespace, spec, templates, settings).ok();
     let before = old.and_then(resolve);
     let before = old.zip(before.as_ref()).map(|(spec, resolved)| Before { spec, resolved });
-    resolve(spec).is_some_and(|resolved| cluster(before, name, spec, &resolved, around) == Verdict::default())
+    let resolved = resolve(spec)?;
+    let mut parts = Findings::new(Some(&resolved.provenance));
+    as_resolved(&mut parts, before, spec, &resolved, around);
+    (parts.verdict == Verdict::default()).then_some(whole.verdict)
 }
 
 /// Judges all of a cluster.
@@ -120,9 +127,9 @@ mod tests {
         let (settings, templates) = (settings(), Templates::default());
         let glance = |old: Option<&MultigresClusterSpec>, spec: &MultigresClusterSpec| {
             let subject = Subject { name: "demo", namespace: "prod", spec, templates: &templates, settings: &settings };
-            let glance = is_flawless_at_a_glance(old, &subject, &Surroundings::default());
-            assert!(!glance || review(old, &subject, &Surroundings::default()) == Verdict::default());
-            glance
+            let glance = at_a_glance(old, &subject, &Surroundings::default());
+            assert!(glance.as_ref().is_none_or(|glance| *glance == in_full(old, &subject, &Surroundings::default())));
+            glance.is_some()
         };
         let right = spec(&[group("default", "2Gi"), group("b", "2Gi"), group("c", "2Gi")]);
         assert!(glance(None, &right));
@@ -132,6 +139,10 @@ mod tests {
         assert!(glance(Some(&smaller), &right));
         let shrunk = spec(&[group("default", "2Gi"), group("b", "2Gi"), group("c", "3Gi")]);
         assert!(!glance(Some(&shrunk), &right));
+        // A warning about all groups together is no reason to look at each.
+        let mut shared = right.clone();
+        shared.backup = serde_json::from_value(json!({"type": "s3", "s3": {"bucket": "b", "region": "r"}})).unwrap();
+        assert!(glance(None, &shared));
     }
 
     proptest! {

@@ -45,6 +45,33 @@ fn before_anything_exists_a_shard_is_initializing() {
     assert_eq!(plan.requeue, Requeue::After(settings().poll_unsettled));
 }
 
+#[rstest]
+#[case::no_pods(&[], Phase::Initializing, "Creating the pods of the shard")]
+#[case::none_runs(&[None, Some("Pending")], Phase::Initializing, "Creating the pods of the shard")]
+#[case::one_runs(&[Some("Running"), Some("Pending")], Phase::Progressing, "Waiting for pool pods to be ready")]
+fn a_shard_is_initializing_until_one_of_its_members_runs(
+    #[case] phases: &[Option<&str>],
+    #[case] phase: Phase,
+    #[case] message: &str,
+) {
+    let mut observed = healthy(minimal());
+    for (pod, phase) in members(&observed.shard).iter().zip(phases) {
+        let status = json!({ "phase": phase });
+        with_pod(&mut observed, pod, |pod| pod.status = serde_json::from_value(status).unwrap());
+    }
+    observed.pods.truncate(phases.len());
+    let status = pass(&observed).status.unwrap();
+    assert_eq!((status.phase, status.message.as_deref()), (Some(phase), Some(message)));
+}
+
+#[test]
+fn what_holds_up_the_start_of_a_shard_is_said_at_once() {
+    let mut observed = observed(minimal());
+    observed.password = Reference::Absent;
+    let status = pass(&observed).status.unwrap();
+    assert_eq!(status.phase, Some(Phase::Progressing), "{:?}", status.message);
+}
+
 fn nothing(_: &mut Observed) {}
 
 fn crash(observed: &mut Observed) {
