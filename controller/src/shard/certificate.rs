@@ -253,8 +253,9 @@ mod tests {
         settle(&scope, &stores, NOW);
         assert_eq!(settle(&scope, &stores, days(300)), 0);
         assert_eq!(settle(&scope, &stores, days(340)), 1);
+        (2..11).for_each(|year| assert_eq!(settle(&scope, &stores, days(340 * year)), 1, "year {year}"));
         let before = served(&scope, &stores);
-        assert!(settle(&scope, &stores, days(3630)) >= 1);
+        assert_eq!(settle(&scope, &stores, days(3630)), 1);
         let ca = stores.secrets.get("prod", "minimal-postgres-default-0-inf-1e3c045c-pgbackrest-ca").unwrap();
         assert_eq!(pki::Certificate::all(&pair(&ca, CA_KEYS).certificate).unwrap().len(), 2, "overlap");
         // The successor signs when every server has it.

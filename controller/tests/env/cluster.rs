@@ -11,7 +11,7 @@ use std::{
 use super::bed::{Bed, DEADLINE, Objects, condition, eventually, minimal, within};
 use futures::{StreamExt as _, stream};
 use serde_json::{Value, json};
-use shared::annotation::{APPLIED_DIGEST, INTENT, RENDERING, SPEC_HASH};
+use shared::annotation::{APPLIED_DIGEST, INTENT, PGBACKREST_CERTIFICATE, RENDERING, SPEC_HASH};
 
 /// The pass counters, and the kind that each counts.
 const CONTROLLERS: [(&str, &str); 5] = [
@@ -117,8 +117,9 @@ fn essence(object: &Value, namespace: &str) -> Value {
         annotations.remove(INTENT);
         annotations.remove(RENDERING);
         // It covers the namespace, which is part of host names; the pod's spec itself is compared.
-        if let Some(hash) = annotations.get_mut(SPEC_HASH) {
-            *hash = json!("…");
+        // Authorities are random.
+        for key in [SPEC_HASH, PGBACKREST_CERTIFICATE] {
+            annotations.entry(key).and_modify(|value| *value = json!("…"));
         }
     }
     if object["kind"] == "ConfigMap" {

@@ -182,8 +182,12 @@ fn each_rule_of_the_chart_names_a_module_that_needs_it() {
             }
             if line.starts_with("- apiGroups:") {
                 rules += 1;
-                let modules: Vec<&str> =
-                    comment.split('`').skip(1).step_by(2).filter(|word| Path::new(word).extension().is_some_and(|kind| kind == "rs")).collect();
+                let modules: Vec<&str> = comment
+                    .split('`')
+                    .skip(1)
+                    .step_by(2)
+                    .filter(|word| Path::new(word).extension().is_some_and(|kind| kind == "rs"))
+                    .collect();
                 let place = format!("{}:{}", file.display(), number + 1);
                 assert!(!modules.is_empty(), "{place}: the rule names no module");
                 for module in modules {
