@@ -33,9 +33,10 @@ const CERTIFICATE: &str = "tls.crt";
 const PRIVATE_KEY: &str = "tls.key";
 
 /// Begins a conversation in HTTP/2 without TLS, and prints the first bytes of the answer in hexadecimal.
-const GREET: &str = r#"exec 3<>"/dev/tcp/$1/$2" || exit 1
+/// Fails only where nobody listens: who hangs up in the middle of the greeting does not answer it.
+const GREET: &str = r#"trap '' PIPE; exec 3<>"/dev/tcp/$1/$2"
 printf 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0' >&3
-timeout 5 head -c 9 <&3 | od -An -v -tx1"#;
+timeout 5 head -c 9 <&3 | od -An -v -tx1; exit 0"#;
 
 /// Whether somebody speaks HTTP/2 without TLS at an address: whoever does begins with its settings.
 pub async fn answers_in_plain_text(host: &str, port: u16) -> Result<bool> {
