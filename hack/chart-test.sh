@@ -260,7 +260,7 @@ live() {
   fails "an annotation of ours on a cluster is judged" "failed calling webhook" kubectl annotate multigrescluster minimal multigres.com/project-ref=x
   fails "a changed spec is judged" "failed calling webhook" kubectl patch multigrescluster minimal --type=merge -p '{"spec":{"logLevels":{"multigateway":"debug"}}}'
   fails "a new cluster is judged" "failed calling webhook" kubectl create -f - <<< '{"apiVersion":"multigres.com/v1alpha1","kind":"MultigresCluster","metadata":{"name":"new"},"spec":{"cells":[{"name":"a"}]}}'
-  passes "the controller is not asked about" kubectl patch multigrescluster minimal --as "$CONTROLLER" --type=merge -p '{"metadata":{"finalizers":["multigres.com/cluster-cleanup"],"annotations":{"multigres.com/applied-images":"x"}}}'
+  passes "the controller is not asked about" kubectl patch multigrescluster minimal --as "$CONTROLLER" --as-group system:masters --type=merge -p '{"metadata":{"finalizers":["multigres.com/cluster-cleanup"],"annotations":{"multigres.com/applied-images":"x"}}}'
   fails "a changed template is judged" "failed calling webhook" kubectl patch coretemplate used --type=merge -p '{"spec":{"globalTopoServer":{"etcd":{"replicas":5}}}}'
   passes "a label on a template passes" kubectl label coretemplate used team=a
   fails "the deletion of a template is judged" "failed calling webhook" kubectl delete coretemplate used
@@ -272,11 +272,11 @@ live() {
   fails "so is the scale of a shard" "by the Multigres operator alone" kubectl scale shard kept --replicas=7
   fails "nobody adds one" "by the Multigres operator alone" kubectl create -f - <<< '{"apiVersion":"multigres.com/v1alpha1","kind":"TopoServer","metadata":{"name":"new"},"spec":{}}'
   passes "an annotation of the user on a child passes" kubectl annotate toposerver kept example.com/a=b
-  passes "the controller writes children" kubectl patch toposerver kept --as "$CONTROLLER" --type=merge -p '{"spec":{"placement":{"nodeSelector":{"a":"b"}}}}'
+  passes "the controller writes children" kubectl patch toposerver kept --as "$CONTROLLER" --as-group system:masters --type=merge -p '{"spec":{"placement":{"nodeSelector":{"a":"b"}}}}'
   passes "the controller scales shards" kubectl patch shard kept --as "$CONTROLLER" --as-group system:masters --subresource=scale --type=merge -p '{"spec":{"replicas":2}}'
   passes "the garbage collector deletes children" kubectl delete tablegroup kept --as system:serviceaccount:kube-system:generic-garbage-collector --as-group system:masters
-  kubectl patch cell kept --as "$CONTROLLER" --type=merge -p '{"metadata":{"finalizers":["multigres.com/test"]}}' > /dev/null
-  kubectl delete cell kept --wait=false --as "$CONTROLLER" > /dev/null
+  kubectl patch cell kept --as "$CONTROLLER" --as-group system:masters --type=merge -p '{"metadata":{"finalizers":["multigres.com/test"]}}' > /dev/null
+  kubectl delete cell kept --wait=false --as "$CONTROLLER" --as-group system:masters > /dev/null
   passes "what is being deleted is in nobody's way" kubectl patch cell kept --type=merge -p '{"metadata":{"finalizers":null}}'
   kubectl delete multigrescluster minimal --wait=false > /dev/null
   passes "the same for a cluster" kubectl patch multigrescluster minimal --type=merge -p '{"metadata":{"finalizers":null},"spec":{"logLevels":{"multigateway":"debug"}}}'
