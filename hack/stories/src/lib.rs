@@ -9,6 +9,7 @@ pub mod bed;
 pub mod cluster;
 pub mod etcd;
 pub mod fault;
+pub mod gateway;
 pub mod helm;
 pub mod inventory;
 pub mod leftover;

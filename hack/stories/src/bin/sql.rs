@@ -2,60 +2,25 @@
 //!
 //! It runs inside the network of a bed, where Services have addresses.
 
-use std::time::{Duration, Instant};
-
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
-
-/// How long a gateway may take to accept a connection and its first statement.
-const PATIENCE: Duration = Duration::from_mins(1);
-/// How long to wait after an attempt.
-const AGAIN: Duration = Duration::from_millis(500);
+use stories::gateway::Gateway;
+use tokio_postgres::SimpleQueryMessage;
 
 /// What to run, and where.
 #[derive(Parser)]
 struct Args {
-    /// Host of the gateway.
-    #[arg(long)]
-    host: String,
-    /// Its port.
-    #[arg(long, default_value_t = 5432)]
-    port: u16,
-    /// The superuser.
-    #[arg(long, default_value = "postgres")]
-    user: String,
-    /// Its password.
-    #[arg(long, env = "PGPASSWORD")]
-    password: String,
+    #[command(flatten)]
+    gateway: Gateway,
     /// The statements.
     #[arg(required = true)]
     statements: Vec<String>,
 }
 
-impl Args {
-    async fn connect(&self) -> Result<Client> {
-        let mut config = tokio_postgres::Config::new();
-        config.host(&self.host).port(self.port).user(&self.user).password(&self.password).dbname("postgres");
-        config.connect_timeout(Duration::from_secs(5));
-        let (client, connection) = config.connect(NoTls).await.context("connecting")?;
-        tokio::spawn(connection);
-        client.batch_execute("SELECT 1").await.context("first statement")?;
-        Ok(client)
-    }
-}
-
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let args = Args::parse();
-    let end = Instant::now() + PATIENCE;
-    let client = loop {
-        match args.connect().await {
-            Ok(client) => break client,
-            Err(_) if Instant::now() < end => tokio::time::sleep(AGAIN).await,
-            Err(error) => return Err(error),
-        }
-    };
+    let client = args.gateway.settled("SELECT 1").await?;
     let mut answer = Vec::new();
     for statement in &args.statements {
         answer = client.simple_query(statement).await.with_context(|| statement.clone())?;

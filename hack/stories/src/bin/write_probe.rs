@@ -14,59 +14,22 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use stories::probe::Report;
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use stories::{
+    gateway::{Gateway, PATIENCE},
+    probe::Report,
+};
+use tokio_postgres::SimpleQueryMessage;
 
 /// How often a row is written.
 const BEAT: Duration = Duration::from_millis(50);
-/// How long one write may take. A gateway holds writes back while there is no primary.
-const PATIENCE: Duration = Duration::from_mins(1);
 /// Failures that are quoted.
 const QUOTED: usize = 5;
 
 /// Where to write.
 #[derive(Parser)]
 struct Args {
-    /// Host of the gateway.
-    #[arg(long)]
-    host: String,
-    /// Its port.
-    #[arg(long, default_value_t = 5432)]
-    port: u16,
-    /// The superuser.
-    #[arg(long, default_value = "postgres")]
-    user: String,
-    /// Its password.
-    #[arg(long, env = "PGPASSWORD")]
-    password: String,
-}
-
-impl Args {
-    async fn connect(&self) -> Result<Client> {
-        let mut config = tokio_postgres::Config::new();
-        config.host(&self.host).port(self.port).user(&self.user).password(&self.password).dbname("postgres");
-        config.connect_timeout(Duration::from_secs(5));
-        let (client, connection) = config.connect(NoTls).await.context("connecting")?;
-        tokio::spawn(connection);
-        Ok(client)
-    }
-
-    /// A connection on which statements work, however long that takes.
-    async fn settled(&self, statement: &str) -> Result<Client> {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let attempt = async {
-                let client = self.connect().await?;
-                client.batch_execute(statement).await.context("first statement")?;
-                Ok::<_, anyhow::Error>(client)
-            };
-            match attempt.await {
-                Ok(client) => return Ok(client),
-                Err(_) if Instant::now() < end => tokio::time::sleep(BEAT * 4).await,
-                Err(error) => return Err(error),
-            }
-        }
-    }
+    #[command(flatten)]
+    gateway: Gateway,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -79,7 +42,8 @@ async fn main() -> Result<()> {
         let _ended = std::io::stdin().read_to_end(&mut Vec::new());
         told.store(true, Ordering::Relaxed);
     });
-    let mut client = Some(args.settled("CREATE TABLE IF NOT EXISTS write_probe (id bigint PRIMARY KEY)").await?);
+    let mut client =
+        Some(args.gateway.settled("CREATE TABLE IF NOT EXISTS write_probe (id bigint PRIMARY KEY)").await?);
     println!("ready");
     let mut report = Report::default();
     let mut acknowledged: BTreeSet<u64> = BTreeSet::new();
@@ -94,7 +58,7 @@ async fn main() -> Result<()> {
         let written = async {
             let connected = match client.take() {
                 Some(client) => client,
-                None => args.connect().await?,
+                None => args.gateway.connect().await?,
             };
             connected.batch_execute(&format!("INSERT INTO write_probe VALUES ({id})")).await?;
             Ok::<_, anyhow::Error>(connected)
@@ -112,8 +76,13 @@ async fn main() -> Result<()> {
     }
     report.longest_gap_ms = report.longest_gap_ms.max(milliseconds(last.elapsed()));
     report.acknowledged = acknowledged.len();
-    let rows =
-        args.settled("SELECT 1").await?.simple_query("SELECT id FROM write_probe").await.context("reading back")?;
+    let rows = args
+        .gateway
+        .settled("SELECT 1")
+        .await?
+        .simple_query("SELECT id FROM write_probe")
+        .await
+        .context("reading back")?;
     let stored: BTreeSet<u64> = rows
         .iter()
         .filter_map(|message| match message {

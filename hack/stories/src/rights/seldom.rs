@@ -11,7 +11,8 @@ pub(super) struct Seldom {
     pub(super) why: &'static str,
 }
 
-/// What is given and seldom used. That these are given, and are enough, is tried by the controller's API server tests `rights`.
+/// What is given and seldom used. The controller's API server tests `rights` try that its own are given, and are enough; those of admission
+/// were found by reading its code.
 pub(super) const SELDOM: &[Seldom] = &[
     Seldom {
         account: Account::Controller,
