@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use futures::{FutureExt as _, future::BoxFuture};
 use k8s_openapi::NamespaceResourceScope;
 use kube::{
-    Api, Client, Resource,
+    Client, Resource,
     runtime::{events::Reporter, reflector, watcher},
 };
 use serde::de::DeserializeOwned;
@@ -237,12 +237,8 @@ impl Watches {
     ) {
         for scope in &self.scopes {
             self.gate.expect(scope);
-            let api = match scope {
-                Some(namespace) => Api::namespaced(self.client.clone(), namespace),
-                None => Api::all(self.client.clone()),
-            };
-            let watch =
-                watch::run(api, config.clone(), scope.clone(), self.router.clone(), table, kept.map(Arc::clone));
+            let (client, router) = (self.client.clone(), self.router.clone());
+            let watch = watch::run(client, config.clone(), scope.clone(), router, table, kept.map(Arc::clone));
             self.prepared.push(watch.boxed());
         }
     }

@@ -100,6 +100,12 @@ pub enum Error {
         #[source]
         source: serde_json::Error,
     },
+    /// Code of ours broke while it worked for this object.
+    #[error("the operator itself broke: {what}; this is a defect, please report it with the controller's log")]
+    Panicked {
+        /// What the panic said.
+        what: String,
+    },
 }
 
 /// Whether a create was refused only because the namespace is on its way out.
@@ -140,7 +146,8 @@ impl Error {
             | Self::NoClusterLabel { .. }
             | Self::Foreign { .. }
             | Self::Unlabelled { .. }
-            | Self::Serialise { .. } => Class::Bug,
+            | Self::Serialise { .. }
+            | Self::Panicked { .. } => Class::Bug,
             Self::Deadline { .. } | Self::Upstream { .. } | Self::NoBackup { .. } | Self::Pki { .. } => {
                 Class::Transient
             }

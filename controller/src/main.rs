@@ -32,20 +32,17 @@ fn main() -> Result<()> {
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         bail!("another TLS provider is installed already");
     }
-    // One worker is enough for what a pass computes, and each costs memory of its own; the rest is waiting.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("starting the runtime")?;
-    let telemetry = {
-        let _inside = runtime.enter();
+    // One thread is enough for what passes compute, and each more costs memory of its own; the rest is waiting. The servers have their own threads.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
+    runtime.block_on(async {
         let service = Service { name: "multigres-operator", version: env!("CARGO_PKG_VERSION") };
-        telemetry::init(&args.log.settings(), service, &Tracing::of_process()).context("starting logs")?
-    };
-    let ended = runtime.block_on(run(args, telemetry.log.clone()));
-    telemetry.finish();
-    ended
+        let telemetry =
+            telemetry::init(&args.log.settings(), service, &Tracing::of_process()).context("starting logs")?;
+        let ended = run(args, telemetry.log.clone()).await;
+        // What sends the last spans needs this thread.
+        tokio::task::spawn_blocking(|| telemetry.finish()).await.context("sending the last spans")?;
+        ended
+    })
 }
 
 #[expect(clippy::print_stdout, reason = "printing is what was asked for")]

@@ -1,8 +1,8 @@
 //! Wraps the pass of every kind the same way: span, timer, execution, events, log line, metrics, and the delay that follows.
 
-use std::{convert::Infallible, fmt::Debug, sync::Arc, time::Instant};
+use std::{any::Any, convert::Infallible, fmt::Debug, panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
-use futures::{StreamExt as _, future::BoxFuture, stream};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
 use kube::{
     Resource, ResourceExt as _,
     runtime::{
@@ -26,7 +26,7 @@ use tracing::{Instrument as _, Span, debug_span};
 use crate::{
     context::Ctx,
     error::{Class, Error},
-    execute::Trouble,
+    execute::{Outcome, Trouble},
     plan::{Note, Plan},
     requeue,
 };
@@ -121,7 +121,7 @@ pub async fn pass<K: Kind>(object: &K, ctx: &Ctx, metrics: &ControllerMetrics) -
     );
     let started = Instant::now();
     metrics.active_workers.inc();
-    let (action, outcome) = passed(object, ctx, &key).instrument(span.clone()).await;
+    let (action, outcome) = passed(object, ctx, &key, metrics).instrument(span.clone()).await;
     telemetry::describe(&span, [("result", <&str>::from(outcome).into())]);
     metrics.active_workers.dec();
     if outcome == PassOutcome::Error {
@@ -131,18 +131,36 @@ pub async fn pass<K: Kind>(object: &K, ctx: &Ctx, metrics: &ControllerMetrics) -
     action
 }
 
-async fn passed<K: Kind>(object: &K, ctx: &Ctx, key: &ObjectKey) -> (Action, PassOutcome) {
+/// Plans, tells and writes.
+async fn attempt<K: Kind>(object: &K, ctx: &Ctx) -> Result<Outcome, Error> {
+    let plan = object.plan(ctx).await?;
+    let change = plan.status.as_ref().and_then(|next| object.phase_change(next));
+    for note in change.iter().chain(&plan.notes) {
+        ctx.events.publish(object, note).await;
+    }
+    Ok(ctx.executor.run(object, plan).instrument(debug_span!("Execute")).await)
+}
+
+/// What a panic said, if there was one: a defect that one object meets must not end the work for all others. Nothing that passes share is left
+/// half-written by one: locks of the standard library are taken over when poisoned, and stores belong to the watches.
+async fn shielded<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| said(&*panic))
+}
+
+fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without words".to_owned())
+}
+
+async fn passed<K: Kind>(object: &K, ctx: &Ctx, key: &ObjectKey, metrics: &ControllerMetrics) -> (Action, PassOutcome) {
     let started = Instant::now();
-    let (errors, requeue, sent) = match object.plan(ctx).await {
-        Ok(plan) => {
-            let change = plan.status.as_ref().and_then(|next| object.phase_change(next));
-            for note in change.iter().chain(&plan.notes) {
-                ctx.events.publish(object, note).await;
-            }
-            let outcome = ctx.executor.run(object, plan).instrument(debug_span!("Execute")).await;
-            (outcome.errors, Some(outcome.requeue), outcome.sent)
+    let (errors, requeue, sent) = match shielded(attempt(object, ctx)).await {
+        Ok(Ok(outcome)) => (outcome.errors, Some(outcome.requeue), outcome.sent),
+        Ok(Err(error)) => (vec![error], None, 0),
+        Err(what) => {
+            metrics.panics.inc();
+            (vec![Error::Panicked { what }], None, 0)
         }
-        Err(error) => (vec![error], None, 0),
     };
     let seconds = started.elapsed().as_secs_f64();
     let (leaving, errors): (Vec<Error>, Vec<Error>) = errors.into_iter().partition(|e| e.class() == Class::Leaving);
@@ -261,3 +279,17 @@ kind!(
     topo_server,
     "toposerver"
 );
+
+#[cfg(test)]
+mod tests {
+    use super::shielded;
+
+    #[tokio::test]
+    async fn a_pass_that_panics_ends_with_what_it_said() {
+        assert_eq!(shielded(async { 7 }).await, Ok(7));
+        let (index, none): (usize, [u8; 0]) = (3, []);
+        let broken = shielded(async { none[index] }).await.unwrap_err();
+        assert!(broken.contains("index out of bounds"), "{broken}");
+        assert_eq!(shielded(async { panic!("plainly") }).await, Err::<(), _>("plainly".to_owned()));
+    }
+}

@@ -1,29 +1,13 @@
 //! Watches: one per kind and watched namespace, filtered by label at the server, pruned before storing, and routed to the
 //! objects they concern.
 
-use std::{
-    collections::HashSet,
-    fmt::Debug,
-    hash::Hash,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::Arc;
 
-use futures::StreamExt as _;
-use kube::{
-    Api, Resource, ResourceExt as _,
-    core::DeserializeGuard,
-    runtime::{
-        WatchStreamExt as _,
-        reflector::{ObjectRef, Store, store::Writer},
-        watcher,
-    },
-};
-use serde::de::DeserializeOwned;
+use kube::{Resource, ResourceExt as _, runtime::reflector::ObjectRef};
 use shared::{
     api::v1alpha1::{Cell, MultigresBackup, MultigresCluster, Shard, TableGroup, TopoServer},
     label,
     name::{self, ShardId},
-    telemetry,
 };
 use tokio::sync::mpsc;
 
@@ -32,8 +16,10 @@ use crate::{
     stores::{Stores, Table},
 };
 
-/// Annotations that are large, of no use to us, and dropped before storing.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+mod follow;
+mod unread;
+
+pub use follow::{Shelf, run};
 
 /// Where the watches report which objects are to be looked at.
 #[derive(Clone)]
@@ -115,6 +101,15 @@ impl Router {
         }
         for concern in concerns(object) {
             self.send(concern.kind, &namespace, &concern.name);
+            // Certificates belong to a cluster, and pods of its cells and shards mount them.
+            if kind == "Secret" && concern.kind == "MultigresCluster" {
+                for cell in self.stores.cells.of_cluster(&namespace, &concern.name) {
+                    self.send("Cell", &namespace, &cell.name_any());
+                }
+                for shard in self.stores.shards.of_cluster(&namespace, &concern.name) {
+                    self.send("Shard", &namespace, &shard.name_any());
+                }
+            }
         }
     }
 
@@ -209,245 +204,19 @@ pub fn concerns<K: Resource<DynamicType = ()>>(object: &K) -> Vec<Concern> {
     found
 }
 
-/// The reflector store of a kind. The watches of several namespaces feed it, so it only ever hears of single objects: the end
-/// of a list of one of them would drop what the others have seen.
-pub struct Shelf<K>(Mutex<Writer<K>>)
-where
-    K: Resource<DynamicType = ()> + Clone + 'static;
-
-impl<K> Shelf<K>
-where
-    K: Resource<DynamicType = ()> + Clone + 'static,
-{
-    /// An empty store that does not wait for anything; whoever reads it waits for the gate.
-    pub fn new(mut writer: Writer<K>) -> Arc<Self> {
-        writer.apply_watcher_event(&watcher::Event::Init);
-        writer.apply_watcher_event(&watcher::Event::InitDone);
-        Arc::new(Self(Mutex::new(writer)))
-    }
-
-    fn tell(&self, event: &watcher::Event<K>) -> Store<K> {
-        let mut writer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        writer.apply_watcher_event(event);
-        writer.as_reader()
-    }
-
-    /// Stores an object and returns the store's own allocation of it, so that nobody keeps a second copy.
-    fn put(&self, object: K) -> Option<Arc<K>> {
-        let key = ObjectRef::from_obj(&object);
-        self.tell(&watcher::Event::Apply(object)).get(&key)
-    }
-
-    fn remove(&self, object: &K) {
-        self.tell(&watcher::Event::Delete(object.clone()));
-    }
-}
-
-/// Runs one watch until its stream ends, which it does only when the task is dropped.
-///
-/// With a `shelf` the objects also feed a reflector store, and both share them.
-pub async fn run<K>(
-    api: Api<DeserializeGuard<K>>,
-    config: watcher::Config,
-    scope: Scope,
-    router: Router,
-    table: impl Fn(&Stores) -> &Table<K> + Send,
-    shelf: Option<Arc<Shelf<K>>>,
-) where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
-    K::DynamicType: Eq + Hash + Clone,
-{
-    let kind = K::kind(&()).into_owned();
-    let stores = Arc::clone(&router.stores);
-    let table = table(&stores);
-    let put = |object: K| {
-        let object = match &shelf {
-            Some(shelf) => shelf.put(object),
-            None => Some(Arc::new(object)),
-        };
-        // It was stored just now, and nobody else touches objects of this scope.
-        let Some(object) = object else { return };
-        table.insert(Arc::clone(&object));
-        router.route(&*object);
-    };
-    let remove = |object: &K| {
-        if let Some(shelf) = &shelf {
-            shelf.remove(object);
-        }
-        table.remove(object);
-        router.route(object);
-    };
-    let mut first = true;
-    let mut listed: HashSet<(Option<String>, String)> = HashSet::new();
-    let mut events = std::pin::pin!(watcher(api, config).default_backoff());
-    while let Some(event) = events.next().await {
-        let event = match event {
-            Ok(event) => event,
-            Err(error) => {
-                tracing::warn!(%kind, namespace = scope, error = telemetry::chain(&error), "watch interrupted; it goes on by itself");
-                if first && is_forbidden(&error) {
-                    router.gate.refused(&scope);
-                }
-                continue;
-            }
-        };
-        let Some(event) = unguarded(event, &kind, &mut listed) else { continue };
-        match event {
-            watcher::Event::Init => listed.clear(),
-            watcher::Event::InitApply(object) => {
-                listed.insert((object.namespace(), object.name_any()));
-                put(object);
-            }
-            watcher::Event::Apply(object) => put(object),
-            watcher::Event::Delete(object) => remove(&object),
-            watcher::Event::InitDone => {
-                let gone =
-                    table.retain(scope.as_deref(), |object| listed.contains(&(object.namespace(), object.name_any())));
-                for object in gone {
-                    remove(&object);
-                }
-                listed = HashSet::new();
-                if std::mem::take(&mut first) {
-                    router.listed(&scope);
-                }
-            }
-        }
-    }
-}
-
-fn is_forbidden(error: &watcher::Error) -> bool {
-    let (watcher::Error::InitialListFailed(kube::Error::Api(status))
-    | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-    | watcher::Error::WatchError(status)) = error
-    else {
-        return false;
-    };
-    status.code == 403
-}
-
-/// Unwraps a guarded event. An object that does not parse is logged and kept as it was last seen: one bad object must not
-/// stall a whole watch, and must not look deleted.
-fn unguarded<K>(
-    event: watcher::Event<DeserializeGuard<K>>,
-    kind: &str,
-    listed: &mut HashSet<(Option<String>, String)>,
-) -> Option<watcher::Event<K>>
-where
-    K: Resource<DynamicType = ()>,
-{
-    let mut open = |guard: DeserializeGuard<K>| match guard.0 {
-        Ok(mut object) => {
-            prune(&mut object);
-            Some(object)
-        }
-        Err(invalid) => {
-            let meta = &invalid.metadata;
-            let name = meta.name.clone().unwrap_or_default();
-            tracing::error!(kind, namespace = meta.namespace, name, error = %invalid.error, "cannot read this object; the last version that could be read stays in force");
-            listed.insert((meta.namespace.clone(), name));
-            None
-        }
-    };
-    Some(match event {
-        watcher::Event::Init => watcher::Event::Init,
-        watcher::Event::InitDone => watcher::Event::InitDone,
-        watcher::Event::InitApply(guard) => watcher::Event::InitApply(open(guard)?),
-        watcher::Event::Apply(guard) => watcher::Event::Apply(open(guard)?),
-        watcher::Event::Delete(guard) => watcher::Event::Delete(open(guard)?),
-    })
-}
-
-fn prune<K: Resource>(object: &mut K) {
-    let meta = object.meta_mut();
-    meta.managed_fields = None;
-    if let Some(annotations) = meta.annotations.as_mut() {
-        annotations.remove(LAST_APPLIED);
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{
-        collections::BTreeMap,
-        convert::Infallible,
-        sync::atomic::{AtomicUsize, Ordering},
-        time::Duration,
-    };
+    use std::collections::BTreeMap;
 
-    use http::{Request, Response};
     use k8s_openapi::{
         api::core::v1::{PersistentVolumeClaim, Pod, Secret},
         apimachinery::pkg::apis::meta::v1::OwnerReference,
     };
-    use kube::{Client, client::Body};
-    use serde_json::json;
 
     use super::*;
 
     fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
-    }
-
-    /// Lists and watches of two namespaces, played: the first watch of `fickle` expires, and a list with one pod less follows.
-    fn two_namespaces() -> Client {
-        let lists = Arc::new(AtomicUsize::new(0));
-        let service = tower::service_fn(move |request: Request<Body>| {
-            let lists = Arc::clone(&lists);
-            async move {
-                let uri = request.uri().to_string();
-                let fickle = uri.contains("/namespaces/fickle/");
-                if uri.contains("watch=true") {
-                    if !fickle || lists.load(Ordering::Relaxed) > 1 {
-                        return std::future::pending().await;
-                    }
-                    let status = json!({"kind": "Status", "status": "Failure", "reason": "Expired", "code": 410});
-                    let event = json!({"type": "ERROR", "object": status}).to_string() + "\n";
-                    return Ok::<_, Infallible>(Response::new(Body::from(event.into_bytes())));
-                }
-                let round = if fickle { lists.fetch_add(1, Ordering::Relaxed) } else { 0 };
-                let namespace = if fickle { "fickle" } else { "steady" };
-                let names = if round == 0 { vec!["a", "b"] } else { vec!["b"] };
-                let pod = |name| json!({"metadata": {"name": name, "namespace": namespace, "resourceVersion": "1"}});
-                let list = json!({
-                    "apiVersion": "v1", "kind": "PodList", "metadata": {"resourceVersion": "1"},
-                    "items": names.into_iter().map(pod).collect::<Vec<_>>(),
-                });
-                Ok(Response::new(Body::from(list.to_string().into_bytes())))
-            }
-        });
-        Client::new(service, "default")
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_new_list_of_one_namespace_drops_nothing_of_another() {
-        let (client, gate, stores) = (two_namespaces(), Arc::new(Gate::default()), Arc::new(Stores::default()));
-        let (router, _queues) = Router::new(Arc::clone(&stores), Arc::clone(&gate));
-        let (store, writer) = kube::runtime::reflector::store::<Pod>();
-        let shelf = Shelf::new(writer);
-        let scopes = ["fickle", "steady"].map(|namespace| Some(namespace.to_owned()));
-        for scope in &scopes {
-            gate.expect(scope);
-        }
-        let mut tasks = tokio::task::JoinSet::new();
-        for scope in scopes {
-            let api = Api::namespaced(client.clone(), scope.as_deref().unwrap());
-            let shelf = Some(Arc::clone(&shelf));
-            tasks.spawn(run(api, watcher::Config::default(), scope, router.clone(), |s| &s.pods, shelf));
-        }
-        assert!(gate.settled().await.is_empty());
-        let gone = async {
-            while stores.pods.get("fickle", "a").is_some() {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_mins(5), gone).await.expect("the second list was not heard of");
-        let names = |namespace: &str| -> Vec<String> {
-            stores.pods.in_namespace(namespace).iter().map(|pod| pod.name_any()).collect()
-        };
-        assert_eq!((names("fickle"), names("steady")), (vec!["b".to_owned()], vec!["a".to_owned(), "b".to_owned()]));
-        assert_eq!(store.len(), 3);
-        let shared = stores.pods.get("steady", "a").unwrap();
-        assert!(Arc::ptr_eq(&shared, &store.get(&ObjectRef::new("a").within("steady")).unwrap()));
     }
 
     #[test]
@@ -467,6 +236,28 @@ mod tests {
         assert_eq!(queues.cells.try_recv().unwrap().name, "c");
         router.route(&cell);
         assert_eq!(queues.cells.try_recv().unwrap().name, "c");
+    }
+
+    #[test]
+    fn a_renewed_certificate_of_a_cluster_wakes_its_cells_and_shards() {
+        let (gate, stores) = (Arc::new(Gate::default()), Arc::new(Stores::default()));
+        let (router, mut queues) = Router::new(Arc::clone(&stores), Arc::clone(&gate));
+        let scope = Some("prod".to_owned());
+        gate.expect(&scope);
+        router.listed(&scope);
+        for cluster in ["demo", "other"] {
+            let mut cell = Cell::new(&format!("{cluster}-a"), shared::api::v1alpha1::CellSpec::default());
+            cell.metadata.namespace = scope.clone();
+            cell.metadata.labels = Some(labels(&[(label::INSTANCE, cluster)]));
+            stores.cells.insert(Arc::new(cell));
+        }
+        let mut secret = Secret::default();
+        secret.metadata.namespace = scope;
+        secret.metadata.labels = Some(labels(&[(label::INSTANCE, "demo")]));
+        router.route(&secret);
+        assert_eq!(queues.clusters.try_recv().unwrap().name, "demo");
+        assert_eq!(queues.cells.try_recv().unwrap().name, "demo-a");
+        assert!(queues.cells.try_recv().is_err(), "cells of other clusters have nothing to do with it");
     }
 
     #[test]

@@ -18,13 +18,14 @@ use k8s_openapi::{NamespaceResourceScope, api::core::v1::Node, api::storage::v1:
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::ListParams,
-    core::{DeserializeGuard, PartialObjectMeta},
+    core::PartialObjectMeta,
     runtime::{WatchStreamExt as _, watcher},
 };
 use serde::de::DeserializeOwned;
 use shared::{
     admin::Readiness,
     api::v1alpha1::{CellTemplate, CoreTemplate, MultigresCluster, ShardTemplate},
+    kubeutil::Guarded,
     resolve::{REGION_LABEL, Templates, ZONE_LABEL},
     validate::{NodeLabels, StorageClasses, Surroundings},
 };
@@ -147,7 +148,7 @@ impl Stores {
             + 'static,
         S: Sink<K> + 'static,
     {
-        let api: Api<DeserializeGuard<K>> = self.api(scope.as_deref());
+        let api: Api<Guarded<K>> = self.api(scope.as_deref());
         let kind = K::kind(&()).into_owned();
         let events = watcher(api, watcher::Config::default().page_size(PAGE)).default_backoff();
         // One of several namespaces may be gone, and the Role in it: that must not hold up the others. There, what the stores
@@ -220,7 +221,7 @@ async fn list<K>(client: Client, namespace: &str) -> Found<Vec<K>>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send,
 {
-    let api: Api<DeserializeGuard<K>> = Api::namespaced(client, namespace);
+    let api: Api<Guarded<K>> = Api::namespaced(client, namespace);
     let kind = K::kind(&());
     let mut objects = Vec::new();
     let mut page = ListParams::default().limit(PAGE);

@@ -3,8 +3,11 @@
 use std::fmt::Debug;
 
 use futures::{Stream, StreamExt as _};
-use kube::{Resource, core::DeserializeGuard, runtime::watcher};
-use shared::telemetry;
+use kube::{Resource, runtime::watcher};
+use shared::{
+    kubeutil::{Guarded, is_forbidden},
+    telemetry,
+};
 
 /// Where a watch puts what it sees.
 pub trait Sink<K>: Send {
@@ -26,7 +29,7 @@ pub trait Seen: Send {
     fn open(self, kind: &str) -> Option<Self::Object>;
 }
 
-impl<K: Resource<DynamicType = ()> + Send> Seen for DeserializeGuard<K> {
+impl<K: Resource<DynamicType = ()> + Send> Seen for Guarded<K> {
     type Object = K;
 
     // One bad object must not stall a watch.
@@ -98,16 +101,6 @@ pub async fn follow<E: Seen + Debug>(
             }
         }
     }
-}
-
-fn is_forbidden(error: &watcher::Error) -> bool {
-    let (watcher::Error::InitialListFailed(kube::Error::Api(status))
-    | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-    | watcher::Error::WatchError(status)) = error
-    else {
-        return false;
-    };
-    status.code == 403
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     ByteString,
-    api::core::v1::{Pod, Secret},
+    api::core::v1::{ContainerStatus, Pod, Secret},
 };
 use kube::ResourceExt as _;
 use sha2::{Digest as _, Sha256};
@@ -26,7 +26,7 @@ use shared::{
     pki::{self, Authority, Certificate, Pair, Policy, Request},
 };
 
-use super::scope::Scope;
+use super::{pod::is_foreign, scope::Scope};
 use crate::{cluster::tls::Content, error::Error, stores::Stores};
 
 /// Name that pgBackRest's server authorises.
@@ -82,16 +82,60 @@ impl Served {
         Self::of(content.get(CA_KEYS[0])?, content.get(LEAF_KEYS[0])?)
     }
 
-    /// Why a running pod should be made anew for the sake of what it would be started with now; none while it should not, and where
-    /// nobody knows what it was started with.
-    pub fn replaces(&self, pod: &Pod, now: Timestamp) -> Option<String> {
-        let live: Self = pod.annotations().get(PGBACKREST_CERTIFICATE)?.parse().ok()?;
+    /// Judges a running pod by what it would be started with now.
+    ///
+    /// A pod without a mark was made while nobody could say what its files were to hold, as while a Secret of the user's could not be read.
+    /// What a server reads is what its Secret holds when it starts: one that has not started yet starts with what is known by now, or with
+    /// something newer. One that has started may have read anything that was there before, which ends at any time, so it is made anew.
+    pub fn judge(&self, pod: &Pod, now: Timestamp) -> Standing {
+        let mark: Option<Self> = pod.annotations().get(PGBACKREST_CERTIFICATE).and_then(|mark| mark.parse().ok());
+        let Some(live) = mark else { return unmarked(pod) };
         if live.authority != self.authority {
-            return Some("pgBackRest was started with another authority".to_owned());
+            return Standing::Outlived("pgBackRest was started with another authority".to_owned());
         }
-        let ends = live.until.duration_since(now) < ADOPT_BEFORE && live.until < self.until;
-        ends.then(|| format!("the certificate that pgBackRest was started with ends at {}", live.until))
+        if live.until.duration_since(now) < ADOPT_BEFORE && live.until < self.until {
+            return Standing::Outlived(format!(
+                "the certificate that pgBackRest was started with ends at {}",
+                live.until
+            ));
+        }
+        Standing::Fine
     }
+}
+
+/// How a running pod stands to what its pgBackRest server would be started with now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It can stay as it is.
+    Fine,
+    /// It was made without a mark and has not started its server yet: it gets the mark of what it starts with.
+    Unmarked,
+    /// It should be made anew, for this reason.
+    Outlived(String),
+}
+
+/// How a pod stands that does not remember what it was made with.
+fn unmarked(pod: &Pod) -> Standing {
+    // Another operator remembers nothing of the kind, and its pods stay as they are.
+    if is_foreign(pod) {
+        return Standing::Fine;
+    }
+    if has_started(pod) {
+        return Standing::Outlived("nobody knows which certificate pgBackRest was started with".to_owned());
+    }
+    Standing::Unmarked
+}
+
+/// Whether a process of a pod runs or has run.
+fn has_started(pod: &Pod) -> bool {
+    let Some(status) = &pod.status else { return false };
+    let containers = [&status.init_container_statuses, &status.container_statuses];
+    let ran = |container: &ContainerStatus| {
+        let state = container.state.as_ref();
+        container.restart_count > 0 || state.is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+    };
+    let pending = status.phase.as_deref().is_none_or(|phase| phase == "Pending");
+    !pending || containers.into_iter().flatten().flatten().any(ran)
 }
 
 impl fmt::Display for Served {
@@ -204,6 +248,9 @@ fn secret(scope: &Scope<'_>, name: String, [certificate, key]: [&str; 2], pair: 
 mod tests {
     use std::sync::Arc;
 
+    use k8s_openapi::api::core::v1::{ContainerState, ContainerStateRunning, ContainerStateWaiting, PodStatus};
+    use shared::annotation::SPEC_HASH;
+
     use super::*;
     use crate::shard::tests::fixture;
 
@@ -270,10 +317,27 @@ mod tests {
         observe(scope, stores, "cluster.local", NOW).unwrap().served.unwrap()
     }
 
-    fn made_with(served: &Served) -> Pod {
+    /// A pod of ours with a server that runs.
+    fn running() -> Pod {
         let mut pod = Pod::default();
+        pod.annotations_mut().insert(SPEC_HASH.to_owned(), "0123456789abcdef".to_owned());
+        pod.status = Some(PodStatus { phase: Some("Running".to_owned()), ..PodStatus::default() });
+        pod
+    }
+
+    fn made_with(served: &Served) -> Pod {
+        let mut pod = running();
         pod.annotations_mut().insert(PGBACKREST_CERTIFICATE.to_owned(), served.to_string());
         pod
+    }
+
+    /// Why a pod should be made anew.
+    fn why(served: &Served, pod: &Pod, now: Timestamp) -> Option<String> {
+        match served.judge(pod, now) {
+            Standing::Outlived(why) => Some(why),
+            Standing::Fine => None,
+            Standing::Unmarked => panic!("it has a mark"),
+        }
     }
 
     #[test]
@@ -285,11 +349,50 @@ mod tests {
         let pod = made_with(&served(&scope, &stores));
         settle(&scope, &stores, days(340));
         let next = served(&scope, &stores);
-        assert_eq!(next.replaces(&pod, days(340)), None, "there is time");
-        let why = next.replaces(&pod, days(352)).unwrap();
-        assert!(why.starts_with("the certificate that pgBackRest was started with ends at "), "{why}");
-        assert_eq!(next.replaces(&made_with(&next), days(352)), None);
-        assert_eq!(next.replaces(&Pod::default(), days(352)), None, "nobody knows what it was started with");
+        assert_eq!(why(&next, &pod, days(340)), None, "there is time");
+        let said = why(&next, &pod, days(352)).unwrap();
+        assert!(said.starts_with("the certificate that pgBackRest was started with ends at "), "{said}");
+        assert_eq!(why(&next, &made_with(&next), days(352)), None);
+    }
+
+    #[test]
+    fn a_pod_without_a_mark_gets_one_before_it_starts_and_is_made_anew_after() {
+        let served: Served = format!("{} 0123456789abcdef", days(365)).parse().unwrap();
+        let container = |state: ContainerState, restart_count| ContainerStatus {
+            name: "postgres".to_owned(),
+            state: Some(state),
+            restart_count,
+            ..ContainerStatus::default()
+        };
+        let waiting =
+            || ContainerState { waiting: Some(ContainerStateWaiting::default()), ..ContainerState::default() };
+        let pending = |sidecar| {
+            let mut pod = running();
+            pod.status = Some(PodStatus {
+                phase: Some("Pending".to_owned()),
+                init_container_statuses: Some(vec![sidecar]),
+                ..PodStatus::default()
+            });
+            pod
+        };
+        // Files are mounted before anything starts, and a pod waits for a Secret that is away.
+        assert_eq!(served.judge(&pending(container(waiting(), 0)), NOW), Standing::Unmarked);
+        let mut nowhere = running();
+        nowhere.status = None;
+        assert_eq!(served.judge(&nowhere, NOW), Standing::Unmarked);
+
+        let runs = ContainerState { running: Some(ContainerStateRunning::default()), ..ContainerState::default() };
+        let unknown = Some("nobody knows which certificate pgBackRest was started with".to_owned());
+        for pod in [running(), pending(container(runs, 0)), pending(container(waiting(), 1))] {
+            assert_eq!(why(&served, &pod, NOW), unknown, "{:?}", pod.status);
+        }
+        let mut garbled = running();
+        garbled.annotations_mut().insert(PGBACKREST_CERTIFICATE.to_owned(), "garbage".to_owned());
+        assert_eq!(why(&served, &garbled, NOW), unknown);
+        // Another operator's.
+        let mut foreign = running();
+        foreign.annotations_mut().insert(SPEC_HASH.to_owned(), "01234567".to_owned());
+        assert_eq!(why(&served, &foreign, NOW), None);
     }
 
     #[test]
@@ -302,9 +405,9 @@ mod tests {
         let before = Served::of(&old.pair().certificate, &leaf).unwrap();
         let after = Served::of(&both, &leaf).unwrap();
         assert_eq!(before.until, after.until);
-        let why = after.replaces(&made_with(&before), NOW);
-        assert_eq!(why.as_deref(), Some("pgBackRest was started with another authority"));
-        assert_eq!(after.replaces(&made_with(&after), NOW), None);
+        let said = why(&after, &made_with(&before), NOW);
+        assert_eq!(said.as_deref(), Some("pgBackRest was started with another authority"));
+        assert_eq!(why(&after, &made_with(&after), NOW), None);
     }
 
     #[test]

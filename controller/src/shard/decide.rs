@@ -17,6 +17,7 @@ use shared::{
 };
 
 use super::{
+    certificate::Standing,
     claim::{self, Resize},
     config, disrupt,
     disruption::{self, Verdict},
@@ -184,8 +185,19 @@ fn pods<'a>(
         {
             match renderings.foreign(member.pool, running) {
                 Foreign::No => {
-                    let outlived = || served.and_then(|served| served.replaces(running, now));
-                    let difference = pod::drift(running, &desired).or_else(outlived);
+                    let outlived = match served.map(|served| (served, served.judge(running, now))) {
+                        Some((_, Standing::Outlived(why))) => Some(why),
+                        Some((served, Standing::Unmarked)) => {
+                            let mark = json!({ annotation::PGBACKREST_CERTIFICATE: served.to_string() });
+                            let patch = json!({ "metadata": { "annotations": mark } });
+                            if let Some(target) = Target::of(*running) {
+                                plan.write("CertificateKnown", Action::Merge { target, patch });
+                            }
+                            None
+                        }
+                        Some((_, Standing::Fine)) | None => None,
+                    };
+                    let difference = pod::drift(running, &desired).or(outlived);
                     drift.extend(difference.map(|difference| (member.pod.clone(), difference)));
                 }
                 Foreign::Stays => {}

@@ -237,6 +237,10 @@ pub fn step(view: &View<'_>) -> Step {
     }
 }
 
+/// What follows on giving an ensemble up. Programs of the data plane write their own records when they start, and never look whether they are still there.
+const FOUNDED_ANEW: &str =
+    "an empty ensemble is then founded; delete the cluster's pods one after the other, so that they register in it";
+
 /// What is said once so many members have no data that the others are no quorum.
 fn data_lost(view: &View<'_>, pods: u32) -> Option<State> {
     let lost = u32::try_from(view.lost.len()).unwrap_or(u32::MAX);
@@ -246,11 +250,11 @@ fn data_lost(view: &View<'_>, pods: u32) -> Option<State> {
     let map = name::topo_members(view.name);
     let named = named(view.name, view.lost);
     let remedy = if lost >= pods {
-        format!("or delete ConfigMap {map}: an empty ensemble is then founded, and all that runs registers in it again")
+        format!("or delete ConfigMap {map}: {FOUNDED_ANEW}")
     } else {
-        "or give up what the others hold: delete the StatefulSet and the volume claims of all its members; an empty \
-         ensemble is then founded, and all that runs registers in it again"
-            .to_owned()
+        format!(
+            "or give up what the others hold: delete the StatefulSet and the volume claims of all its members; {FOUNDED_ANEW}"
+        )
     };
     let message =
         format!("{named} lost their data, and too few others are left to go on; bring their volumes back, {remedy}");

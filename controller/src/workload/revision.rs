@@ -190,12 +190,13 @@ pub fn pack(content: &Value) -> Vec<u8> {
 
 /// Reads a packed rendering; none if it is not one, or was tampered with.
 pub fn unpack<T: DeserializeOwned>(packed: &[u8], expected: &str) -> Option<T> {
-    let text = decompress_to_vec_with_limit(packed, LIMIT).ok()?;
-    let content: Value = serde_json::from_slice(&text).ok()?;
+    let text = String::from_utf8(decompress_to_vec_with_limit(packed, LIMIT).ok()?).ok()?;
+    let content: Value = serde_json::from_str(&text).ok()?;
     if digest(&content) != expected {
         return None;
     }
-    serde_json::from_value(content).ok()
+    // From text, as the watches read the same types: reading them from a value would be a second copy of all that code.
+    serde_json::from_str(&text).ok()
 }
 
 /// Names a rendering and the bytes that it is packed in.

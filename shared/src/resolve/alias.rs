@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::api::v1alpha1::{DatabaseConfig, TableGroupConfig};
@@ -28,10 +29,10 @@ pub fn table_groups<'d>(
     let mut groups = Vec::new();
     for (index, value) in database.table_groups.iter().enumerate() {
         let field = format!("{at}.tableGroups[{index}]");
-        match serde_json::from_value::<TableGroupConfig>(value.clone()) {
-            Err(error) => errors.push(ResolveError::Malformed {
+        match read::<TableGroupConfig>(value) {
+            Err(why) => errors.push(ResolveError::Malformed {
                 field,
-                message: format!("{error}; an entry has the same fields as one of tablegroups"),
+                message: format!("{why}; an entry has the same fields as one of tablegroups"),
             }),
             Ok(group) => {
                 let kept = serde_json::to_value(&group).unwrap_or_default();
@@ -46,6 +47,15 @@ pub fn table_groups<'d>(
         }
     }
     Cow::Owned(groups)
+}
+
+/// Reads a value by way of its text: what reads the API's types from text is compiled anyhow, and its twin for values would be resident memory of
+/// both binaries. The position in a text that nobody wrote is left out of what is wrong.
+fn read<T: DeserializeOwned>(value: &Value) -> Result<T, String> {
+    serde_json::from_str(&value.to_string()).map_err(|error| {
+        let position = format!(" at line {} column {}", error.line(), error.column());
+        error.to_string().replace(&position, "")
+    })
 }
 
 /// Paths of the keys that reading a value into its type has dropped.

@@ -32,7 +32,9 @@ impl Server {
         }
         if request.uri().query().unwrap_or_default().contains("watch=") {
             let events = self.events.get(plural).cloned().unwrap_or_default();
-            let lines = events.into_iter().map(|event| Ok(Frame::data(Bytes::from(format!("{event}\n")))));
+            // The type comes first, as API servers have it.
+            let line = |event: Value| format!("{{\"type\":{},\"object\":{}}}\n", event["type"], event["object"]);
+            let lines = events.into_iter().map(|event| Ok(Frame::data(Bytes::from(line(event)))));
             let events: Events =
                 StreamBody::new(Box::pin(stream::iter(lines.collect::<Vec<_>>()).chain(stream::pending())));
             return Response::new(Either::Right(events));

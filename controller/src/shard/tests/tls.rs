@@ -1,4 +1,4 @@
-//! Mutual TLS among the components of a shard: pods wait for certificates, and are replaced with them.
+//! Certificates of a shard, for its components and for pgBackRest: pods wait for them, and are replaced with them.
 
 use std::sync::Arc;
 
@@ -8,13 +8,17 @@ use k8s_openapi::{
     api::{apps::v1::Deployment, core::v1::Secret},
 };
 use kube::{ResourceExt as _, client::Body};
-use shared::{annotation::CERTIFICATES_HASH, condition};
+use shared::{
+    annotation::{CERTIFICATES_HASH, PGBACKREST_CERTIFICATE},
+    condition,
+};
 
 use super::fixture::*;
 use crate::{
     cluster::tls::{Client, MULTIORCH, MULTIPOOLER, Mounted},
     context::References,
-    shard::{InternalTls, Observed, observe::secure, scope::Scope},
+    plan::Action,
+    shard::{InternalTls, Observed, certificate::Served, observe::secure, scope::Scope},
     stores::Stores,
     upstream::PoolerRecord,
 };
@@ -101,6 +105,80 @@ fn orchestrators_are_replaced_with_their_certificates_and_with_no_others() {
     mount(&mut observed, known("two"), known("two"));
     carry_out(&mut observed);
     assert!(marks(&observed.deployments).iter().all(|mark| mark.as_deref() == Some("two")));
+}
+
+/// What a pgBackRest server would be started with, until the end of a year.
+fn served(year: u16) -> Served {
+    format!("{year}-12-31T00:00:00Z 0123456789abcdef").parse().unwrap()
+}
+
+/// Marks that a pass puts on running pods, by pod.
+fn new_marks(observed: &Observed) -> Vec<(String, String)> {
+    let mark = |action: &Action| match action {
+        Action::Merge { target, patch } => {
+            let mark = patch["metadata"]["annotations"][PGBACKREST_CERTIFICATE].as_str()?.to_owned();
+            Some((target.key.name.clone(), mark))
+        }
+        _ => None,
+    };
+    pass(observed).writes.iter().filter_map(|write| mark(&write.action)).collect()
+}
+
+#[test]
+fn pods_that_were_made_while_nobody_could_read_the_certificate_of_pgbackrest_are_replaced_once_it_is_known() {
+    let mut observed = healthy(three_cells());
+    assert!(observed.pods.iter().all(|pod| !pod.annotations().contains_key(PGBACKREST_CERTIFICATE)));
+    assert!(status(&observed).drift.is_empty());
+    observed.certificates.served = Some(served(2030));
+    let drift = status(&observed).drift;
+    assert_eq!(drift.len(), 3, "{drift:?}");
+    assert!(drift.values().all(|why| why == "nobody knows which certificate pgBackRest was started with"), "{drift:?}");
+    assert!(new_marks(&observed).is_empty());
+
+    // While it is away again nobody is replaced: another pod would know no more.
+    observed.certificates.served = None;
+    assert!(status(&observed).drift.is_empty());
+}
+
+#[test]
+fn pods_that_are_made_while_the_certificate_of_pgbackrest_is_known_are_marked_and_stay() {
+    let mut observed = observed(three_cells());
+    observed.certificates.served = Some(served(2030));
+    carry_out(&mut observed);
+    register(&mut observed);
+    elect(&mut observed, 0);
+    assert_eq!(observed.pods.len(), 3);
+    let known = served(2030).to_string();
+    assert!(observed.pods.iter().all(|pod| pod.annotations()[PGBACKREST_CERTIFICATE] == known));
+    assert!(status(&observed).drift.is_empty() && new_marks(&observed).is_empty());
+}
+
+#[test]
+fn a_pod_that_waits_for_the_certificate_of_pgbackrest_is_marked_when_it_is_known_and_stays() {
+    let mut observed = healthy(three_cells());
+    let waits = members(&three_cells())[1].clone();
+    observed.certificates.served = Some(served(2030));
+    let known = served(2030).to_string();
+    for pod in members(&three_cells()) {
+        with_pod(&mut observed, &pod, |live| {
+            if pod == waits {
+                live.status.as_mut().unwrap().phase = Some("Pending".to_owned());
+            } else {
+                live.annotations_mut().insert(PGBACKREST_CERTIFICATE.to_owned(), known.clone());
+            }
+        });
+    }
+    assert_eq!(new_marks(&observed), [(waits.clone(), known.clone())]);
+    assert!(status(&observed).drift.is_empty());
+
+    with_pod(&mut observed, &waits, |pod| {
+        pod.annotations_mut().insert(PGBACKREST_CERTIFICATE.to_owned(), known.clone());
+        pod.status.as_mut().unwrap().phase = Some("Running".to_owned());
+    });
+    assert!(new_marks(&observed).is_empty() && status(&observed).drift.is_empty());
+    // From then on it follows renewals as the others do.
+    observed.certificates.served = Some("2040-12-31T00:00:00Z fedcba9876543210".parse().unwrap());
+    assert_eq!(status(&observed).drift.len(), 3);
 }
 
 async fn client() -> Client {
