@@ -18,7 +18,7 @@ demo-down: ## Stop the demo and leave nothing behind
 	@hack/demo.sh down
 
 ##@ Develop it
-.PHONY: bootstrap build fmt lint generate test unit api test-oldest chart monitoring stories bench soak
+.PHONY: bootstrap build fmt lint generate test unit api test-oldest chart monitoring stories bench bench-scale soak
 bootstrap: ## Install what a Debian-like machine lacks (packages, nextest, pinned Kubernetes tools), once
 	@hack/bootstrap.sh
 build: ## Build the binaries as they are released
@@ -46,6 +46,8 @@ stories: bootstrap ## End-to-end stories on the testbed, long form
 	@hack/stories.sh long
 bench: bootstrap ## Figures of docs/benchmarks.md
 	@hack/bench.sh
+bench-scale: bootstrap ## The same for 100, 400 and 1,000 clusters, and 1,000 of them Healthy on simulated nodes
+	@hack/bench.sh scale && hack/bench.sh scale-healthy
 soak: bootstrap ## Kill the controller again and again, load admission while it changes, search all rotations
 	@hack/stories.sh soak
 

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Figures for docs/benchmarks.md: reviews, writes, idle writes, memory, time. IDLE sets the idle window in seconds.
 # `bench.sh foreign` measures only what other people's objects cost; it needs no nodes and takes two minutes.
+# `bench.sh scale` measures 100, 400 and 1,000 clusters without nodes, `bench.sh scale-healthy` how 1,000 become Healthy on simulated
+# nodes (NODES, default kwok:30); flags of bench_scale may follow. Neither is part of the whole, and neither needs a bed that runs.
 . "$(dirname "$0")/lib.sh"
 BED=bench
 build_testbed
@@ -9,7 +11,30 @@ bench_foreign() {
   cargo build --locked --package stories --bin bench_foreign >&2
   testbed control-plane -- "$TARGET/debug/bench_foreign" --controller "$TARGET/release/controller"
 }
-if [ "${1:-}" = foreign ]; then bench_foreign; exit; fi
+# The program that counts reads hundreds of megabytes of the audit log beside what it measures: a development build is too slow for that.
+build_scale() {
+  cargo build --locked --release --package controller >&2
+  cargo build --locked --profile "$IMAGE_PROFILE" --package standin --package stories --bin standin --bin bench_scale >&2
+  # A connection for each topology and each pooler that is asked.
+  [ "$(ulimit -n)" = unlimited ] || [ "$(ulimit -n)" -ge 16384 ] || ulimit -Sn 16384 2>/dev/null || ulimit -Sn "$(ulimit -Hn)"
+}
+bench_scale() {
+  build_scale
+  testbed control-plane -- "$PROGRAMS/bench_scale" --controller "$TARGET/release/controller" --logs "$CACHE/bench-scale" "$@"
+}
+bench_scale_healthy() {
+  BED=bench-scale
+  build_scale
+  trap '[ -n "${KEEP_BED:-}" ] || testbed --name "$BED" down >&2' EXIT
+  testbed --name "$BED" up --nodes "${NODES:-kwok:30}" >&2
+  testbed --name "$BED" shell -- "$PROGRAMS/bench_scale" --controller "$TARGET/release/controller" --standin "$PROGRAMS/standin" \
+    --logs "$CACHE/bench-scale-healthy" "$@"
+}
+case "${1:-}" in
+  foreign) bench_foreign; exit ;;
+  scale) shift; bench_scale "$@"; exit ;;
+  scale-healthy) shift; bench_scale_healthy "$@"; exit ;;
+esac
 finish() { local code=$?; [ $code = 0 ] || diagnose "$BED" >&2; [ -n "${KEEP_BED:-}" ] || testbed --name "$BED" down; exit $code; }
 trap finish EXIT
 {

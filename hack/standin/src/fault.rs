@@ -46,10 +46,12 @@ pub enum Fault {
     StopPostgres,
     /// A standby does not follow its primary.
     StopReplication,
+    /// A standby receives the log and replays none of it.
+    StopReplay,
 }
 
 impl Fault {
-    const ALL: [(Self, &'static str); 17] = [
+    const ALL: [(Self, &'static str); 18] = [
         (Self::RefuseRpc, "refuse-rpc"),
         (Self::HangRpc, "hang-rpc"),
         (Self::FailReady, "fail-ready"),
@@ -67,6 +69,7 @@ impl Fault {
         (Self::StopArchiving, "stop-archiving"),
         (Self::StopPostgres, "stop-postgres"),
         (Self::StopReplication, "stop-replication"),
+        (Self::StopReplay, "stop-replay"),
     ];
 
     /// The word for the fault.

@@ -230,6 +230,11 @@ impl<'a> Backups<'a> {
 
     /// Runs statements through the gateway with the program `sql`, which runs inside the bed's network.
     pub async fn sql(&self, program: &str, statements: &[&str]) -> Result<String> {
+        self.sql_with(program, &[], statements).await
+    }
+
+    /// The same with further options of the program.
+    pub async fn sql_with(&self, program: &str, options: &[&str], statements: &[&str]) -> Result<String> {
         let secrets: Api<Secret> = self.cluster.namespaced();
         let secret = secrets.get(&name::postgres_password(&self.cluster.name)).await?;
         let password = secret.data.unwrap_or_default().remove("password").context("a password")?;
@@ -237,7 +242,7 @@ impl<'a> Backups<'a> {
             format!("{}.{}.svc.cluster.local", name::cluster_gateway(&self.cluster.name), self.cluster.namespace);
         let port = POSTGRES.to_string();
         let mut command = in_bed()?;
-        command.args([program, "--host", &host, "--port", &port]).args(statements);
+        command.args([program, "--host", &host, "--port", &port]).args(options).args(statements);
         let command = command.env("PGPASSWORD", std::str::from_utf8(&password.0)?);
         let output = command.output().await.context("starting a SQL client")?;
         let (said, why) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

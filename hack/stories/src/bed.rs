@@ -6,11 +6,12 @@ use anyhow::{Context as _, Result};
 use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::{Namespace, Pod, ResourceQuota, ResourceQuotaSpec},
+    storage::v1::StorageClass,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::{
     Api, Client, Config,
-    api::{DeleteParams, ListParams, PostParams},
+    api::{DeleteParams, ListParams, ObjectMeta, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
 
@@ -121,6 +122,27 @@ impl Bed {
         })
         .await?;
         self.leftover.removed(name);
+        Ok(())
+    }
+
+    /// Makes a storage class like the default one, under one of the names that the bed's provisioner would serve.
+    pub async fn make_storage_class(&self, name: &str) -> Result<()> {
+        let api: Api<StorageClass> = Api::all(self.client.clone());
+        // A try that ended early may have left it.
+        if api.get_opt(name).await?.is_none() {
+            let mut class = api.get("local-path").await?;
+            class.metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
+            api.create(&PostParams::default(), &class).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes a storage class, if it is there.
+    pub async fn remove_storage_class(&self, name: &str) -> Result<()> {
+        let api: Api<StorageClass> = Api::all(self.client.clone());
+        if api.get_opt(name).await?.is_some() {
+            api.delete(name, &DeleteParams::default()).await?;
+        }
         Ok(())
     }
 

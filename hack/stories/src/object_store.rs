@@ -114,7 +114,7 @@ async fn build() -> Result<PathBuf> {
 }
 
 /// An address that pods reach and that is in the network of the bed: that of a node.
-async fn node_address(bed: &Bed) -> Result<String> {
+pub(crate) async fn node_address(bed: &Bed) -> Result<String> {
     let nodes: Api<Node> = Api::all(bed.client.clone());
     let all = nodes.list(&ListParams::default()).await?.items;
     let mut addresses = all.into_iter().filter_map(|node| node.status?.addresses).flatten();

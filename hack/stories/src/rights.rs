@@ -29,7 +29,8 @@ const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
 /// Admission's ServiceAccount.
 const ADMISSION_USER: &str = "multigres-operator-admission";
 /// Refusals that no right would have prevented, by what the API server says about them.
-const NO_MATTER_OF_RIGHTS: [&str; 2] = ["exceeded quota", "because it is being terminated"];
+const NO_MATTER_OF_RIGHTS: [&str; 3] =
+    ["exceeded quota", "because it is being terminated", "error looking up service account"];
 
 /// A program of the operator, as the API server knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -7,13 +7,14 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{
     Api, ResourceExt as _,
     api::{DeleteParams, ListParams},
 };
 use shared::{
-    label,
+    label, name,
     pki::{Certificate, Pair, matches},
 };
 
@@ -31,6 +32,8 @@ pub const PGCTLD_GRPC: u16 = 15470;
 const CERTIFICATE: &str = "tls.crt";
 /// Key of its private key.
 const PRIVATE_KEY: &str = "tls.key";
+/// Key of the authorities that have signed it.
+const AUTHORITY: &str = "ca.crt";
 
 /// Begins a conversation in HTTP/2 without TLS, and prints the first bytes of the answer in hexadecimal.
 /// Fails only where nobody listens: who hangs up in the middle of the greeting does not answer it.
@@ -66,12 +69,37 @@ pub async fn renew(cluster: &ClusterUnderTest, secret: &str) -> Result<Certifica
     .await
 }
 
+/// The certificate that PostgreSQL clients see, and the authorities that it comes with, if it is all that is promised for a name.
+pub async fn public(cluster: &ClusterUnderTest, host: &str) -> Result<(Certificate, String)> {
+    let secrets: Api<Secret> = cluster.namespaced();
+    let secret = secrets.get(name::PUBLIC_CERTIFICATE).await.context("reading the certificate for clients")?;
+    let owned =
+        secret.owner_references().iter().any(|owner| owner.kind == "MultigresCluster" && owner.name == cluster.name);
+    ensure!(owned, "it does not go with the cluster: {:?}", secret.metadata.owner_references);
+    let pair = pair(&secret)?;
+    ensure!(matches(&pair), "its key belongs to another certificate");
+    let certificate = Certificate::first(&pair.certificate)?;
+    ensure!(certificate.common_name() == host, "it is made out to {}", certificate.common_name());
+    let names = certificate.dns_names();
+    let without = host.strip_prefix("db.").unwrap_or(host);
+    ensure!([host, without].iter().all(|wanted| names.contains(*wanted)), "clients verify {names:?}");
+    let now = Timestamp::now();
+    ensure!(certificate.not_before() <= now && now < certificate.not_after(), "it ends at {}", certificate.not_after());
+    let authorities = text(&secret, AUTHORITY)?;
+    let signed = Certificate::all(&authorities)?.iter().any(|authority| certificate.signed_by(authority));
+    ensure!(signed, "the authorities beside it have not signed it");
+    let authority = secrets.get(&name::internal_authority(&cluster.name, &cluster.namespace)).await?;
+    ensure!(text(&authority, AUTHORITY)? == authorities, "the authorities beside it are not those of the cluster");
+    Ok((certificate, authorities))
+}
+
 fn pair(secret: &Secret) -> Result<Pair> {
-    let text = |key: &str| -> Result<String> {
-        let bytes = secret.data.as_ref().and_then(|data| data.get(key)).with_context(|| format!("no key {key}"))?;
-        Ok(String::from_utf8(bytes.0.clone())?)
-    };
-    Ok(Pair { certificate: text(CERTIFICATE)?, key: text(PRIVATE_KEY)? })
+    Ok(Pair { certificate: text(secret, CERTIFICATE)?, key: text(secret, PRIVATE_KEY)? })
+}
+
+fn text(secret: &Secret, key: &str) -> Result<String> {
+    let bytes = secret.data.as_ref().and_then(|data| data.get(key)).with_context(|| format!("no key {key}"))?;
+    Ok(String::from_utf8(bytes.0.clone())?)
 }
 
 /// What was seen of the pool pods.

@@ -7,10 +7,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::{
-    api::{
-        core::v1::{Pod, ResourceQuota, ResourceQuotaSpec},
-        storage::v1::StorageClass,
-    },
+    api::core::v1::{Pod, ResourceQuota, ResourceQuotaSpec},
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Condition},
 };
 use kube::{
@@ -283,7 +280,9 @@ async fn a_missing_storage_class_is_told_and_its_arrival_is_enough() -> Result<(
         return Ok(());
     }
     let Some(story) = Story::begin("no-class").await? else { return Ok(()) };
-    let class = format!("late-{}", story.namespace);
+    // The bed's provisioner serves it as soon as there is such a class.
+    let class = "local-path-late";
+    story.bed.remove_storage_class(class).await?;
     let storage = json!({"size": "1Gi", "class": class});
     let mut manifest = small("no-class", &json!({"globalTopoServer": {"etcd": {"storage": storage}}}));
     manifest["spec"]["databases"][0]["tablegroups"][0]["shards"][0]["spec"]["pools"]["default"]["storage"] = storage;
@@ -294,22 +293,19 @@ async fn a_missing_storage_class_is_told_and_its_arrival_is_enough() -> Result<(
         let server = servers.get(&format!("{}-global-topo", cluster.name)).await?.status.unwrap_or_default();
         let shard = cluster.shard().await?.status.unwrap_or_default();
         for conditions in [&server.conditions, &shard.conditions] {
-            let told = says(conditions, "StorageClassValid", "False", "StorageClassNotFound", &class);
+            let told = says(conditions, "StorageClassValid", "False", "StorageClassNotFound", class);
             ensure!(told, "{:?}", text(conditions));
         }
         Ok(())
     })
     .await?;
-    unwell(&cluster, &class, TOLD).await?;
+    unwell(&cluster, class, TOLD).await?;
     tokio::time::sleep(Duration::from_secs(LASTS)).await;
     // Making the objects counts along.
     story.few(&mark, 3 * FEW)?;
-    let classes: Api<StorageClass> = Api::all(story.bed.client.clone());
-    let mut provided = classes.get("local-path").await?;
-    provided.metadata = kube::api::ObjectMeta { name: Some(class.clone()), ..kube::api::ObjectMeta::default() };
-    classes.create(&PostParams::default(), &provided).await?;
+    story.bed.make_storage_class(class).await?;
     cluster.healthy(240).await?;
-    classes.delete(&class, &DeleteParams::default()).await?;
+    story.bed.remove_storage_class(class).await?;
     story.end(cluster).await
 }
 

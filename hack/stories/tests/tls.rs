@@ -1,21 +1,27 @@
-//! TLS among the components, and the renewal of certificates while the cluster works.
+//! TLS among the components and for PostgreSQL clients, and the renewal of certificates while the cluster works.
 //!
 //! The short form has a cluster that serves; the long form renews certificates under it.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt as _, api::ListParams};
-use serde_json::json;
+use serde_json::{Value, json};
 use shared::{
+    annotation,
     api::v1alpha1::BackupPhase,
     label::{self, Component},
     name,
+    pki::Authority,
 };
 use stories::{
     Backups, Bed, ClusterUnderTest,
-    backup::small,
+    backup::{is_real, small},
     bed::is_long,
     tls::{self, Eye, PGCTLD_GRPC, POOLER_GRPC},
     until, within,
@@ -23,6 +29,8 @@ use stories::{
 
 /// Longest time in which a kubelet brings a changed Secret to its pods.
 const SPREADS: Duration = Duration::from_secs(100);
+/// The name by which PostgreSQL clients know the cluster.
+const PUBLIC_NAME: &str = "db.example.com";
 /// gRPC ports under TLS, by component.
 const SECURED: [(Component, u16); 4] = [
     (Component::ShardPool, POOLER_GRPC),
@@ -31,10 +39,12 @@ const SECURED: [(Component, u16); 4] = [
     (Component::Multigateway, 15170),
 ];
 
-/// A Healthy cluster with mutual TLS in a namespace of its own.
-async fn secured(bed: &Bed, story: &str, members: u32) -> Result<ClusterUnderTest> {
+/// A Healthy cluster with mutual TLS and what is asked for besides in a namespace of its own.
+async fn secured(bed: &Bed, story: &str, members: u32, besides: &Value) -> Result<ClusterUnderTest> {
     let namespace = bed.namespace(story).await?;
-    let manifest = small(story, members, &json!({"internalTLS": {"enabled": true}}));
+    let mut change = json!({"internalTLS": {"enabled": true}});
+    json_patch::merge(&mut change, besides);
+    let manifest = small(story, members, &change);
     let cluster = ClusterUnderTest::apply_value(bed, &namespace, &manifest).await?;
     cluster.healthy(300).await?;
     Ok(cluster)
@@ -64,12 +74,60 @@ fn leaf_of_poolers(cluster: &ClusterUnderTest) -> String {
     name::internal_identity("multipooler", &cluster.name, &cluster.namespace)
 }
 
+/// The digests of the certificates that the gateways were made with; all of them mount the one for clients and name it to the program.
+async fn gateways(cluster: &ClusterUnderTest) -> Result<Vec<String>> {
+    let pods: Api<Pod> = cluster.namespaced();
+    let labels =
+        format!("{}={},{}={}", label::INSTANCE, cluster.name, label::COMPONENT, Component::Multigateway.as_str());
+    let mut digests = Vec::new();
+    for pod in pods.list(&ListParams::default().labels(&labels)).await?.items {
+        let spec = pod.spec.clone().unwrap_or_default();
+        let mut mounted =
+            spec.volumes.iter().flatten().filter_map(|volume| volume.secret.as_ref()?.secret_name.clone());
+        ensure!(mounted.any(|secret| secret == name::PUBLIC_CERTIFICATE), "{} does not mount it", pod.name_any());
+        let mut words = spec.containers.iter().flat_map(|container| container.args.iter().flatten());
+        ensure!(words.any(|word| word == "--pg-tls-cert-file"), "{} does not show it", pod.name_any());
+        let digest = pod.annotations().get(annotation::CERTIFICATES_HASH);
+        digests.push(digest.context("a gateway that knows its certificates")?.clone());
+    }
+    ensure!(!digests.is_empty(), "there are no gateways");
+    Ok(digests)
+}
+
+/// A client verifies the gateway by the authorities that come with its certificate, and by no others. The stand-in speaks no TLS with clients.
+async fn clients_verify(backups: &Backups<'_>, authorities: &str, others: &str) -> Result<()> {
+    if !is_real() {
+        eprintln!("story certificates: clients connect with the real data plane alone (MULTIGRES_BIN_DIR names it)");
+        return Ok(());
+    }
+    let directory = tempfile::tempdir()?;
+    let file = |name: &str, text: &str| -> Result<String> {
+        let path = directory.path().join(name);
+        fs::write(&path, text)?;
+        Ok(path.display().to_string())
+    };
+    let (trusted, strange) = (file("ca.crt", authorities)?, file("others.crt", others)?);
+    let ask = async |trust: &str, name: &str| {
+        let options = ["--trust", trust, "--verified-as", name];
+        backups.sql_with(env!("CARGO_BIN_EXE_sql"), &options, &["SELECT 1"]).await
+    };
+    for name in [PUBLIC_NAME, "example.com"] {
+        ensure!(ask(&trusted, name).await? == "1", "no answer through TLS for {name}");
+    }
+    for (trust, name) in [(&trusted, "db.example.org"), (&strange, PUBLIC_NAME)] {
+        let refused = ask(trust, name).await;
+        let why = format!("{:#}", refused.err().context("a client believed a certificate that proves nothing")?);
+        ensure!(why.contains("the gateway's certificate"), "{why}");
+    }
+    Ok(())
+}
+
 #[tokio::test]
-async fn a_cluster_with_internal_tls_serves() -> Result<()> {
+async fn a_cluster_with_internal_tls_and_a_certificate_for_clients_serves() -> Result<()> {
     let Some(bed) = Bed::connect().await? else { return Ok(()) };
     // With three a roll leaves enough of them to confirm commits.
     let members = if is_long() { 3 } else { 2 };
-    let cluster = secured(&bed, "tls", members).await?;
+    let cluster = secured(&bed, "tls", members, &json!({"certCommonName": PUBLIC_NAME})).await?;
     let replicas = usize::try_from(members)? - 1;
     cluster.roles(replicas, 60).await?;
     // Both are told only by those who could be asked over TLS: a pooler, and MultiAdmin.
@@ -87,7 +145,24 @@ async fn a_cluster_with_internal_tls_serves() -> Result<()> {
     for address in addresses(&cluster, Component::ShardPool).await? {
         ensure!(tls::answers_in_plain_text(&address, PGCTLD_GRPC).await?, "pgctld does not answer at {address}");
     }
+    let (public, authorities) = tls::public(&cluster, PUBLIC_NAME).await?;
+    let before = gateways(&cluster).await?;
+    let stranger = Authority::generate("stranger", Timestamp::now(), SignedDuration::from_hours(24))?;
+    clients_verify(&backups, &authorities, &stranger.pair().certificate).await?;
     if is_long() {
+        let renewed = tls::renew(&cluster, name::PUBLIC_CERTIFICATE).await?;
+        ensure!(renewed.fingerprint() != public.fingerprint(), "it is the same certificate");
+        until("gateways with the new certificate alone", within(300), || async {
+            let now = gateways(&cluster).await?;
+            ensure!(now.iter().all(|digest| !before.contains(digest)), "{before:?} became {now:?}");
+            Ok(())
+        })
+        .await?;
+        cluster.healthy(120).await?;
+        let (_, still) = tls::public(&cluster, PUBLIC_NAME).await?;
+        ensure!(still == authorities, "a renewal of the certificate needs no other authority");
+        clients_verify(&backups, &still, &stranger.pair().certificate).await?;
+
         let eye = Eye::open(&cluster, 3);
         tls::renew(&cluster, &leaf_of_poolers(&cluster)).await?;
         until("three pods with the new certificate", within(600), || async {
@@ -124,7 +199,7 @@ async fn certificates_roll_while_a_backup_runs() -> Result<()> {
         return Ok(());
     }
     let Some(bed) = Bed::connect().await? else { return Ok(()) };
-    let cluster = secured(&bed, "rolls", 3).await?;
+    let cluster = secured(&bed, "rolls", 3, &json!({})).await?;
     let backups = Backups::of(&cluster);
     let leaf = name::pgbackrest_tls(&cluster.shard().await?.name_any());
     let eye = Eye::open(&cluster, 3);

@@ -20,6 +20,8 @@ use crate::state::Ledger;
 pub const STORAGE_CLASS: &str = "local-path";
 /// The storage class whose volumes every node can mount for writing.
 pub const SHARED_STORAGE_CLASS: &str = "local-path-rwx";
+/// Names that the provisioner would serve too, of classes that whoever needs them creates: a copy of the default one is enough.
+pub const SPARE_STORAGE_CLASSES: [&str; 2] = ["local-path-other", "local-path-late"];
 const STORAGE_NAMESPACE: &str = "local-path-storage";
 const PROVISIONER: &str = "rancher.io/local-path";
 
@@ -205,7 +207,9 @@ fn provisioner_config(plan: &Plan) -> Value {
     let mut classes = serde_json::Map::new();
     let local =
         json!({ "nodePathMap": [{ "node": "DEFAULT_PATH_FOR_NON_LISTED_NODES", "paths": [volumes.join("local")] }] });
-    classes.insert(STORAGE_CLASS.to_owned(), local);
+    for name in [STORAGE_CLASS].into_iter().chain(SPARE_STORAGE_CLASSES) {
+        classes.insert(name.to_owned(), local.clone());
+    }
     classes.insert(SHARED_STORAGE_CLASS.to_owned(), json!({ "sharedFileSystemPath": volumes.join("shared") }));
     json!({ "nodePathMap": [], "storageClassConfigs": classes })
 }

@@ -23,10 +23,14 @@ pub const EXPORTER_IMAGE: &str = "quay.io/prometheuscommunity/postgres-exporter:
 pub const BINARIES_VARIABLE: &str = "MULTIGRES_BIN_DIR";
 /// The binaries of a Multigres release.
 pub const BINARIES: [&str; 5] = ["multigateway", "multipooler", "multiorch", "multiadmin", "pgctld"];
+/// May be beside them: with object stores the data plane writes `repo1-symlink`, which pgBackRest knows since 2.57 and Debian's does not.
+const PGBACKREST: &str = "pgbackrest";
 
 const POSTGRES: (u64, u64) = (999, 999);
+/// PostgreSQL's own programs come before Debian's wrappers of them in `/usr/bin`: those are Perl, and pgctld starts one for each question, which is
+/// a whole core for three members that answer three orchestrators.
 const SEARCH: &str =
-    "PATH=/multigres/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/postgresql/17/bin";
+    "PATH=/multigres/bin:/usr/lib/postgresql/17/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const PACKAGES: &str = "postgresql-17,pgbackrest,procps,locales,ca-certificates";
 /// What mmdebstrap does besides installing packages. The user comes first: PostgreSQL's package would choose another number for it.
 const HOOKS: [(&str, &str); 4] = [
@@ -112,7 +116,7 @@ pub fn standin(home: &Home, binary: &Path, tag: Option<&str>) -> Result<PathBuf>
 }
 
 /// Changes when what is packed around the binaries changes, so that cached archives are made anew.
-const RECIPE: &str = "1";
+const RECIPE: &str = "2";
 
 fn add_standin(tree: &mut Rootfs, binary: &Path) -> Result<()> {
     let first = "/multigres/bin/multigateway";
@@ -131,7 +135,8 @@ fn add_postgres_directories(tree: &mut Rootfs) {
     }
 }
 
-/// Packs the binaries in `dir` over a Debian root with PostgreSQL. The exporter comes from `dir`, or like the web page from the stand-in.
+/// Packs the binaries in `dir` over a Debian root with PostgreSQL. The exporter comes from `dir`, or like the web page from the stand-in, and
+/// pgBackRest from `dir`, or from Debian.
 pub fn real(home: &Home, dir: &Path, standin: Option<&Path>) -> Result<Vec<PathBuf>> {
     let binaries: Vec<PathBuf> = BINARIES.iter().map(|name| dir.join(name)).collect();
     if let Some(missing) = binaries.iter().find(|path| !path.is_file()) {
@@ -139,7 +144,8 @@ pub fn real(home: &Home, dir: &Path, standin: Option<&Path>) -> Result<Vec<PathB
     }
     let _guard = home.lock("debian")?;
     let debian = debian_layer(home)?;
-    let files: Vec<&Path> = binaries.iter().map(PathBuf::as_path).collect();
+    let pgbackrest = Some(dir.join(PGBACKREST)).filter(|path| path.is_file());
+    let files: Vec<&Path> = binaries.iter().chain(&pgbackrest).map(PathBuf::as_path).collect();
     let debian_name = debian.display().to_string();
     let out = home.images().join(format!("{}.tar", key("real", &[&debian_name, RECIPE], &files)?));
     let mut archives = vec![out.clone()];
@@ -149,6 +155,9 @@ pub fn real(home: &Home, dir: &Path, standin: Option<&Path>) -> Result<Vec<PathB
             tree.file(&format!("/multigres/bin/{name}"), file, 0o755);
         }
         tree.hard_link("/usr/local/bin/pgctld", "/multigres/bin/pgctld");
+        if let Some(pgbackrest) = &pgbackrest {
+            tree.file("/usr/bin/pgbackrest", pgbackrest, 0o755);
+        }
         add_postgres_directories(&mut tree);
         let scratch = tempfile::tempdir_in(home.images()).context("creating a directory for layers")?;
         let layers = vec![Layer::open(&debian)?, Layer::write(&tree, &scratch.path().join("layer.tar"))?];

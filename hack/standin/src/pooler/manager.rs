@@ -70,6 +70,7 @@ impl Agent {
         let is_primary = record.primary_by.is_some();
         let rule = self.rule();
         let cohort = rule.as_ref().map(|rule| rule.cohort_members.clone()).unwrap_or_default();
+        let replays = !self.faults.has(Fault::StopReplay);
         let status = self.with(|state| {
             let report = state.report.as_ref();
             let lsn = report.map(|report| wire::show_lsn(report.lsn)).unwrap_or_default();
@@ -102,10 +103,11 @@ impl Agent {
                 }),
                 replication_status: report.filter(|report| report.in_recovery).map(|report| {
                     let receiver = report.receiver.as_ref();
+                    let (last_replay_lsn, wal_replay_pause_state) = replay(&lsn, replays);
                     data::StandbyReplicationStatus {
-                        last_replay_lsn: lsn.clone(),
+                        last_replay_lsn,
                         last_receive_lsn: lsn.clone(),
-                        wal_replay_pause_state: "not paused".into(),
+                        wal_replay_pause_state,
                         lag: Some(prost_types::Duration::default()),
                         primary_conn_info: receiver.map(|receiver| data::PrimaryConnInfo {
                             host: receiver.host.clone(),
@@ -169,6 +171,11 @@ impl Agent {
             consensus_status: Some(self.consensus_status()),
         }
     }
+}
+
+/// How far a standby with this log has replayed it, and what becomes of the rest. One that has replayed nothing since it started has no position.
+fn replay(lsn: &str, replays: bool) -> (String, String) {
+    if replays { (lsn.to_owned(), "not paused".to_owned()) } else { (String::new(), "paused".to_owned()) }
 }
 
 /// The pooler behind an application name.
@@ -253,7 +260,8 @@ impl MultipoolerManager for Manager {
         let limit = request.timeout.and_then(|limit| Duration::try_from(limit).ok()).unwrap_or(Duration::from_secs(30));
         let begun = Instant::now();
         while begun.elapsed() < limit {
-            if self.0.postgres(&Ask::Report).await.map_err(|error| internal(&error))?.lsn >= target {
+            let reached = self.0.postgres(&Ask::Report).await.map_err(|error| internal(&error))?.lsn >= target;
+            if reached && !self.0.faults.has(Fault::StopReplay) {
                 return Ok(Response::new(data::WaitForLsnResponse {}));
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -469,5 +477,17 @@ impl MultipoolerManager for Manager {
             mismatches,
             needs_restart: expected.keys().any(|name| NEEDS_RESTART.contains(&name.as_str())),
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_standby_that_replays_nothing_tells_no_position() {
+        assert_eq!(replay("0/16", true), ("0/16".to_owned(), "not paused".to_owned()));
+        let (position, state) = replay("0/16", false);
+        assert!(wire::read_lsn(&position).is_none() && state == "paused");
     }
 }

@@ -42,8 +42,10 @@ async fn main() -> Result<()> {
         let _ended = std::io::stdin().read_to_end(&mut Vec::new());
         told.store(true, Ordering::Relaxed);
     });
-    let mut client =
-        Some(args.gateway.settled("CREATE TABLE IF NOT EXISTS write_probe (id bigint PRIMARY KEY)").await?);
+    // A probe before this one has left its rows.
+    let first = args.gateway.settled("DROP TABLE IF EXISTS write_probe").await?;
+    first.batch_execute("CREATE TABLE write_probe (id bigint PRIMARY KEY)").await.context("making the table")?;
+    let mut client = Some(first);
     println!("ready");
     let mut report = Report::default();
     let mut acknowledged: BTreeSet<u64> = BTreeSet::new();

@@ -1,168 +1,21 @@
-//! A shard of three cells through change, with a client that writes all the time and an eye on every pod.
-//!
-//! With the real data plane (`MULTIGRES_BIN_DIR`) no acknowledged write may be lost and none may fail. With the stand-in, what
-//! holds at every observed instant is checked: one member down at most, and the primary last.
+//! Pods of a shard that are replaced, moved, added and removed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
-    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use k8s_openapi::api::{
-    core::v1::{ConfigMap, Node, PersistentVolumeClaim, Pod, Secret},
-    storage::v1::StorageClass,
-};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolumeClaim, Pod};
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, EvictParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams},
+    api::{DeleteParams, EvictParams, Patch, PatchParams},
 };
 use serde_json::json;
 use shared::annotation;
-use stories::{Bed, ClusterUnderTest, bed::is_long, probe::Probe, until, within};
+use stories::{Bed, ClusterUnderTest, until, within};
 
-/// Whether this form of the stories leaves this one out, which is said.
-fn only_long() -> bool {
-    if !is_long() {
-        eprintln!("SKIPPED: this change takes minutes and belongs to the long form; `make stories` has it");
-    }
-    !is_long()
-}
-
-/// Longest time without an acknowledged write that a planned change may cost.
-const GAP: Duration = Duration::from_secs(6);
-const SHARD: &str = "/spec/databases/0/tablegroups/0/shards/0/spec";
-const POOL: &str = "/spec/databases/0/tablegroups/0/shards/0/spec/pools/default";
-
-/// What an eye sees of the pool pods.
-#[derive(Default)]
-struct Seen {
-    /// Pods as they were last, by name: UID, and whether they carried the label of the primary.
-    pods: BTreeMap<String, (String, bool)>,
-    /// Pods that went, in order, and whether they were the primary then.
-    gone: Vec<(String, bool)>,
-    /// Most members that were away or not ready at the same time.
-    most_down: usize,
-}
-
-/// An eye on the pool pods of a cluster.
-struct Eye {
-    seen: Arc<Mutex<Seen>>,
-    task: tokio::task::AbortHandle,
-}
-
-impl Drop for Eye {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Eye {
-    /// Looks ten times a second.
-    fn open(cluster: &ClusterUnderTest, members: usize) -> Self {
-        let pods: Api<Pod> = cluster.namespaced();
-        let query = pool_pods(cluster);
-        let seen = Arc::new(Mutex::new(Seen::default()));
-        let writes = Arc::clone(&seen);
-        let task = tokio::spawn(async move {
-            loop {
-                if let Ok(list) = pods.list(&query).await {
-                    let mut seen = writes.lock().unwrap_or_else(PoisonError::into_inner);
-                    seen.look(&list.items, members);
-                }
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        });
-        Self { seen, task: task.abort_handle() }
-    }
-}
-
-impl Seen {
-    fn look(&mut self, pods: &[Pod], members: usize) {
-        let now: BTreeMap<String, (String, bool)> = pods
-            .iter()
-            .map(|pod| {
-                let primary = pod.labels().get("multigres.com/role").is_some_and(|role| role == "primary");
-                (pod.name_any(), (pod.uid().unwrap_or_default(), primary))
-            })
-            .collect();
-        for (name, (uid, primary)) in &self.pods {
-            if now.get(name).is_none_or(|(other, _)| other != uid) {
-                self.gone.push((name.clone(), *primary));
-            }
-        }
-        let ready = pods.iter().filter(|pod| shared::health::is_ready(pod)).count();
-        self.most_down = self.most_down.max(members.saturating_sub(ready));
-        self.pods = now;
-    }
-}
-
-fn pool_pods(cluster: &ClusterUnderTest) -> ListParams {
-    let labels = format!("app.kubernetes.io/instance={},app.kubernetes.io/component=shard-pool", cluster.name);
-    ListParams::default().labels(&labels)
-}
-
-/// What a change may cost.
-#[derive(Clone, Copy)]
-struct Allowed {
-    down: usize,
-    gap: Duration,
-}
-
-/// Runs one change under the eyes of a writing client.
-async fn watched(
-    cluster: &ClusterUnderTest,
-    title: &str,
-    members: usize,
-    allowed: Allowed,
-    change: impl AsyncFnOnce() -> Result<()>,
-) -> Result<Vec<(String, bool)>> {
-    let secrets: Api<Secret> = cluster.namespaced();
-    let secret = secrets.get(&format!("{}-postgres-password", cluster.name)).await?;
-    let password = secret.data.unwrap_or_default().remove("password").context("a password")?;
-    let host = format!("{}-multigateway.{}.svc.cluster.local", cluster.name, cluster.namespace);
-    let probe = Probe::start(env!("CARGO_BIN_EXE_write_probe"), &host, std::str::from_utf8(&password.0)?)?;
-    let eye = Eye::open(cluster, members);
-    change().await?;
-    cluster.healthy(420).await?;
-    let (gone, most_down) = {
-        let seen = eye.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        (seen.gone.clone(), seen.most_down)
-    };
-    eprintln!("story {title}: {} pods went, at most {most_down} down", gone.len());
-    ensure!(most_down <= allowed.down, "{most_down} members were down at once");
-    if let Some(probe) = probe {
-        let report = probe.stop()?;
-        eprintln!(
-            "story {title}: longest gap {} ms, {} failed and {} lost of {} writes {:?}",
-            report.longest_gap_ms, report.failed, report.lost, report.acknowledged, report.errors
-        );
-        ensure!(report.lost == 0, "{} acknowledged writes are lost", report.lost);
-        ensure!(report.failed == 0, "{} writes failed: {:?}", report.failed, report.errors);
-        ensure!(u128::from(report.longest_gap_ms) <= allowed.gap.as_millis(), "a gap of {} ms", report.longest_gap_ms);
-    }
-    Ok(gone)
-}
-
-async fn three_cells(bed: &Bed, story: &str) -> Result<ClusterUnderTest> {
-    let namespace = bed.namespace(story).await?;
-    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../samples/demo-multi-az-shared-volume.yaml");
-    let cluster = ClusterUnderTest::apply(bed, &namespace, &sample).await?;
-    cluster.healthy(300).await?;
-    cluster.roles(2, 120).await?;
-    Ok(cluster)
-}
-
-async fn primary(cluster: &ClusterUnderTest) -> Result<String> {
-    cluster.shard().await?.status.unwrap_or_default().primary.context("a confirmed primary")
-}
-
-async fn done(cluster: &ClusterUnderTest) -> Result<()> {
-    cluster.delete(240).await?;
-    cluster.bed.remove_namespace(&cluster.namespace).await
-}
+use super::watch::{Allowed, GAP, POOL, SHARD, done, only_long, pool_pods, primary, three_cells, watched};
 
 #[tokio::test]
 async fn a_rolling_update_costs_one_switchover_and_no_write() -> Result<()> {
@@ -244,11 +97,9 @@ async fn moving_to_another_storage_class_costs_one_switchover_and_no_write() -> 
     }
     let Some(bed) = Bed::connect().await? else { return Ok(()) };
     let cluster = three_cells(&bed, "class").await?;
-    let classes_of_bed: Api<StorageClass> = Api::all(bed.client.clone());
-    let class = format!("other-{}", cluster.namespace);
-    let mut other = classes_of_bed.get("local-path").await?;
-    other.metadata = ObjectMeta { name: Some(class.clone()), ..ObjectMeta::default() };
-    classes_of_bed.create(&PostParams::default(), &other).await?;
+    // The bed's provisioner serves it as soon as there is such a class.
+    let class = "local-path-other";
+    bed.make_storage_class(class).await?;
     let first = primary(&cluster).await?;
     let before = classes(&cluster).await?;
     ensure!(before.len() == 3 && before.values().all(|class| class == "local-path"), "{before:?}");
@@ -258,7 +109,7 @@ async fn moving_to_another_storage_class_costs_one_switchover_and_no_write() -> 
         cluster.patch(&patch.to_string()).await?;
         until("three members on volumes of the class", within(600), || async {
             let now = classes(&cluster).await?;
-            ensure!(now.len() == 3 && now.values().all(|found| *found == class), "{now:?}");
+            ensure!(now.len() == 3 && now.values().all(|found| found == class), "{now:?}");
             Ok(())
         })
         .await?;
@@ -274,8 +125,7 @@ async fn moving_to_another_storage_class_costs_one_switchover_and_no_write() -> 
         ensure!(claims.contains(&shared::name::data_pvc(pod)), "the volume of {pod} is kept: {claims:?}");
     }
     done(&cluster).await?;
-    classes_of_bed.delete(&class, &DeleteParams::default()).await?;
-    Ok(())
+    bed.remove_storage_class(class).await
 }
 
 /// What the pool pods were told to reload last, by name.

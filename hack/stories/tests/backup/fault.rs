@@ -1,0 +1,160 @@
+//! Backups that cannot be made: the stand-in's faults, and what is told of them.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, api::PostParams};
+use serde_json::{Value, json};
+use shared::api::v1alpha1::{BackupPhase, Phase};
+use stories::{
+    Backups, Bed, ClusterUnderTest,
+    audit::{CONTROLLER_USER, Mark},
+    backup::{EXPORTER, is_real, small},
+    until, within,
+};
+
+use super::{SOON, begin, end, keys, only_long, primary};
+
+/// More writes of the controller while backups fail are a busy loop.
+const FEW: usize = 60;
+/// The repository is read every ten minutes; this is within one look.
+const ONE_LOOK: u64 = 690;
+
+/// Whether faults cannot be had on command, which is said.
+fn without_faults() -> bool {
+    if is_real() {
+        eprintln!("SKIPPED: the faults of this story are the stand-in's own");
+    }
+    is_real()
+}
+
+/// Writes of the controller in a namespace since a mark; few, and none that ends a pod.
+fn few(cluster: &ClusterUnderTest, mark: &Mark) -> Result<()> {
+    let writes = mark.since(CONTROLLER_USER, |namespace| namespace == cluster.namespace)?;
+    let count = writes.total() + writes.events;
+    ensure!(count <= FEW, "{count} writes are a busy loop: {writes:?}");
+    let ended = writes.by_resource.keys().find(|(verb, resource)| verb.contains("delete") && resource == "pods");
+    ensure!(ended.is_none(), "the operator ended pods: {writes:?}");
+    Ok(())
+}
+
+fn log(bed: &Bed) -> Result<PathBuf> {
+    bed.audit_log.clone().context("the audit log of the bed")
+}
+
+#[tokio::test]
+async fn backups_that_hang_or_fail_and_wal_that_is_not_archived_are_told_and_nothing_spins() -> Result<()> {
+    if without_faults() {
+        return Ok(());
+    }
+    let Some(bed) = Bed::connect().await? else { return Ok(()) };
+    let log = log(&bed)?;
+    let cluster = begin(&bed, "hurt", 2, &json!({})).await?;
+    let backups = Backups::of(&cluster);
+    backups.says("BackupHealthy", "True", "BackupRecent", 90).await?;
+    backups.says("WALArchiving", "True", "Archiving", 120).await?;
+    let primary = primary(&cluster).await?;
+    backups.fault(&primary, EXPORTER, "stop-archiving").await?;
+
+    // A backup that never ends is given up at its deadline, and nobody disturbs it while it may still run.
+    backups.fault_everywhere("hang-backup").await?;
+    let mark = Mark::now(&log)?;
+    backups.order("hangs", &json!({"type": "full", "deadline": "25s"})).await?;
+    backups.reaches("hangs", BackupPhase::Running, "", 25).await?;
+    backups.order("waits", &json!({"type": "incremental"})).await?;
+    backups.reaches("waits", BackupPhase::Pending, "Waiting for hangs", 30).await?;
+    backups.reaches("hangs", BackupPhase::Failed, "did not end within its deadline", 60).await?;
+    backups.says("BackupHealthy", "False", "BackupFailed", 30).await?;
+    let waits = backups.reaches("waits", BackupPhase::Pending, "somebody else makes a backup", 30).await?;
+    ensure!(waits.attempt.is_none(), "it was begun beside another one: {waits:?}");
+    let told = backups.says("WALArchiving", "False", "ArchivingFailing", 120).await?;
+    ensure!(told.phase == Some(Phase::Degraded), "{:?} with an archive that is dead", told.phase);
+    few(&cluster, &mark)?;
+    backups.fault_everywhere("").await?;
+    backups.completed("waits", 90).await?;
+    backups.says("BackupHealthy", "True", "BackupRecent", 60).await?;
+
+    // One that fails is tried so often as was asked for.
+    backups.fault_everywhere("fail-backup").await?;
+    let mark = Mark::now(&log)?;
+    backups.order("fails", &json!({"type": "full", "attempts": 2})).await?;
+    let fails = backups.reaches("fails", BackupPhase::Failed, "Given up after 2 attempts", SOON).await?;
+    ensure!(fails.attempt == Some(2), "{fails:?}");
+    ensure!(fails.error.is_some_and(|error| error.contains("failed on command")), "the reason is not told");
+    backups.says("BackupHealthy", "False", "BackupFailed", 30).await?;
+    few(&cluster, &mark)?;
+
+    // A list that makes no sense is not believed.
+    backups.fault_everywhere("garble-backups").await?;
+    let mark = Mark::now(&log)?;
+    backups.make("garbled", &json!({"type": "full"}), SOON).await?;
+    backups.says("BackupHealthy", "False", "NoBackups", 60).await?;
+    few(&cluster, &mark)?;
+    backups.fault_everywhere("").await?;
+    backups.make("sound", &json!({"type": "full"}), SOON).await?;
+    backups.says("BackupHealthy", "True", "BackupRecent", 60).await?;
+
+    backups.fault(&primary, EXPORTER, "").await?;
+    backups.says("WALArchiving", "True", "Archiving", 120).await?;
+    cluster.healthy(60).await?;
+    end(&cluster).await
+}
+
+/// A cluster whose poolers cannot read their repository tells it, tries no harder for it, and is well once they can.
+async fn refused(story: &str, change: &Value, secret: Option<Secret>, fault: &str, words: &str) -> Result<()> {
+    let Some(bed) = Bed::connect().await? else { return Ok(()) };
+    let log = log(&bed)?;
+    let namespace = bed.namespace(story).await?;
+    if let Some(secret) = secret {
+        let secrets: Api<Secret> = Api::namespaced(bed.client.clone(), &namespace);
+        secrets.create(&PostParams::default(), &secret).await?;
+    }
+    let manifest = small(story, 2, change);
+    let cluster = ClusterUnderTest::apply_value(&bed, &namespace, &manifest).await?;
+    cluster.healthy(300).await?;
+    let backups = Backups::of(&cluster);
+    backups.says("BackupHealthy", "True", "BackupRecent", 90).await?;
+    // A shard that is new is looked at first of all: made again over its volumes it finds the fault, not ten minutes later.
+    cluster.delete(240).await?;
+    ClusterUnderTest::apply_value(&bed, &namespace, &manifest).await?;
+    until("two poolers with the fault", within(180), || async {
+        let pods = backups.pods().await?;
+        ensure!(pods.len() == 2, "{} pods", pods.len());
+        backups.fault_everywhere(fault).await
+    })
+    .await?;
+    let told = backups.says("BackupHealthy", "False", "RepositoryUnreachable", ONE_LOOK).await?;
+    ensure!(told.phase == Some(Phase::Degraded), "{:?} without a repository", told.phase);
+    let message = told.message.unwrap_or_default();
+    ensure!(message.contains(words), "it does not say why: {message}");
+    let mark = Mark::now(&log)?;
+    backups.order("refused", &json!({"type": "full", "attempts": 3})).await?;
+    let status = backups.ended("refused", SOON).await?;
+    ensure!(status.phase == Some(BackupPhase::Failed), "{status:?}");
+    ensure!(status.error.is_some_and(|error| error.contains(words)), "the reason is not told");
+    few(&cluster, &mark)?;
+    backups.fault_everywhere("").await?;
+    backups.make("healed", &json!({"type": "full"}), SOON).await?;
+    backups.says("BackupHealthy", "True", "BackupRecent", 120).await?;
+    cluster.healthy(60).await?;
+    end(&cluster).await
+}
+
+#[tokio::test]
+async fn a_repository_that_is_away_is_told_within_one_look() -> Result<()> {
+    if only_long() || without_faults() {
+        return Ok(());
+    }
+    refused("away", &json!({}), None, "lose-repository", "unable to reach the repository").await
+}
+
+#[tokio::test]
+async fn keys_that_are_revoked_are_told_within_one_look() -> Result<()> {
+    if only_long() || without_faults() {
+        return Ok(());
+    }
+    let s3 = json!({"bucket": "b", "region": "r", "useEnvCredentials": true, "credentialsSecret": "keys"});
+    let change = json!({"backup": {"type": "s3", "filesystem": null, "s3": s3}});
+    refused("revoked", &change, Some(keys("story", "secret")), "revoke-credentials", "403").await
+}
