@@ -5,7 +5,7 @@ set -euo pipefail
 packages=(
   runc containernetworking-plugins iptables conntrack socat ethtool iproute2 util-linux # nodes of the testbed
   busybox-static gcc libc6-dev mmdebstrap ca-certificates                             # images of the testbed
-  mold protobuf-compiler cmake                                                        # building Rust
+  mold protobuf-compiler libprotobuf-dev cmake                                        # building Rust
   openssl
 )
 

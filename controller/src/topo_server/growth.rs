@@ -310,7 +310,10 @@ fn taught(view: &View<'_>, pods: u32, base: &Step, (ordinal, count, learner): (u
     if ordinal >= view.wanted && ordinal + 1 == count {
         let message = format!("member {name} does not join after all");
         let state = State::Moving { reason: "Shrinking", message };
-        return Step { change: Some(Change::Remove(learner.id)), state, ..base.clone() };
+        // Before etcd is told: a list that still awaits it would have its pod, whose volume is then of no use, kept for another try.
+        let declared = Declared::leaving(ordinal);
+        let change = (view.declared == Some(declared)).then_some(Change::Remove(learner.id));
+        return Step { declared, change, state, ..base.clone() };
     }
     let replaces =
         view.declared.filter(|declared| declared.members == count && matches!(declared.entry, Entry::Replacing(_)));

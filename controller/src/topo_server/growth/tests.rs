@@ -108,7 +108,9 @@ fn a_size_that_changes_back_in_the_middle_is_noticed() {
 fn a_member_that_never_came_up_goes_again_when_it_is_no_longer_wanted() {
     let sight = Sight::Seen(vec![member(0, false), Member { name: String::new(), ..member(1, true) }]);
     let back = View { declared: Some(Declared::joining(2)), pods: Some(2), complete: false, ..view(&sight, 1, 1) };
-    assert_eq!(step(&back).change, Some(Change::Remove(2)));
+    assert_eq!((step(&back).declared, step(&back).change), (Declared::leaving(1), None), "the list comes first");
+    let listed = View { declared: Some(Declared::leaving(1)), ..back };
+    assert_eq!((step(&listed).declared, step(&listed).change), (Declared::leaving(1), Some(Change::Remove(2))));
 }
 
 #[rstest]
@@ -212,6 +214,21 @@ fn the_last_member_is_replaced_without_its_pod_going() {
     assert_eq!((step(&out).change, step(&out).pods, step(&out).declared), (Some(Change::Join(2)), 3, replacing));
     let unwanted = step(&View { wanted: 1, ..out });
     assert_eq!((unwanted.change, unwanted.declared), (None, Declared::closed(2)));
+}
+
+#[test]
+fn a_member_that_is_not_wanted_any_more_while_it_comes_back_goes_with_its_volume() {
+    let learner = Member { id: 9, ..member(2, true) };
+    let with = Sight::Seen([members(2, 0), vec![learner]].concat());
+    let declared = Some(Declared { members: 3, entry: Entry::Replacing(3) });
+    let back = View { declared, wanted: 1, complete: false, ready: &[0, 1], ..view(&with, 3, 3) };
+    assert_eq!((step(&back).declared, step(&back).change), (Declared::leaving(2), None));
+    let listed = View { declared: Some(Declared::leaving(2)), ..back };
+    assert_eq!(step(&listed).change, Some(Change::Remove(9)));
+    let two = Sight::Seen(members(2, 0));
+    let wanted_again = View { sight: &two, wanted: 3, ..listed };
+    let gone = step(&wanted_again);
+    assert_eq!((gone.pods, gone.change), (2, None), "its volume holds what etcd has forgotten");
 }
 
 #[rstest]
