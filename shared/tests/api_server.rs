@@ -1,4 +1,4 @@
-//! A real API server accepts the definitions, every example and every update, and refuses every negative.
+//! A real API server accepts the definitions, every example, every manifest of the documentation and every update, and refuses every negative.
 //!
 //! Needs the kubeconfig of an API server in `MULTIGRES_TEST_KUBECONFIG`. Without it the test is skipped loudly, and fails
 //! where skipping is not allowed (`CI` or `MULTIGRES_TEST_REQUIRE` set).
@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::env;
 use std::time::{Duration, Instant};
 
-use api_data::{Manifest, manifests};
+use api_data::{Manifest, manifests, pages};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Request};
@@ -45,7 +45,7 @@ async fn the_api_server_agrees_with_the_examples() {
     let server = Server { namespace: create_namespace(&client).await, client, plurals };
 
     let mut failures = Vec::new();
-    for manifest in manifests("examples") {
+    for manifest in manifests("examples").into_iter().chain(pages()) {
         failures.extend(server.accepts(&manifest).await.err());
     }
     for manifest in manifests("updates") {

@@ -1,4 +1,4 @@
-//! Every example and sample of a cluster resolves, is accepted, and comes out with all that it names.
+//! Every cluster of the examples, the samples and the documentation resolves, is accepted, and comes out with all that it names.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use api_data::{Manifest, manifests};
+use api_data::{Manifest, manifests, pages};
 use serde_json::Value;
 use shared::{
     api::v1alpha1::{CellTemplate, CoreTemplate, MultigresCluster, ShardTemplate},
@@ -140,7 +140,8 @@ fn templates(manifest: &Manifest) -> Templates {
 }
 
 fn examples() -> Vec<Example> {
-    let all: Vec<Example> = clusters(&manifests("examples")).into_iter().chain(clusters(&samples())).collect();
+    let folders = [manifests("examples"), samples(), pages()];
+    let all: Vec<Example> = folders.iter().flat_map(|folder| clusters(folder)).collect();
     assert!(all.len() > 20, "only {} clusters were found", all.len());
     all
 }

@@ -16,6 +16,7 @@ pub mod leftover;
 pub mod lesson;
 pub mod load;
 pub mod object_store;
+pub mod page;
 pub mod probe;
 pub mod prometheus;
 pub mod rights;

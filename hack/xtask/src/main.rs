@@ -4,6 +4,8 @@
 mod crds;
 mod monitoring;
 mod purity;
+#[cfg(test)]
+mod reasons;
 mod yaml;
 
 use std::path::PathBuf;
