@@ -3,12 +3,12 @@
 use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, Service};
 use kube::{
     Api, ResourceExt as _,
     api::{DeleteParams, ListParams, Patch, PatchParams},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use shared::api::v1alpha1::{MultigresCluster, Phase, Shard};
 
 use crate::{
@@ -144,6 +144,20 @@ impl ClusterUnderTest {
                 "{members:?}"
             );
             Ok(members)
+        })
+        .await
+    }
+
+    /// A field of the Service of the gateways that somebody has changed comes back: the cluster is cared for.
+    pub async fn drift_is_reverted(&self, seconds: u64) -> Result<()> {
+        let services: Api<Service> = self.namespaced();
+        let name = format!("{}-multigateway", self.name);
+        let drift = json!({"spec": {"ports": [{"name": "postgres", "port": 15432, "targetPort": "postgres"}]}});
+        services.patch(&name, &PatchParams::default(), &Patch::Merge(&drift)).await.context("changing a port")?;
+        until("the revert of a changed port", within(seconds), || async {
+            let ports = services.get(&name).await?.spec.unwrap_or_default().ports.unwrap_or_default();
+            ensure!(ports.iter().all(|port| port.port == 5432), "still 15432");
+            Ok(())
         })
         .await
     }

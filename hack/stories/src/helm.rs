@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::bed::{KUBECONFIG, OPERATOR_NAMESPACE};
@@ -21,6 +22,24 @@ pub const RELEASE: &str = "multigres-operator";
 pub struct Tools {
     kubeconfig: PathBuf,
     search: String,
+}
+
+/// Who merges what Helm asks for with what is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Apply {
+    /// The API server, by server-side apply.
+    Server,
+    /// Helm itself, by patches.
+    Client,
+}
+
+impl Apply {
+    fn flag(self) -> &'static str {
+        match self {
+            Self::Server => "--server-side=true",
+            Self::Client => "--server-side=false",
+        }
+    }
 }
 
 /// How a program ended.
@@ -81,14 +100,48 @@ impl Tools {
     }
 
     async fn upgrade_with(&self, values: &[&str], how: &[&str]) -> Result<()> {
-        let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../charts/multigres-operator");
-        let chart = chart.to_str().context("the path of the chart is text")?;
-        let mut args = vec!["upgrade", RELEASE, chart, "--namespace", OPERATOR_NAMESPACE, "--reset-then-reuse-values"];
+        let chart = chart()?;
+        let mut args = vec!["upgrade", RELEASE, &chart, "--namespace", OPERATOR_NAMESPACE, "--reset-then-reuse-values"];
         args.extend(how);
         for value in values {
             args.extend(["--set", *value]);
         }
         self.succeed("helm", &args).await.map(drop)
+    }
+
+    /// Installs or upgrades the release with the values of these files and no others, later files over earlier ones, and waits until
+    /// all is available.
+    pub async fn deploy(&self, by: Apply, values: &[&Path]) -> Result<()> {
+        let (chart, values) = (chart()?, texts(values)?);
+        let mut args = vec!["upgrade", "--install", RELEASE, &chart, "--namespace", OPERATOR_NAMESPACE];
+        args.extend(["--create-namespace", "--reset-values", "--wait", "--timeout", "3m", by.flag()]);
+        for file in &values {
+            args.extend(["--values", *file]);
+        }
+        self.succeed("helm", &args).await.map(drop)
+    }
+
+    /// Renders the chart with the values of these files, without a server.
+    pub async fn render(&self, values: &[&Path]) -> Result<String> {
+        let (chart, values) = (chart()?, texts(values)?);
+        let mut args = vec!["template", RELEASE, &chart, "--namespace", OPERATOR_NAMESPACE];
+        for file in &values {
+            args.extend(["--values", *file]);
+        }
+        self.succeed("helm", &args).await
+    }
+
+    /// Uninstalls the release and waits until its objects are gone. What the chart does to keep users from that is left out.
+    pub async fn uninstall(&self) -> Result<()> {
+        let args = ["uninstall", RELEASE, "--namespace", OPERATOR_NAMESPACE, "--no-hooks", "--wait", "--timeout", "3m"];
+        self.succeed("helm", &args).await.map(drop)
+    }
+
+    /// What the release was given on top of the chart's own values.
+    pub async fn values(&self) -> Result<Value> {
+        let args = ["get", "values", RELEASE, "--namespace", OPERATOR_NAMESPACE, "--output", "json"];
+        let values: Value = serde_json::from_str(&self.succeed("helm", &args).await?)?;
+        Ok(if values.is_null() { json!({}) } else { values })
     }
 
     /// Rolls the release back to a revision and waits until all is available.
@@ -107,7 +160,7 @@ impl Tools {
     /// Revision of the release that is deployed.
     pub async fn revision(&self) -> Result<u64> {
         let args = ["status", RELEASE, "--namespace", OPERATOR_NAMESPACE, "--output", "json"];
-        let status: serde_json::Value = serde_json::from_str(&self.succeed("helm", &args).await?)?;
+        let status: Value = serde_json::from_str(&self.succeed("helm", &args).await?)?;
         status["version"].as_u64().with_context(|| format!("no version in {status}"))
     }
 
@@ -129,4 +182,14 @@ impl Tools {
             .find(|path| path.is_file())
             .with_context(|| format!("{program} is on none of {}; {TOOLS} names a directory with it", self.search))
     }
+}
+
+/// The chart of this checkout.
+fn chart() -> Result<String> {
+    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../charts/multigres-operator");
+    Ok(chart.to_str().context("the path of the chart is text")?.to_owned())
+}
+
+fn texts<'p>(paths: &[&'p Path]) -> Result<Vec<&'p str>> {
+    paths.iter().map(|path| path.to_str().with_context(|| format!("{} is not text", path.display()))).collect()
 }

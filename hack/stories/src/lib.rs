@@ -19,6 +19,7 @@ pub mod object_store;
 pub mod page;
 pub mod probe;
 pub mod prometheus;
+pub mod released;
 pub mod rights;
 pub mod secret;
 pub mod spans;

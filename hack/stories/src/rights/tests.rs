@@ -95,6 +95,22 @@ fn a_refusal_is_always_wrong_unless_no_right_would_have_helped() {
 }
 
 #[test]
+fn a_right_that_was_away_for_a_while_is_not_amiss() {
+    let mut refused = event(Account::Controller, "create", "pods", 403);
+    refused["responseStatus"]["message"] =
+        "pods is forbidden: User \"u\" cannot create resource \"pods\" in API group \"\" in the namespace \"n\"".into();
+    let judged = |given: BTreeSet<Right>, refused: &Value| {
+        let mut findings = well(given);
+        findings.take(refused);
+        findings.judge(false)
+    };
+    assert!(judged(right("create", None), &refused).is_ok());
+    assert!(judged(right("get", None), &refused).is_err(), "it is another one");
+    refused["responseStatus"]["message"] = "admission webhook \"w\" denied the request: no".into();
+    assert!(judged(right("create", None), &refused).is_err(), "roles had no part in it");
+}
+
+#[test]
 fn secrets_and_config_maps_are_listed_by_our_label_alone() {
     for (resource, uri) in [
         ("secrets", "/api/v1/secrets?limit=500"),

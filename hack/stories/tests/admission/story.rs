@@ -3,10 +3,9 @@
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use k8s_openapi::api::core::v1::Service;
 use kube::{
     Api,
-    api::{DynamicObject, ListParams, Patch, PatchParams},
+    api::{DynamicObject, ListParams},
     discovery::ApiResource,
 };
 use serde_json::{Value, json};
@@ -247,15 +246,6 @@ impl Story {
 
     /// A field of the cluster's gateway Service that somebody changed comes back.
     pub async fn drift_is_reverted(&self, cluster: &str) -> Result<()> {
-        let services: Api<Service> = Api::namespaced(self.bed.client.clone(), &self.namespace);
-        let name = format!("{cluster}-multigateway");
-        let drift = json!({"spec": {"ports": [{"name": "postgres", "port": 15432, "targetPort": "postgres"}]}});
-        services.patch(&name, &PatchParams::default(), &Patch::Merge(&drift)).await?;
-        until("the revert of a changed port", within(30), || async {
-            let ports = services.get(&name).await?.spec.unwrap_or_default().ports.unwrap_or_default();
-            ensure!(ports.iter().all(|port| port.port == 5432), "still 15432");
-            Ok(())
-        })
-        .await
+        ClusterUnderTest::existing(&self.bed, &self.namespace, cluster).drift_is_reverted(30).await
     }
 }
