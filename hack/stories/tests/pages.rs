@@ -1,5 +1,5 @@
-//! The commands of the page about installing are understood by Helm, by kubectl and by the API server. Nothing of it is done: what would
-//! change something is a dry run.
+//! The commands of the page about installing are understood: those of Helm by Helm and the chart, those of kubectl by the API server. Nothing of
+//! it is done: what would change something is a dry run.
 
 use anyhow::{Context as _, Result, ensure};
 use stories::{Bed, Tools, lesson::root, page};
@@ -15,7 +15,8 @@ fn dry(command: &[String]) -> Option<Vec<String>> {
     }
     let says = |verbs: &[&str]| args.iter().any(|word| verbs.contains(&word.as_str()));
     let more = match program.as_str() {
-        "helm" if says(&["install", "upgrade"]) => Some("--dry-run=server"),
+        // Some of them belong to other releases than the one that is there, which a dry run by the server would mind.
+        "helm" if says(&["install", "upgrade"]) => Some("--dry-run=client"),
         "helm" if says(&["uninstall"]) => Some("--dry-run"),
         "kubectl" if says(&["apply", "create", "delete", "patch"]) => Some("--dry-run=server"),
         "kubectl" if says(&["get", "rollout"]) => None,

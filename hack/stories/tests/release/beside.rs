@@ -91,6 +91,7 @@ impl<'o> Beside<'o> {
 
     /// Without an operator the cluster serves as it did.
     async fn alone(&self) -> Result<()> {
+        self.operator.stays(&self.cluster.namespace).await.context("uninstalling in spite of a cluster")?;
         self.operator.leave().await?;
         tokio::time::sleep(ALONE).await;
         self.is_as_before().await?;

@@ -59,6 +59,18 @@ impl Operator {
         self.works("default").await
     }
 
+    /// What keeps users from uninstalling it while there are clusters does so, if the chart has such a thing; and all works on.
+    pub async fn stays(&self, namespace: &str) -> Result<()> {
+        let hooks = ["get", "hooks", RELEASE, "--namespace", OPERATOR_NAMESPACE];
+        if !self.tools.succeed("helm", &hooks).await?.contains("pre-delete") {
+            return Ok(());
+        }
+        let uninstall = ["uninstall", RELEASE, "--namespace", OPERATOR_NAMESPACE, "--timeout", "2m"];
+        let ended = self.tools.run("helm", &uninstall).await?;
+        ensure!(ended.code != 0, "uninstalled in spite of a cluster: {}{}", ended.output, ended.errors);
+        self.works(namespace).await
+    }
+
     /// Uninstalls it, and waits until nothing of it runs or is asked any more.
     pub async fn leave(&self) -> Result<()> {
         self.tools.uninstall().await?;
@@ -70,7 +82,8 @@ impl Operator {
             Ok(())
         })
         .await?;
-        let ours = format!("app.kubernetes.io/instance={RELEASE}");
+        // A check before the removal that failed leaves its own role behind.
+        let ours = format!("app.kubernetes.io/instance={RELEASE},app.kubernetes.io/component!=uninstall");
         let left = self.tools.succeed("kubectl", &["get", CLUSTER_WIDE, "-l", &ours, "-o", "name"]).await?;
         ensure!(left.is_empty(), "left behind: {left}");
         Ok(())
