@@ -98,13 +98,15 @@ impl Block {
                 None => Line { number: self.line + index, text: spoken.to_owned() },
             };
             if let Some(first) = whole.text.strip_suffix('\\') {
-                whole.text = first.trim_end().to_owned();
+                let length = first.trim_end().len();
+                whole.text.truncate(length);
                 begun = Some(whole);
                 continue;
             }
             if let Some((command, end)) = whole.text.split_once("<<") {
                 end_of_input = Some(end.trim().to_owned());
-                whole.text = command.trim_end().to_owned();
+                let length = command.trim_end().len();
+                whole.text.truncate(length);
             }
             found.push(whole);
         }

@@ -208,8 +208,8 @@ impl Known {
 
 /// Takes a command apart. What it does not know is wrong.
 fn take<'c>(args: &'c [String], verbs: &[Verb], everywhere: &[&[&str]]) -> Result<Taken<'c>, String> {
-    let takes = |flag: &str, verb: Option<&Verb>| {
-        everywhere.iter().any(|flags| flags.contains(&flag)) || verb.is_some_and(|(_, takes, _)| takes.contains(&flag))
+    let has_value = |flag: &str, verb: Option<&Verb>| {
+        everywhere.iter().any(|flags| flags.contains(&flag)) || verb.is_some_and(|(_, with, _)| with.contains(&flag))
     };
     let mut taken = Taken { verb: "", flags: Vec::new(), words: Vec::new() };
     let mut found: Option<&Verb> = None;
@@ -230,10 +230,11 @@ fn take<'c>(args: &'c [String], verbs: &[Verb], everywhere: &[&[&str]]) -> Resul
             continue;
         }
         let (flag, value) = word.split_once('=').map_or((word, None), |(flag, value)| (flag, Some(value)));
-        if takes(flag, found) {
+        if has_value(flag, found) {
             let value = value.or_else(|| args.next()).ok_or_else(|| format!("{flag} has no value"))?;
             taken.flags.push((flag, value));
-        } else if found.is_some_and(|(_, _, says)| says.contains(&flag)) || flag == "--dry-run" && value.is_some() {
+        } else if found.is_some_and(|(_, _, without)| without.contains(&flag)) || flag == "--dry-run" && value.is_some()
+        {
             taken.flags.push((flag, value.unwrap_or_default()));
         } else {
             return Err(format!("{flag} is no known flag of {:?}", taken.verb));
