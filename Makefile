@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 # Where the scripts keep the test runner.
 export PATH := $(or $(MULTIGRES_TESTBED_HOME),$(HOME)/.cache/multigres-testbed)/cargo/bin:$(PATH)
+# The same as in hack/lib.sh, so that nothing is built anew only because of who calls.
+export GIT_REVISION := $(or $(GIT_REVISION),$(shell git describe --always --abbrev=40 --exclude='*' --dirty 2> /dev/null || echo unknown))
 TESTBED := cargo run --quiet --locked --package testbed --
 
 .PHONY: help

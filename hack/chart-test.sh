@@ -325,6 +325,7 @@ yes admission patch mutatingwebhookconfigurations/multigres-operator-mutating-we
 yes admission watch validatingwebhookconfigurations/multigres-operator-validating-webhook-configuration
 yes admission watch secrets/multigres-operator-ca-secret
 yes admission update secrets/multigres-webhook-certs
+yes admission delete secrets/multigres-webhook-certs
 yes admission create secrets
 yes admission create events.events.k8s.io
 yes admission update leases/multigres-operator-cert-rotator

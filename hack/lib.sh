@@ -9,6 +9,8 @@ if [ -n "${CI:-}" ] && [ -z "${CARGO_TARGET_DIR:-}" ]; then export CARGO_TARGET_
 # Incremental files of ever new clones would only fill the disk.
 if [ -n "${CI:-}" ]; then export CARGO_INCREMENTAL=0; fi
 TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
+# The commit that programs are built from, as their metrics tell it; a checkout with changes of its own says so.
+export GIT_REVISION=${GIT_REVISION:-$(git describe --always --abbrev=40 --exclude='*' --dirty 2> /dev/null || echo unknown)}
 CONTROLLER_IMAGE=localhost/multigres-operator-controller:dev
 ADMISSION_IMAGE=localhost/multigres-operator-admission:dev
 # Values that make the chart take the images of this checkout.

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use futures::{FutureExt as _, future::BoxFuture};
-use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::{NamespaceResourceScope, api::storage::v1::StorageClass};
 use kube::{
     Client, Resource,
     runtime::{events::Reporter, reflector, watcher},
@@ -84,8 +84,12 @@ impl App {
         let shard_queue = router.shards.clone();
 
         // Whoever is told to stay in some namespaces reads nothing outside of them.
-        let classes = self.namespaces.is_empty().then(|| classes::watch(self.client.clone(), router.clone()));
-        let mut watches = Watches::new(self.client, router, Arc::clone(&gate), self.namespaces);
+        let counted = ctx.metrics.watches.clone();
+        let classes = self.namespaces.is_empty().then(|| {
+            let restarts = counted.of(&StorageClass::kind(&()));
+            classes::watch(self.client.clone(), router.clone(), restarts)
+        });
+        let mut watches = Watches::new(self.client, router, Arc::clone(&gate), self.namespaces, counted);
         let clusters = watches.ours(|s| &s.clusters);
         let cells = watches.ours(|s| &s.cells);
         let table_groups = watches.ours(|s| &s.table_groups);
@@ -198,14 +202,21 @@ struct Watches {
     router: Router,
     gate: Arc<Gate>,
     scopes: Vec<Scope>,
+    metrics: shared::metrics::Watches,
     /// What to start once all watches are announced.
     prepared: Vec<BoxFuture<'static, ()>>,
 }
 
 impl Watches {
-    fn new(client: Client, router: Router, gate: Arc<Gate>, namespaces: Vec<String>) -> Self {
+    fn new(
+        client: Client,
+        router: Router,
+        gate: Arc<Gate>,
+        namespaces: Vec<String>,
+        metrics: shared::metrics::Watches,
+    ) -> Self {
         let scopes = if namespaces.is_empty() { vec![None] } else { namespaces.into_iter().map(Some).collect() };
-        Self { client, router, gate, scopes, prepared: Vec::new() }
+        Self { client, router, gate, scopes, metrics, prepared: Vec::new() }
     }
 
     /// A kind of ours that has a controller: its objects also feed a reflector store.
@@ -235,10 +246,12 @@ impl Watches {
         table: fn(&Stores) -> &Table<K>,
         kept: Option<&Arc<Shelf<K>>>,
     ) {
+        let restarts = self.metrics.of(&K::kind(&()));
         for scope in &self.scopes {
             self.gate.expect(scope);
-            let (client, router) = (self.client.clone(), self.router.clone());
-            let watch = watch::run(client, config.clone(), scope.clone(), router, table, kept.map(Arc::clone));
+            let (client, router, restarts) = (self.client.clone(), self.router.clone(), restarts.clone());
+            let watch =
+                watch::run(client, config.clone(), scope.clone(), router, restarts, table, kept.map(Arc::clone));
             self.prepared.push(watch.boxed());
         }
     }

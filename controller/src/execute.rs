@@ -100,13 +100,13 @@ impl Executor {
         let mut outcome = Outcome { requeue: plan.requeue, errors: Vec::new(), sent: 0 };
         let mut settled = true;
         for write in plan.writes {
-            let reason = write.reason;
+            let (reason, drain) = (write.reason, write.drain);
             match self.write(write).await {
                 Ok(effect) => {
                     if effect == Effect::Sent
                         && let Some(how) = Drained::by(reason)
                     {
-                        self.metrics.drained(&ObjectKey::of(object), how);
+                        self.metrics.drained(&ObjectKey::of(object), how, drain);
                     }
                     outcome.sent += usize::from(effect == Effect::Sent);
                     settled &= effect == Effect::Held;

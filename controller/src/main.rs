@@ -55,7 +55,8 @@ async fn run(args: Args, log: telemetry::LogHandle) -> Result<()> {
     let metrics = Metrics::new(Build {
         version: env!("CARGO_PKG_VERSION"),
         revision: option_env!("GIT_REVISION").unwrap_or("unknown"),
-    })?;
+    })?
+    .of_runtime(&tokio::runtime::Handle::current());
     let framework = FrameworkMetrics::new(&metrics)?;
     let config = client::config(args.client.kubeconfig.as_deref()).await;
     let config = config.context("finding the API server: set --kubeconfig, or run in a cluster")?;

@@ -11,7 +11,9 @@ use kube::{
     Api, Client, Resource,
     runtime::{WatchStreamExt as _, watcher},
 };
+use prometheus::IntCounter;
 use serde::de::DeserializeOwned;
+use shared::metrics::Watches;
 use tokio::sync::watch;
 use tracing::debug;
 
@@ -69,21 +71,32 @@ impl Watched {
 }
 
 /// Returns what is seen; nothing is until [`Watched::run`] runs.
-pub(super) fn start(client: &Client, settings: &Settings) -> Watched {
+pub(super) fn start(client: &Client, settings: &Settings, metrics: &Watches) -> Watched {
     let mut tasks: Vec<BoxFuture<'static, ()>> = vec![];
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &settings.namespace);
-    let mutating =
-        object::<MutatingWebhookConfiguration, _>(&mut tasks, Api::all(client.clone()), &settings.mutating, View::of);
+    let mutating = object::<MutatingWebhookConfiguration, _>(
+        &mut tasks,
+        Api::all(client.clone()),
+        &settings.mutating,
+        metrics.of(&MutatingWebhookConfiguration::kind(&())),
+        View::of,
+    );
     let validating = object::<ValidatingWebhookConfiguration, _>(
         &mut tasks,
         Api::all(client.clone()),
         &settings.validating,
+        metrics.of(&ValidatingWebhookConfiguration::kind(&())),
         View::of,
     );
+    let restarts = metrics.of(&Secret::kind(&()));
     let (leaf, authority) = match settings.mode {
         Mode::SelfSigned => (
-            object(&mut tasks, secrets.clone(), &settings.server_secret, |found| Some(secret::parts(found))),
-            object(&mut tasks, secrets, &settings.ca_secret, |found: &Secret| found.metadata.resource_version.clone()),
+            object(&mut tasks, secrets.clone(), &settings.server_secret, restarts.clone(), |found| {
+                Some(secret::parts(found))
+            }),
+            object(&mut tasks, secrets, &settings.ca_secret, restarts, |found: &Secret| {
+                found.metadata.resource_version.clone()
+            }),
         ),
         Mode::Files => {
             let (sender, leaf) = watch::channel(Sight::Unknown);
@@ -99,6 +112,7 @@ fn object<K, T>(
     tasks: &mut Vec<BoxFuture<'static, ()>>,
     api: Api<K>,
     name: &str,
+    restarts: IntCounter,
     read: impl Fn(&K) -> Option<T> + Send + Sync + 'static,
 ) -> Seen<T>
 where
@@ -119,7 +133,10 @@ where
                         changed
                     });
                 }
-                Err(error) => debug!(name = &*name, error = %error, "watch is interrupted"),
+                Err(error) => {
+                    restarts.inc();
+                    debug!(name = &*name, error = %error, "watch is interrupted");
+                }
             }
         }
     }));

@@ -48,3 +48,19 @@ fn main() -> anyhow::Result<()> {
 fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_name_their_version_and_their_commit() {
+        let version = format!("org.opencontainers.image.version=\"{}\"", env!("CARGO_PKG_VERSION"));
+        for file in ["Dockerfile.controller", "Dockerfile.admission"] {
+            let text = std::fs::read_to_string(repository().join(file)).unwrap();
+            assert!(text.contains(&version), "{file}: no {version}");
+            let taken = text.lines().filter(|line| line.starts_with("ARG GIT_REVISION=")).count();
+            assert_eq!(taken, 2, "{file}: one stage builds the program and the other one has the label");
+        }
+    }
+}

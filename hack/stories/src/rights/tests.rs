@@ -95,6 +95,27 @@ fn a_refusal_is_always_wrong_unless_no_right_would_have_helped() {
 }
 
 #[test]
+fn rights_that_a_story_takes_away_for_a_while_are_not_missing() {
+    let refused = |account, resource: &str| {
+        let mut refused = event(account, "list", resource, 403);
+        refused["objectRef"]["apiGroup"] = "multigres.com".into();
+        refused
+    };
+    let given = |account, resource| each(account, None, &rule("multigres.com", resource, &["list"], &[]));
+    let wrong = |given: Vec<Right>, event: &Value| {
+        let mut findings = well(given.into_iter().collect());
+        findings.take(event);
+        findings.judge(false).is_err()
+    };
+    let (admission, controller) = (Account::Admission, Account::Controller);
+    let templates = refused(admission, "celltemplates");
+    assert!(!wrong(given(admission, "celltemplates"), &templates));
+    assert!(wrong(given(admission, "coretemplates"), &templates), "the chart does not give it at all");
+    assert!(wrong(given(controller, "celltemplates"), &refused(controller, "celltemplates")));
+    assert!(wrong(given(admission, "multigresclusters"), &refused(admission, "multigresclusters")));
+}
+
+#[test]
 fn secrets_and_config_maps_are_listed_by_our_label_alone() {
     for (resource, uri) in [
         ("secrets", "/api/v1/secrets?limit=500"),
