@@ -17,10 +17,11 @@ done
 CLUSTER=${KIND_CLUSTER:-multigres}
 k() { kubectl --context "kind-$CLUSTER" "$@"; }
 kind get clusters | grep -qx "$CLUSTER" || kind create cluster --name "$CLUSTER"
-docker build -f Dockerfile.controller -t "$CONTROLLER_IMAGE" .
+BUILD=(--build-arg "VERSION=$(sed -n 's/^appVersion: //p' charts/multigres-operator/Chart.yaml)" --build-arg "GIT_REVISION=$(git rev-parse HEAD 2> /dev/null || echo unknown)")
+docker build "${BUILD[@]}" -f Dockerfile.controller -t "$CONTROLLER_IMAGE" .
 kind load docker-image --name "$CLUSTER" "$CONTROLLER_IMAGE"
 if [ "${1:-}" != no-webhook ]; then
-  docker build -f Dockerfile.admission -t "$ADMISSION_IMAGE" .
+  docker build "${BUILD[@]}" -f Dockerfile.admission -t "$ADMISSION_IMAGE" .
   kind load docker-image --name "$CLUSTER" "$ADMISSION_IMAGE"
 fi
 if [ "${1:-}" = cert-manager ]; then
