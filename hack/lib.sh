@@ -123,6 +123,7 @@ load_images() {
 install_chart() {
   local bed=$1; shift
   step "installing the chart"
+  testbed --name "$bed" shell -- kubectl apply --server-side --force-conflicts -f hack/namespace.yaml > "$CACHE/helm.log" 2>&1 || { cat "$CACHE/helm.log"; return 1; }
   testbed --name "$bed" shell -- helm upgrade --install multigres-operator charts/multigres-operator \
     --namespace multigres-operator --create-namespace --wait --timeout 3m "${DEV_IMAGES[@]}" "$@" > "$CACHE/helm.log" 2>&1 || { cat "$CACHE/helm.log"; return 1; }
   await_admission "$bed"

@@ -1,7 +1,10 @@
-//! Chores of the repository: `cargo xtask crds` writes the custom resource definitions and `cargo xtask monitoring`
-//! what is made from `monitoring/`, `--check` compares them, and `cargo xtask purity` keeps effects out of the modules that decide.
+//! Chores of the repository: `cargo xtask crds` writes the custom resource definitions, `cargo xtask monitoring` what is made from
+//! `monitoring/` and `cargo xtask chart` the READMEs of the charts, `--check` compares them, and `cargo xtask purity` keeps effects out of
+//! the modules that decide.
 
+mod chart;
 mod crds;
+mod marks;
 mod monitoring;
 mod purity;
 mod yaml;
@@ -20,7 +23,7 @@ struct Arguments {
 /// What to do.
 #[derive(Debug, Subcommand)]
 enum Chore {
-    /// Write the custom resource definitions into `crds/` and into the chart.
+    /// Write the custom resource definitions into `crds/` and into the charts.
     Crds {
         /// Write nothing; fail when a committed file differs.
         #[arg(long)]
@@ -28,6 +31,12 @@ enum Chore {
     },
     /// Write what is made from `monitoring/`: manifests, the chart's copies, pictures and tables of the documentation.
     Monitoring {
+        /// Write nothing; fail when a committed file differs.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Write the tables of values into the READMEs of the charts.
+    Chart {
         /// Write nothing; fail when a committed file differs.
         #[arg(long)]
         check: bool,
@@ -40,6 +49,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().chore {
         Chore::Crds { check } => crds::run(&repository(), check),
         Chore::Monitoring { check } => monitoring::run(&repository(), check),
+        Chore::Chart { check } => chart::run(&repository(), check),
         Chore::Purity => purity::run(&repository()),
     }
 }
