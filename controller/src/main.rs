@@ -1,5 +1,7 @@
 //! The controller's process: flags, logs, lease, servers, and an orderly end.
 
+use std::sync::Arc;
+
 use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
 use controller::{
@@ -12,6 +14,7 @@ use controller::{
 use kube::Client;
 use shared::{
     admin::{self, Guard, Readiness, Security, Server, State},
+    clock::System,
     kubeutil::client,
     lease::{self, Lease},
     metrics::{Build, FrameworkMetrics, Metrics},
@@ -95,6 +98,7 @@ async fn run(args: Args, log: telemetry::LogHandle) -> Result<()> {
         instance: identity,
         upstream: Upstream::connect(Limits::default()),
         backups: Pace::default(),
+        clock: Arc::new(System),
     };
     let ended = match lease {
         None => work.run(stop, || readiness.set(WATCHES, true)).await,
