@@ -10,7 +10,7 @@ use kube::{
     runtime::{events::Reporter, reflector, watcher},
 };
 use serde::de::DeserializeOwned;
-use shared::{api::v1alpha1::Shard, clock::System, kubeutil::event::Recorder, label, metrics::FrameworkMetrics};
+use shared::{api::v1alpha1::Shard, clock::Clock, kubeutil::event::Recorder, label, metrics::FrameworkMetrics};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -54,6 +54,8 @@ pub struct App {
     pub upstream: Upstream,
     /// How often repositories are looked at.
     pub backups: Pace,
+    /// What the time is.
+    pub clock: Arc<dyn Clock>,
 }
 
 impl App {
@@ -63,14 +65,14 @@ impl App {
         let stores = Arc::new(Stores::default());
         let metrics = Arc::new(Metrics::new(&self.metrics).context("registering metrics")?);
         let upstream = metrics.timed(self.upstream);
-        let clock = Arc::new(System);
-        metrics.show(Arc::clone(&stores), clock.clone());
+        let clock = self.clock;
+        metrics.show(Arc::clone(&stores), Arc::clone(&clock));
         let reporter = Reporter { controller: "multigres-operator".into(), instance: Some(self.instance) };
         let ctx = Arc::new(Ctx {
             stores: Arc::clone(&stores),
             settings: self.settings,
             upstream: upstream.clone(),
-            clock: clock.clone(),
+            clock: Arc::clone(&clock),
             executor: Executor::new(self.client.clone(), Arc::clone(&stores), upstream, Arc::clone(&metrics)),
             references: References::new(self.client.clone()),
             backoff: Backoff::default(),

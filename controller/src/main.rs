@@ -1,5 +1,7 @@
 //! The controller's process: flags, logs, lease, servers, and an orderly end.
 
+use std::sync::Arc;
+
 use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
 use controller::{
@@ -13,6 +15,7 @@ use kube::Client;
 use shared::{
     admin::{self, Guard, Readiness, Security, Server, State},
     cli::ClientArgs,
+    clock::System,
     kubeutil::client,
     lease::{self, Lease},
     metrics::{Build, FrameworkMetrics, Metrics},
@@ -118,6 +121,7 @@ async fn run(args: Args, log: telemetry::LogHandle) -> Result<()> {
         instance: identity,
         upstream: Upstream::connect(Limits::default()),
         backups: Pace::default(),
+        clock: Arc::new(System),
     };
     let ended = match lease {
         None => work.run(stop, || readiness.set(WATCHES, true)).await,

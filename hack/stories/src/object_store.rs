@@ -53,7 +53,8 @@ impl ObjectStore {
         let (certificate, key) = certificate(&directory)?;
         let host = node_address(bed).await?;
         let port = 20_000 + id % 10_000;
-        let (access_key, secret_key) = ("story".to_owned(), format!("secret-{id}"));
+        // Long and strange enough to be looked for in whatever the story leaves.
+        let (access_key, secret_key) = ("story".to_owned(), format!("Wq7vT2mPz9LkX4rB8s{id:08x}"));
         let mut command = in_bed()?;
         command.args(["bash", "-c", UNTIL_END_OF_INPUT, "bash"]).arg(rclone).args(["serve", "s3"]);
         command.arg(directory.join("served"));

@@ -70,6 +70,7 @@ pub fn check(findings: &mut Findings<'_>, at: &At<'_>, shard: &ShardResolvedSpec
     if let Some(config) = &shard.backup {
         let at = at.field("backup");
         backup::together(findings, &at, config);
+        backup::unverified(findings, &at, config);
         shared_volume(findings, &at, config, &shard.pools);
     }
 }

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, api::PostParams};
+use kube::{
+    Api,
+    api::{DeleteParams, PostParams},
+};
 use serde_json::{Value, json};
 use shared::api::v1alpha1::{BackupPhase, Phase};
 use stories::{
@@ -92,7 +95,21 @@ async fn backups_that_hang_or_fail_and_wal_that_is_not_archived_are_told_and_not
     backups.says("BackupHealthy", "False", "NoBackups", 60).await?;
     few(&cluster, &mark)?;
     backups.fault_everywhere("").await?;
-    backups.make("sound", &json!({"type": "full"}), SOON).await?;
+    let sound = backups.make("sound", &json!({"type": "full", "deletionPolicy": "Delete"}), SOON).await?;
+    let sound = sound.backup_id.context("its name in the repository")?;
+    backups.says("BackupHealthy", "True", "BackupRecent", 60).await?;
+
+    // A look that is cut off shows nothing, which does not mean that there is nothing.
+    backups.fault_everywhere("empty-backups").await?;
+    let mark = Mark::now(&log)?;
+    backups.runs().delete("sound", &DeleteParams::default()).await?;
+    backups.told("sound", "BackupDataKept", "lists no backup", 60).await?;
+    let kept = backups.runs().get_opt("sound").await?;
+    ensure!(kept.is_some(), "the object of a backup is gone, and nobody knows whether the backup is");
+    few(&cluster, &mark)?;
+    backups.fault_everywhere("").await?;
+    backups.holds(&sound, false, 90).await?;
+    backups.is_gone("sound", 60).await?;
     backups.says("BackupHealthy", "True", "BackupRecent", 60).await?;
 
     backups.fault(&primary, EXPORTER, "").await?;
@@ -101,8 +118,16 @@ async fn backups_that_hang_or_fail_and_wal_that_is_not_archived_are_told_and_not
     end(&cluster).await
 }
 
+/// A fault, what the shard says of it, and what a run that it has stopped says.
+#[derive(Clone, Copy)]
+struct Trouble {
+    fault: &'static str,
+    shard: &'static str,
+    run: &'static str,
+}
+
 /// A cluster whose poolers cannot read their repository tells it, tries no harder for it, and is well once they can.
-async fn refused(story: &str, change: &Value, secret: Option<Secret>, fault: &str, words: &str) -> Result<()> {
+async fn refused(story: &str, change: &Value, secret: Option<Secret>, trouble: Trouble) -> Result<()> {
     let Some(bed) = Bed::connect().await? else { return Ok(()) };
     let log = log(&bed)?;
     let namespace = bed.namespace(story).await?;
@@ -121,18 +146,18 @@ async fn refused(story: &str, change: &Value, secret: Option<Secret>, fault: &st
     until("two poolers with the fault", within(180), || async {
         let pods = backups.pods().await?;
         ensure!(pods.len() == 2, "{} pods", pods.len());
-        backups.fault_everywhere(fault).await
+        backups.fault_everywhere(trouble.fault).await
     })
     .await?;
     let told = backups.says("BackupHealthy", "False", "RepositoryUnreachable", ONE_LOOK).await?;
     ensure!(told.phase == Some(Phase::Degraded), "{:?} without a repository", told.phase);
     let message = told.message.unwrap_or_default();
-    ensure!(message.contains(words), "it does not say why: {message}");
+    ensure!(message.contains(trouble.shard), "it does not say why: {message}");
     let mark = Mark::now(&log)?;
     backups.order("refused", &json!({"type": "full", "attempts": 3})).await?;
     let status = backups.ended("refused", SOON).await?;
     ensure!(status.phase == Some(BackupPhase::Failed), "{status:?}");
-    ensure!(status.error.is_some_and(|error| error.contains(words)), "the reason is not told");
+    ensure!(status.error.is_some_and(|error| error.contains(trouble.run)), "the reason is not told");
     few(&cluster, &mark)?;
     backups.fault_everywhere("").await?;
     backups.make("healed", &json!({"type": "full"}), SOON).await?;
@@ -146,7 +171,17 @@ async fn a_repository_that_is_away_is_told_within_one_look() -> Result<()> {
     if only_long() || without_faults() {
         return Ok(());
     }
-    refused("away", &json!({}), None, "lose-repository", "unable to reach the repository").await
+    let words = "unable to reach the repository";
+    refused("away", &json!({}), None, Trouble { fault: "lose-repository", shard: words, run: words }).await
+}
+
+#[tokio::test]
+async fn a_repository_that_lists_nothing_is_told_within_one_look() -> Result<()> {
+    if only_long() || without_faults() {
+        return Ok(());
+    }
+    let trouble = Trouble { fault: "empty-backups", shard: "lists no backup", run: "failed to find backup" };
+    refused("empty", &json!({}), None, trouble).await
 }
 
 #[tokio::test]
@@ -156,5 +191,6 @@ async fn keys_that_are_revoked_are_told_within_one_look() -> Result<()> {
     }
     let s3 = json!({"bucket": "b", "region": "r", "useEnvCredentials": true, "credentialsSecret": "keys"});
     let change = json!({"backup": {"type": "s3", "filesystem": null, "s3": s3}});
-    refused("revoked", &change, Some(keys("story", "secret")), "revoke-credentials", "403").await
+    let keys = keys("story", "Wq7vT2mPz9LkX4rB8s");
+    refused("revoked", &change, Some(keys), Trouble { fault: "revoke-credentials", shard: "403", run: "403" }).await
 }
