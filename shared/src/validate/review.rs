@@ -3,7 +3,7 @@
 use crate::api::v1alpha1::MultigresClusterSpec;
 use crate::resolve::{self, Settings, Templates};
 
-use super::{Before, Findings, Surroundings, Verdict, alike, as_resolved, as_written, cluster, unresolved, written};
+use super::{Before, Findings, Surroundings, Verdict, alike, as_resolved, as_written, cluster, unresolved};
 
 /// A cluster to judge.
 #[derive(Debug, Clone, Copy)]
@@ -68,7 +68,7 @@ fn in_full(old: Option<&MultigresClusterSpec>, subject: &Subject<'_>, around: &S
         Err(errors) => {
             // What does not depend on the missing part is said at once, too.
             let mut findings = Findings::new(None);
-            written::check(&mut findings, name, spec);
+            as_written(&mut findings, name, spec);
             let mut verdict = unresolved(&errors);
             verdict.errors.append(&mut findings.verdict.errors);
             verdict.warnings = findings.verdict.warnings;
@@ -143,6 +143,22 @@ mod tests {
         let mut shared = right.clone();
         shared.backup = serde_json::from_value(json!({"type": "s3", "s3": {"bucket": "b", "region": "r"}})).unwrap();
         assert!(glance(None, &shared));
+    }
+
+    #[test]
+    fn what_is_written_wrongly_is_told_beside_a_missing_template() {
+        let spec: MultigresClusterSpec = serde_json::from_value(json!({
+            "cells": [{"name": "A"}],
+            "multiadmin": {"templateRef": "gone"},
+            "databases": [{"name": "postgres", "bootstrap": {"fromBackup": {}}}],
+        }))
+        .unwrap();
+        let (settings, templates) = (settings(), Templates::default());
+        let subject =
+            Subject { name: "demo", namespace: "prod", spec: &spec, templates: &templates, settings: &settings };
+        let verdict = review(None, &subject, &Surroundings::default());
+        let paths: Vec<_> = verdict.errors.iter().map(|error| error.path.as_str()).collect();
+        assert_eq!(paths, ["multiadmin.templateRef", "cells[A].name", "databases[postgres].bootstrap.fromBackup"]);
     }
 
     proptest! {
