@@ -77,6 +77,7 @@ pub fn mutated(case: &Case, namespace: &str) -> (Case, Vec<String>) {
 pub fn pure(case: &Case, namespace: &str) -> Answer {
     let verdict = match case.kind.as_str() {
         "MultigresCluster" => cluster(case, namespace),
+        "MultigresBackup" => run(case),
         kind => written(case, namespace, kind),
     };
     let answer = review::Answer::of(&verdict);
@@ -103,6 +104,12 @@ fn cluster(case: &Case, namespace: &str) -> Verdict {
     let old: Option<MultigresClusterSpec> = case.old.as_ref().map(parse);
     let subject = Subject { name: &case.name, namespace, spec: &new, templates: &templates, settings: &settings };
     validate::review(old.as_ref(), &subject, &world::surroundings(case))
+}
+
+fn run(case: &Case) -> Verdict {
+    let clusters = world::clusters(case);
+    let known: Vec<_> = clusters.iter().map(|cluster| (cluster.name.as_str(), &cluster.spec)).collect();
+    case.object.as_ref().map(|run| validate::backup_run(&parse(run), Some(known.as_slice()))).unwrap_or_default()
 }
 
 fn written(case: &Case, namespace: &str, kind: &str) -> Verdict {
