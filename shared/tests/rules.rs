@@ -73,9 +73,11 @@ fn judge(case: &Case) -> Verdict {
                     &templates,
                     &settings,
                     &around,
-                ),
+                )
+                .finish(),
                 (Some(old), None) => {
                     template::deleted(NAMESPACE, &case.name, $content(old), &consumers, &templates, &settings, &around)
+                        .finish()
                 }
                 (None, None) => panic!("{}: nothing happens", case.case),
             }

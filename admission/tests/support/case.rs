@@ -126,10 +126,10 @@ fn written(case: &Case, namespace: &str, kind: &str) -> Verdict {
                 (Some(new), old) => {
                     let new = parse(new);
                     let new = Content::$content(&new);
-                    template::written(namespace, name, old, new, &consumers, &templates, &settings, &around)
+                    template::written(namespace, name, old, new, &consumers, &templates, &settings, &around).finish()
                 }
                 (None, Some(old)) => {
-                    template::deleted(namespace, name, old, &consumers, &templates, &settings, &around)
+                    template::deleted(namespace, name, old, &consumers, &templates, &settings, &around).finish()
                 }
                 (None, None) => panic!("nothing happens in {:?}", case.case),
             }

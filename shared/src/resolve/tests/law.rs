@@ -313,13 +313,14 @@ proptest! {
 
         let consumers = [template::Consumer { name: "old", spec: &old }, template::Consumer { name: "new", spec: &new }];
         let content = template::Content::Shard(&templates.shard["t"]);
-        let written = |old| template::written("prod", "t", old, content, &consumers, &templates, &settings, &around);
+        let written =
+            |old| template::written("prod", "t", old, content, &consumers, &templates, &settings, &around).finish();
         let empty = ShardTemplateSpec::default();
         prop_assert_eq!(written(Some(template::Content::Shard(&empty))), written(Some(template::Content::Shard(&empty))));
         // What is stored is not written anew, and what nobody names harms nobody by going.
         prop_assert_eq!(written(Some(content)), crate::validate::Verdict::default());
         let gone = template::deleted("prod", "nobody", content, &consumers, &templates, &settings, &around);
-        prop_assert!(gone.is_accepted());
+        prop_assert!(gone.finish().is_accepted());
     }
 
     #[test]
