@@ -158,7 +158,7 @@ impl<'a> Layers<'a> {
     }
 }
 
-fn fill_pool(provenance: &mut Provenance, pool: &mut PoolSpec, at: &At<'_>, cells: &[String], default_image: bool) {
+fn fill_pool(provenance: &mut Provenance, pool: &mut PoolSpec, at: &At<'_>, cells: &[&str], default_image: bool) {
     provenance.fill_list(&mut pool.cells, at, "cells", cells);
     let spans = pool.cells.len();
     provenance.fill(&mut pool.replicas_per_cell, at, "replicasPerCell", || defaults::replicas_per_cell(spans));

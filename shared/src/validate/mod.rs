@@ -82,7 +82,7 @@ fn as_resolved(
     around: &Surroundings,
 ) {
     cluster::check(findings, resolved);
-    let known = shard::Cells::of(resolved);
+    let known = shard::Cells::of(spec);
     resolved.each_shard(&mut |at, one| shard::check(findings, at, one, &known));
     surroundings::check(findings, resolved, before.map(|before| before.resolved), around);
     cluster::notices(findings, resolved);

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::api::v1alpha1::{BackupConfig, BackupScope, BackupType, DurabilityPolicy, PoolSpec, ShardResolvedSpec};
+use crate::api::v1alpha1::{
+    BackupConfig, BackupScope, BackupType, DurabilityPolicy, MultigresClusterSpec, PoolSpec, ShardResolvedSpec,
+};
 use crate::field_path::At;
-use crate::resolve::{ResolvedCluster, poolers};
+use crate::resolve::poolers;
 
 use super::{Findings, backup, limits, postgres, reason, resource};
 
@@ -16,8 +18,8 @@ pub struct Cells<'a> {
 
 impl<'a> Cells<'a> {
     /// The cells of a cluster.
-    pub fn of(resolved: &'a ResolvedCluster) -> Self {
-        let mut names: Vec<_> = resolved.cells.iter().map(|cell| cell.name.as_str()).collect();
+    pub fn of(spec: &'a MultigresClusterSpec) -> Self {
+        let mut names: Vec<_> = spec.cells.iter().map(|cell| cell.name.as_str()).collect();
         names.sort_unstable();
         Self { names }
     }

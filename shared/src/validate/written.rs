@@ -75,6 +75,7 @@ fn cells(findings: &mut Findings<'_>, at: &At<'_>, cells: &[CellConfig]) {
     for cell in cells {
         let at = at.key(&cell.name);
         findings.name(&at.field("name"), &cell.name, limits::LONG_NAME);
+        findings.fields(&at, cell);
         one_of(
             findings,
             &at,

@@ -166,7 +166,7 @@ pub struct MultiadminWebConfig {
 }
 
 /// A failure domain of the cluster.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
     rule::CELL_SPEC_OR_TEMPLATE, rule::CELL_SPEC_OR_OVERRIDES, rule::CELL_LOCATION, rule::CELL_LOCATION_FIXED]))]
@@ -176,15 +176,15 @@ pub struct CellConfig {
     pub name: String,
     /// Value of the node label `topology.kubernetes.io/zone` that the cell's pods need; immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
+    #[validate(length(min = 1, max = 63))]
     pub zone: Option<String>,
     /// Value of the zone id label of nodes that the cell's pods need; immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
+    #[validate(length(min = 1, max = 63))]
     pub zone_id: Option<String>,
     /// Value of the node label `topology.kubernetes.io/region` that the cell's pods need; immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
+    #[validate(length(min = 1, max = 63))]
     pub region: Option<String>,
     /// CellTemplate with the settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
