@@ -234,8 +234,8 @@ pub fn cluster(
 }
 
 /// Resolves a cluster as [`cluster`] does, for a judgement: where fields come from is not noted, and what children only copy from their
-/// cluster (images, the names and places of all cells, how to reach the topology) is left out, as are built-in resources of all
-/// components but PostgreSQL, whose settings follow from them. That takes a fraction of the time.
+/// cluster (images, the names and places of all cells, how to reach the topology) is left out, as are the cells of orchestrators that name
+/// none, and built-in resources of all components but PostgreSQL, whose settings follow from them. That takes a fraction of the time.
 pub fn quietly(
     name: &str,
     namespace: &str,

@@ -54,7 +54,10 @@ pub fn resolve(
     let orch = at.field("multiorch");
     provenance.fill(&mut multiorch.replicas, &orch, "replicas", || defaults::REPLICAS);
     provenance.fill_resources(&mut multiorch.resources, &orch, defaults::multiorch_resources);
-    provenance.fill_list(&mut multiorch.cells, &orch, "cells", &context.cell_names);
+    // Quietly it stays open: there is nothing to judge in all cells of the cluster.
+    if !provenance.is_quiet() {
+        provenance.fill_list(&mut multiorch.cells, &orch, "cells", &context.cell_names);
+    }
 
     let pools_at = at.field("pools");
     if merged.pools.is_empty() {

@@ -24,7 +24,7 @@ impl<'a> Cells<'a> {
         Self { names }
     }
 
-    /// All of them exist, and there is at least one where the cluster has any.
+    /// All of them exist. Whoever names none gets all that the cluster has.
     fn check(&self, findings: &mut Findings<'_>, at: &At<'_>, cells: &[String]) {
         let at = at.field("cells");
         // Most lists are in order, so the next one is looked at first.
@@ -44,9 +44,6 @@ impl<'a> Cells<'a> {
                 format!("is no cell of the cluster; use one of {}, or add it to spec.cells", self.names.join(", "))
             };
             findings.error(&at, reason::NOT_FOUND, cell, message);
-        }
-        if cells.is_empty() && !self.names.is_empty() {
-            findings.error(&at, reason::REQUIRED, "", format!("name at least one of {}", self.names.join(", ")));
         }
         findings.unique(&at, cells.iter().map(String::as_str));
     }

@@ -268,7 +268,8 @@ proptest! {
             }
             resolved
         });
-        // Built-in resources are left out, too.
+        // Built-in resources and cells of orchestrators are left out, too.
+        let all: BTreeSet<&String> = spec.cells.iter().map(|cell| &cell.name).collect();
         let quiet = quiet.map(|mut resolved| {
             let components = [
                 (&mut resolved.multiadmin, defaults::multiadmin_resources as fn() -> _),
@@ -292,6 +293,9 @@ proptest! {
             let groups = resolved.databases.iter_mut().flat_map(|database| &mut database.table_groups);
             for shard in groups.flat_map(|group| &mut group.shards) {
                 shard.multiorch.resources.get_or_insert_with(defaults::multiorch_resources);
+                if shard.multiorch.cells.is_empty() {
+                    shard.multiorch.cells = all.iter().map(|name| (*name).clone()).collect();
+                }
                 for pooler in shard.pools.values_mut().filter_map(|pool| pool.multipooler.as_mut()) {
                     pooler.resources.get_or_insert_with(defaults::multipooler_resources);
                 }
