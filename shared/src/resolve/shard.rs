@@ -36,8 +36,8 @@ pub fn resolve(
     let selected =
         context.templates.shard(config.shard_template.as_deref(), &at.field("shardTemplate"), &mut context.errors);
     let layers = Layers {
-        inline: config.spec.as_ref(),
-        overrides: config.overrides.as_ref(),
+        inline: config.spec.as_deref(),
+        overrides: config.overrides.as_deref(),
         template: selected.as_ref().map(|selected| (selected.spec, &selected.source)),
     };
     if let (Some(selected), Some(overrides)) = (&selected, &config.overrides) {
@@ -90,7 +90,7 @@ pub fn resolve(
         (cluster, Source::Cluster),
         (database, Source::Database),
         (table_group, Source::TableGroup),
-        (config.backup.as_ref(), Source::Inline),
+        (config.backup.as_deref(), Source::Inline),
     ];
     let backup = backup::resolve(context, &at.field("backup"), &levels);
     notice_cell_local(context, &at, &backup, &merged.pools);

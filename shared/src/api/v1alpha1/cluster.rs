@@ -190,12 +190,13 @@ pub struct CellConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub cell_template: Option<String>,
+    // Large parts that most entries do not have: on the heap, lists of many entries are small, and quickly moved while they are read.
     /// Changes to the template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub overrides: Option<CellOverrides>,
+    pub overrides: Option<Box<CellOverrides>>,
     /// Inline settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub spec: Option<CellInlineSpec>,
+    pub spec: Option<Box<CellInlineSpec>>,
 }
 
 /// Changes to a CellTemplate.
@@ -297,15 +298,16 @@ pub struct ShardConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub shard_template: Option<String>,
+    // Large parts that most entries do not have: on the heap, lists of many entries are small, and quickly moved while they are read.
     /// Changes to the template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub overrides: Option<ShardOverrides>,
+    pub overrides: Option<Box<ShardOverrides>>,
     /// Inline settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub spec: Option<ShardInlineSpec>,
+    pub spec: Option<Box<ShardInlineSpec>>,
     /// Backups of the shard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub backup: Option<BackupConfig>,
+    pub backup: Option<Box<BackupConfig>>,
 }
 
 /// Changes to a ShardTemplate.

@@ -30,15 +30,17 @@ fn cells() -> BoxedStrategy<Vec<CellConfig>> {
     let one = (reference(), prop::option::of(cell_inline()), prop::option::of(generate::gateway()), reference());
     prop::collection::vec(one, 0..3)
         .prop_map(|cells| {
-            let build = |(index, (cell_template, spec, overrides, zone)): (usize, (_, _, Option<_>, _))| CellConfig {
-                name: format!("zone-{}", ["b", "a", "c"][index]),
-                zone,
-                cell_template,
-                spec,
-                overrides: overrides
-                    .map(|gateway| CellOverrides { multigateway: Some(gateway), multigateway_placement: None }),
-                ..CellConfig::default()
-            };
+            let build =
+                |(index, (cell_template, spec, overrides, zone)): (usize, (_, Option<_>, Option<_>, _))| CellConfig {
+                    name: format!("zone-{}", ["b", "a", "c"][index]),
+                    zone,
+                    cell_template,
+                    spec: spec.map(Box::new),
+                    overrides: overrides.map(|gateway| {
+                        Box::new(CellOverrides { multigateway: Some(gateway), multigateway_placement: None })
+                    }),
+                    ..CellConfig::default()
+                };
             cells.into_iter().enumerate().map(build).collect()
         })
         .boxed()
@@ -60,12 +62,12 @@ fn shards() -> BoxedStrategy<Vec<ShardConfig>> {
         (reference(), prop::option::of(generate::shard()), prop::option::of(generate::shard()), generate::backup());
     prop::collection::vec(one, 0..2)
         .prop_map(|shards| {
-            let build = |(shard_template, spec, over, backup): (_, _, Option<_>, _)| ShardConfig {
+            let build = |(shard_template, spec, over, backup): (_, Option<_>, Option<_>, Option<_>)| ShardConfig {
                 name: "0-inf".to_owned(),
                 shard_template,
-                spec,
-                overrides: over.map(overrides),
-                backup,
+                spec: spec.map(Box::new),
+                overrides: over.map(|shard| Box::new(overrides(shard))),
+                backup: backup.map(Box::new),
             };
             shards.into_iter().map(build).collect()
         })
@@ -162,11 +164,11 @@ fn written_out(original: &MultigresClusterSpec, resolved: &ResolvedCluster) -> M
     for (config, cell) in spec.cells.iter_mut().zip(&resolved.cells) {
         config.cell_template = None;
         config.overrides = None;
-        config.spec = Some(CellInlineSpec {
+        config.spec = Some(Box::new(CellInlineSpec {
             multigateway: Some(cell.multigateway.clone()),
             multigateway_placement: cell.multigateway_placement.clone(),
             local_topo_server: cell.topo_server.clone(),
-        });
+        }));
     }
     let group = |group: &TableGroupSpec| TableGroupConfig {
         name: group.table_group_name.clone(),
@@ -178,7 +180,7 @@ fn written_out(original: &MultigresClusterSpec, resolved: &ResolvedCluster) -> M
             .iter()
             .map(|shard| ShardConfig {
                 name: shard.name.clone(),
-                spec: Some(ShardInlineSpec {
+                spec: Some(Box::new(ShardInlineSpec {
                     multiorch: Some(shard.multiorch.clone()),
                     initdb_args: shard.initdb_args.clone(),
                     postgres_config_ref: shard.postgres_config_ref.clone(),
@@ -186,8 +188,8 @@ fn written_out(original: &MultigresClusterSpec, resolved: &ResolvedCluster) -> M
                     pools: shard.pools.clone(),
                     pvc_deletion_policy: shard.pvc_deletion_policy,
                     durability_policy: shard.durability_policy,
-                }),
-                backup: shard.backup.clone(),
+                })),
+                backup: shard.backup.clone().map(Box::new),
                 ..ShardConfig::default()
             })
             .collect(),
