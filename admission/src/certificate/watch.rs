@@ -1,8 +1,8 @@
 //! What this process sees of the objects around it, kept up to date by watches of single objects.
 
-use std::{fmt::Debug, sync::Arc};
+use std::fmt::Debug;
 
-use futures::{StreamExt as _, future::BoxFuture};
+use futures::{Stream, StreamExt as _, future::BoxFuture};
 use k8s_openapi::api::{
     admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration},
     core::v1::Secret,
@@ -13,9 +13,9 @@ use kube::{
 };
 use prometheus::IntCounter;
 use serde::de::DeserializeOwned;
-use shared::metrics::Watches;
+use shared::{metrics::Watches, telemetry};
 use tokio::sync::watch;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{Mode, Settings, configuration::View, files, material::Parts, secret};
 
@@ -120,25 +120,65 @@ where
     T: PartialEq + Send + Sync + 'static,
 {
     let (sender, seen) = watch::channel(Sight::Unknown);
-    let name: Arc<str> = name.into();
+    let events = watcher::watch_object(api, name).default_backoff();
+    let name = name.to_owned();
     tasks.push(Box::pin(async move {
-        let mut stream = std::pin::pin!(watcher::watch_object(api, &name).default_backoff());
-        while let Some(next) = stream.next().await {
-            match next {
-                Ok(found) => {
-                    let found = Sight::from(found.as_ref().and_then(&read));
-                    sender.send_if_modified(|last| {
-                        let changed = *last != found;
-                        *last = found;
-                        changed
-                    });
-                }
-                Err(error) => {
-                    restarts.inc();
-                    debug!(name = &*name, error = %error, "watch is interrupted");
-                }
+        let complain = |error: &watcher::Error, first: bool| {
+            restarts.inc();
+            let error = telemetry::chain(error);
+            if first {
+                warn!(name = &*name, error, "cannot watch what the certificates depend on; it is tried again");
+            } else {
+                debug!(name = &*name, error, "still cannot watch it");
             }
-        }
+        };
+        follow(events, read, sender, complain).await;
     }));
     seen
+}
+
+/// Tells what is seen of one object. `complain` hears of each failure, and whether it is the first one since something was seen.
+async fn follow<K, T: PartialEq>(
+    events: impl Stream<Item = watcher::Result<Option<K>>>,
+    read: impl Fn(&K) -> Option<T>,
+    sender: watch::Sender<Sight<T>>,
+    complain: impl Fn(&watcher::Error, bool),
+) {
+    let mut failing = false;
+    let mut events = std::pin::pin!(events);
+    while let Some(next) = events.next().await {
+        match next {
+            Ok(found) => {
+                failing = false;
+                let found = Sight::from(found.as_ref().and_then(&read));
+                sender.send_if_modified(|last| {
+                    let changed = *last != found;
+                    *last = found;
+                    changed
+                });
+            }
+            Err(error) => complain(&error, !std::mem::replace(&mut failing, true)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use futures::stream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_streak_of_failures_is_told_once_and_what_is_seen_ends_it() {
+        let failure = || Err(watcher::Error::NoResourceVersion);
+        let events = [failure(), failure(), Ok(Some(1)), failure(), failure(), Ok(None)];
+        let told = RefCell::new(Vec::new());
+        let (sender, seen) = watch::channel(Sight::Unknown);
+        let complain = |_: &watcher::Error, first: bool| told.borrow_mut().push(first);
+        follow(stream::iter(events), |number: &u32| Some(*number), sender, complain).await;
+        assert_eq!(told.into_inner(), [true, false, true, false]);
+        assert_eq!(*seen.borrow(), Sight::Absent);
+    }
 }

@@ -113,6 +113,11 @@ pub(super) async fn observe(cluster: &MultigresCluster, ctx: &Ctx) -> Result<Obs
 }
 
 /// Resolves and judges a spec by the same rules as admission, which may be absent.
+///
+/// Rules of changes are not among them. What was there before is whatever the children have become so far: it lags behind templates whose
+/// turn has not come, and behind steps that admission has let pass one by one, so changes that are right would be refused for good. Whoever
+/// carries out a change does no more of it than does no harm, and tells the rest: see `repository` and `wave`, the shard's claims and its
+/// disruption planner, and the growth of a topology server.
 pub(super) fn resolved(
     cluster: &MultigresCluster,
     owner: &Owner,

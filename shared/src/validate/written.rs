@@ -75,6 +75,7 @@ fn cells(findings: &mut Findings<'_>, at: &At<'_>, cells: &[CellConfig]) {
     for cell in cells {
         let at = at.key(&cell.name);
         findings.name(&at.field("name"), &cell.name, limits::LONG_NAME);
+        findings.fields(&at, cell);
         one_of(
             findings,
             &at,
@@ -82,7 +83,7 @@ fn cells(findings: &mut Findings<'_>, at: &At<'_>, cells: &[CellConfig]) {
         );
         one_of(findings, &at, &[("spec", cell.spec.is_some()), ("cellTemplate", cell.cell_template.is_some())]);
         one_of(findings, &at, &[("spec", cell.spec.is_some()), ("overrides", cell.overrides.is_some())]);
-        if let Some(local) = cell.spec.as_ref().and_then(|spec| spec.local_topo_server.as_ref()) {
+        if let Some(local) = cell.spec.as_deref().and_then(|spec| spec.local_topo_server.as_ref()) {
             local_topology(findings, &at.field("localTopoServer"), local);
         }
     }
@@ -214,9 +215,9 @@ fn check_shard(findings: &mut Findings<'_>, at: &At<'_>, shard: &ShardConfig) {
     }
     one_of(findings, at, &[("spec", shard.spec.is_some()), ("shardTemplate", shard.shard_template.is_some())]);
     one_of(findings, at, &[("spec", shard.spec.is_some()), ("overrides", shard.overrides.is_some())]);
-    backup(findings, &at.field("backup"), shard.backup.as_ref());
-    let inline = shard.spec.as_ref();
-    let overrides = shard.overrides.as_ref();
+    backup(findings, &at.field("backup"), shard.backup.as_deref());
+    let inline = shard.spec.as_deref();
+    let overrides = shard.overrides.as_deref();
     let policy = inline.and_then(|spec| spec.durability_policy).or(overrides.and_then(|over| over.durability_policy));
     durability(findings, &at.field("durabilityPolicy"), policy);
     pools(findings, &at.field("pools"), inline.into_iter().flat_map(|spec| &spec.pools));
