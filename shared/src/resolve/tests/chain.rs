@@ -6,7 +6,8 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::api::v1alpha1::{BackupScope, BackupType, PvcRetention, ShardResolvedSpec, ShardSpec};
+use crate::api::v1alpha1::{BackupScope, BackupType, GlobalTopoServerRef, PvcRetention, ShardResolvedSpec, ShardSpec};
+use crate::validate::limits;
 
 mod pretty {
     use serde_json::Value;
@@ -387,6 +388,20 @@ fn an_external_topology_hands_out_all_of_its_endpoints() {
         (resolved.global_topo_ref.root_path.as_str(), resolved.global_topo_ref.implementation.as_str()),
         ("/multigres/global", "etcd")
     );
+}
+
+#[test]
+fn as_many_and_as_long_endpoints_as_are_legal_reach_the_children() {
+    let endpoint = |index: usize| {
+        let start = format!("http://etcd-{index:02}.");
+        format!("{start}{}", "x".repeat(limits::ENDPOINT - start.len()))
+    };
+    let endpoints: Vec<String> = (0..limits::ENDPOINTS).map(endpoint).collect();
+    let spec = json!({"globalTopoServer": {"external": {"endpoints": endpoints}}});
+    let address = resolve(spec, &Templates::default()).global_topo_ref.address;
+    assert_eq!((address.split(',').count(), address.len()), (limits::ENDPOINTS, limits::ADDRESS));
+    let schema = json!(schemars::schema_for!(GlobalTopoServerRef));
+    assert_eq!(schema["properties"]["address"]["maxLength"], json!(limits::ADDRESS));
 }
 
 #[test]
