@@ -14,6 +14,7 @@ mod intent;
 mod leaving;
 mod observe;
 mod password;
+mod place;
 mod removal;
 mod repository;
 mod status;
@@ -53,7 +54,7 @@ use self::{
     images::Adopted,
     intent::{Annotations, Settled},
     password::Password,
-    topology::{Sight, Wanted},
+    topology::{Leftovers, Sight, Wanted},
     wave::Peer,
 };
 use crate::{
@@ -63,7 +64,7 @@ use crate::{
     settings::Settings,
     table_group, topo_server,
     topo_server::client::Secrets,
-    upstream::{CellRecord, PoolerId, Registration, TopoAddress},
+    upstream::{CellRecord, Registration, TopoAddress},
     workload::{owner::Owner, port::ETCD_CLIENT, telemetry::Inherited, want, want_once},
 };
 
@@ -115,7 +116,7 @@ pub struct Observed {
     /// Where the cluster's own topology is, when its volumes outlive the cluster.
     pub retained_topology: Option<TopoAddress>,
     /// Registered poolers of cells on their way out, and of all cells when the cluster itself goes.
-    pub leftovers: Vec<PoolerId>,
+    pub leftovers: Leftovers,
     /// Registered gateways and orchestrators of the cells of the cluster.
     pub registrations: Vec<Registration>,
     /// TopoServers of the cluster and of its cells.

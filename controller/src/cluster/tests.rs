@@ -14,6 +14,7 @@ mod backups;
 mod exposure;
 mod leaving;
 mod pinned;
+mod places;
 mod removal;
 mod storage;
 
@@ -69,7 +70,7 @@ fn observed(yaml: &str) -> Observed {
     Observed {
         external_topology: external.then(|| topology::address(&resolved.global_topo_ref)),
         retained_topology: None,
-        leftovers: Vec::new(),
+        leftovers: Leftovers::default(),
         registrations: Vec::new(),
         own: observe::own(&cluster, &owner, &Templates::default(), &adopted),
         templates: BTreeMap::new(),
