@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::{Resource, ResourceExt as _};
 use shared::{
@@ -46,6 +46,9 @@ const CHANGE_HAS_NO_EFFECT: &str = "ChangeHasNoEffect";
 const CREDENTIALS_MISSING: &str = "CredentialsMissing";
 pub(super) const CELL_REMOVAL_PENDING: &str = "CellRemovalPending";
 const TABLE_GROUP_REMOVAL_PENDING: &str = "TableGroupRemovalPending";
+
+/// How long a cluster may be on its way before its status names what it waits for: a start takes less, and its steps are worth no writes.
+const PATIENCE: SignedDuration = SignedDuration::from_mins(2);
 
 /// What a child says about itself, as far as it speaks about its current spec.
 struct Child {
@@ -303,8 +306,8 @@ fn phase(
         return (Phase::Degraded, message);
     }
     if !healthy {
-        let message = rollout::unplaced(&observed.pods, now).unwrap_or_else(|| "Cluster is progressing".to_owned());
-        return (Phase::Progressing, message);
+        let message = rollout::unplaced(&observed.pods, now).or_else(|| held_up(observed, children, now));
+        return (Phase::Progressing, message.unwrap_or_else(|| "Cluster is progressing".to_owned()));
     }
     match &observed.topology {
         Sight::Failed { message, .. } => (Phase::Progressing, format!("the topology does not answer: {message}")),
@@ -314,7 +317,16 @@ fn phase(
     }
 }
 
-/// Everything that a healthy cluster consists of. What is not there yet has no phase.
+/// The first child that is not healthy, in its own words, once nothing has become better or worse for a while.
+fn held_up(observed: &Observed, children: &[Child], now: Timestamp) -> Option<String> {
+    let before = observed.cluster.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    let since = condition::find(before, AVAILABLE)?.last_transition_time.0;
+    let child = children.iter().find(|child| child.phase != Some(Phase::Healthy))?;
+    let why = if child.message.is_empty() { "says nothing about its current spec yet" } else { child.message.as_str() };
+    (now.duration_since(since) >= PATIENCE).then(|| format!("{}: {why}", child.what))
+}
+
+/// Everything that a healthy cluster consists of, first what others wait for. What is not there yet has no phase.
 fn children(observed: &Observed, resolved: &ResolvedCluster) -> Vec<Child> {
     let mut all = Vec::new();
     if resolved.managed_topo().is_some() {
@@ -323,17 +335,17 @@ fn children(observed: &Observed, resolved: &ResolvedCluster) -> Vec<Child> {
         let said = status.map(|status| (status.observed_generation, status.phase, status.message.as_deref()));
         all.push(child("global topology", server, said));
     }
-    for cell in &resolved.cells {
-        let live = observed.cell(&cell.name);
-        let status = live.and_then(|live| live.status.as_ref());
-        let said = status.map(|status| (status.observed_generation, status.phase, status.message.as_deref()));
-        all.push(child(&format!("cell {}", cell.name), live, said));
-    }
     for group in resolved.table_groups() {
         let live = observed.table_group(&group.database_name, &group.table_group_name);
         let status = live.and_then(|live| live.status.as_ref());
         let said = status.map(|status| (status.observed_generation, status.phase, status.message.as_deref()));
         all.push(child(&format!("table group {}", group.table_group_name), live, said));
+    }
+    for cell in &resolved.cells {
+        let live = observed.cell(&cell.name);
+        let status = live.and_then(|live| live.status.as_ref());
+        let said = status.map(|status| (status.observed_generation, status.phase, status.message.as_deref()));
+        all.push(child(&format!("cell {}", cell.name), live, said));
     }
     for (component, deployment) in [(Component::Multiadmin, &observed.admin), (Component::MultiadminWeb, &observed.web)]
     {

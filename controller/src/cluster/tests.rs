@@ -553,6 +553,32 @@ fn a_pod_without_a_node_is_named() {
 }
 
 #[test]
+fn what_a_cluster_waits_for_is_named_after_a_while() {
+    let mut observed = healthy(MINIMAL);
+    edit(&mut observed.cells, |cell| {
+        let status = cell.status.as_mut().unwrap();
+        (status.phase, status.message) = (Some(Phase::Progressing), Some("Gateway is progressing".into()));
+    });
+    edit(&mut observed.table_groups, |group| {
+        let status = group.status.as_mut().unwrap();
+        (status.phase, status.message) = (Some(Phase::Progressing), Some("shard 0-inf: no backup".into()));
+        status.conditions = ConditionSet::continuing(&[], Some(1), now()).set("Available", false, "Test", "").finish();
+    });
+    let status = |observed: &Observed, minutes| {
+        decide(observed, &settings(), now() + jiff::SignedDuration::from_mins(minutes)).unwrap().status.unwrap()
+    };
+    let first = status(&observed, 0);
+    assert_eq!(first.message.as_deref(), Some("Cluster is progressing"));
+    Arc::make_mut(&mut observed.cluster).status = Some(first.clone());
+    assert_eq!(status(&observed, 1), first, "a start costs no further write");
+    let told = status(&observed, 2);
+    assert_eq!(told.message.as_deref(), Some("table group default: shard 0-inf: no backup"));
+    edit(&mut observed.table_groups, |group| group.metadata.generation = Some(2));
+    let told = status(&observed, 2);
+    assert_eq!(told.message.as_deref(), Some("table group default: says nothing about its current spec yet"));
+}
+
+#[test]
 fn a_change_of_the_phase_is_told_once() {
     use crate::runner::Kind as _;
     let mut observed = healthy(MINIMAL);
