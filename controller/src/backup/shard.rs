@@ -115,7 +115,12 @@ pub fn weigh(
         });
         let suspended = schedule.as_ref().is_some_and(|schedule| schedule.suspended);
         let stale_at = stale_at.filter(|_| !suspended);
-        let healthy = judge::backups(known, &contents, &sight.runs, stale_at, now);
+        let mut healthy = judge::backups(known, &contents, &sight.runs, stale_at, now);
+        let leads = previous.is_some_and(|status| status.primary.is_some());
+        if let Some(opinion) = healthy.as_mut().filter(|opinion| !leads && opinion.reason == "NoBackups") {
+            opinion.message +=
+                "; no pooler has made the first one, and before that none becomes primary: see the log of multipooler";
+        }
         let archiving = judge::archiving(known);
         weighed.next = [weighed.next, stale_at.filter(|at| *at > now)].into_iter().flatten().min();
         weighed.conditions.push((BACKUP_HEALTHY, healthy));
