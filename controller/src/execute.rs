@@ -37,7 +37,7 @@ use crate::{
     upstream::{self, PoolerAddress, Reloaded, TopoAddress, Upstream, Written},
 };
 
-pub use trouble::Trouble;
+pub use trouble::{RECONCILED, Trouble};
 
 use spans::{carry_trace, span, subject};
 

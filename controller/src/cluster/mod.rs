@@ -125,7 +125,7 @@ pub struct Observed {
     pub cells: Vec<Arc<Cell>>,
     /// TableGroups, sorted by object name.
     pub table_groups: Vec<Arc<TableGroup>>,
-    /// Shards, read for removals alone.
+    /// Shards: what they say of themselves, and which are still there in a removal.
     pub shards: Vec<Arc<Shard>>,
     /// Deployment of multiadmin.
     pub admin: Option<Arc<Deployment>>,

@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::{
+    api::core::v1::{Pod, Service},
+    apimachinery::pkg::apis::meta::v1::Condition,
+};
 use kube::{Resource, ResourceExt as _};
 use shared::{
     api::v1alpha1::{
@@ -27,6 +30,7 @@ use super::{
     wave::Turn,
 };
 use crate::{
+    execute::RECONCILED,
     table_group, topo_server,
     workload::rollout::{self, Rollout},
 };
@@ -295,6 +299,9 @@ fn phase(
     if let Some(child) = children.iter().find(|child| child.phase == Some(Phase::Degraded)) {
         return (Phase::Degraded, format!("{}: {}", child.what, child.message));
     }
+    if let Some(message) = unreconciled(observed) {
+        return (Phase::Degraded, message);
+    }
     if let Some(shard) = local_repositories(resolved).first() {
         return (Phase::Degraded, format!("{shard}: standbys of other cells cannot reach the backup repository"));
     }
@@ -315,6 +322,28 @@ fn phase(
         _ if !leaving.is_empty() => (Phase::Progressing, farewell(leaving)),
         _ => (Phase::Healthy, "Ready".to_owned()),
     }
+}
+
+/// The first object of ours whose passes keep failing, and what stands in their way: pods that a quota refuses show nowhere else.
+fn unreconciled(observed: &Observed) -> Option<String> {
+    let said = |what: &str, name: &str, conditions: Option<&Vec<Condition>>| {
+        let failed = condition::find(conditions?, RECONCILED).filter(|said| said.status == "False")?;
+        Some(format!("{what} {name}: {}", failed.message))
+    };
+    let servers = observed.topo_servers.iter().filter_map(|server| {
+        said("topology server", &server.name_any(), server.status.as_ref().map(|status| &status.conditions))
+    });
+    let groups = observed.table_groups.iter().filter_map(|group| {
+        said("table group", &group.spec.table_group_name, group.status.as_ref().map(|status| &status.conditions))
+    });
+    let shards = observed.shards.iter().filter_map(|shard| {
+        said("shard", &shard.spec.shard_name, shard.status.as_ref().map(|status| &status.conditions))
+    });
+    let cells = observed
+        .cells
+        .iter()
+        .filter_map(|cell| said("cell", &cell.spec.name, cell.status.as_ref().map(|status| &status.conditions)));
+    servers.chain(groups).chain(shards).chain(cells).next()
 }
 
 /// The first child that is not healthy, in its own words, once nothing has become better or worse for a while.

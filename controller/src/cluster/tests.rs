@@ -553,6 +553,30 @@ fn a_pod_without_a_node_is_named() {
 }
 
 #[test]
+fn a_child_whose_passes_fail_makes_its_cluster_degraded() {
+    let mut observed = healthy(MINIMAL);
+    let failing = |message: &str| {
+        ConditionSet::continuing(&[], Some(1), now()).set("Reconciled", false, "Write", message).finish()
+    };
+    let told = |observed: &Observed| {
+        let status = run(observed).status.unwrap();
+        (status.phase, status.message.unwrap_or_default())
+    };
+    let mut shard = shared::api::v1alpha1::Shard::new("s", shared::api::v1alpha1::ShardSpec::default());
+    shard.spec.shard_name = "0-inf".into();
+    shard.status = Some(shared::api::v1alpha1::ShardStatus {
+        conditions: failing("exceeded quota"),
+        ..shared::api::v1alpha1::ShardStatus::default()
+    });
+    observed.shards.push(Arc::new(shard));
+    assert_eq!(told(&observed), (Some(Phase::Degraded), "shard 0-inf: exceeded quota".to_owned()));
+    edit(&mut observed.shards, |shard| shard.status.as_mut().unwrap().conditions.clear());
+    assert_eq!(told(&observed).0, Some(Phase::Healthy));
+    edit(&mut observed.cells, |cell| cell.status.as_mut().unwrap().conditions.extend(failing("no such class")));
+    assert_eq!(told(&observed), (Some(Phase::Degraded), "cell zone-a: no such class".to_owned()));
+}
+
+#[test]
 fn what_a_cluster_waits_for_is_named_after_a_while() {
     let mut observed = healthy(MINIMAL);
     edit(&mut observed.cells, |cell| {
