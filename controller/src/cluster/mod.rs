@@ -420,8 +420,8 @@ fn deployments(observed: &Observed, resolved: &ResolvedCluster) -> (Deployment, 
             image: &resolved.multiadmin.image,
             pull_policy: resolved.image_pull_policy,
             pull_secrets: &resolved.image_pull_secrets,
+            placement: resolved.multiadmin.placement.as_ref(),
         },
-        placement: resolved.multiadmin.placement.as_ref(),
         topology: &resolved.global_topo_ref,
         observability: spec.observability.as_ref(),
         inherited: &observed.inherited,
@@ -429,7 +429,12 @@ fn deployments(observed: &Observed, resolved: &ResolvedCluster) -> (Deployment, 
         internal_tls: InternalTlsConfig::is_on(spec.internal_tls),
     };
     let web = Web {
-        part: Part { stateless: &resolved.multiadmin_web.spec, image: &resolved.multiadmin_web.image, ..admin.part },
+        part: Part {
+            stateless: &resolved.multiadmin_web.spec,
+            image: &resolved.multiadmin_web.image,
+            placement: resolved.multiadmin_web.placement.as_ref(),
+            ..admin.part
+        },
         user: &resolved.postgres_superuser,
         password: &resolved.password.secret_ref,
     };

@@ -248,15 +248,25 @@ pub fn multiadmin_web(context: &mut Context<'_>, image: String) -> ResolvedState
     );
     let provenance = &mut context.provenance;
     let mut spec = StatelessSpec::default();
+    let mut placement = None;
     if let Some((template, source)) = section(selected.as_ref(), |template| template.multiadmin_web.as_ref()) {
         provenance.overlay(&mut spec, template, &At::Root("multiadminWeb"), source);
+    }
+    if let Some(selected) = &selected {
+        provenance.replace(
+            &mut placement,
+            &selected.spec.multiadmin_web_placement,
+            &At::Root("multiadminWeb.placement"),
+            &selected.source,
+        );
     }
     if let Some(inline) = &inline.spec {
         provenance.overlay(&mut spec, inline, &At::Root("multiadminWeb"), &Source::Inline);
     }
+    provenance.replace(&mut placement, &inline.placement, &At::Root("multiadminWeb.placement"), &Source::Inline);
     provenance.fill(&mut spec.replicas, &At::Root("multiadminWeb"), "replicas", || defaults::REPLICAS);
     provenance.fill_resources(&mut spec.resources, &At::Root("multiadminWeb"), defaults::multiadmin_web_resources);
-    ResolvedStateless { spec, placement: None, image }
+    ResolvedStateless { spec, placement, image }
 }
 
 /// A section of the selected template with its source.

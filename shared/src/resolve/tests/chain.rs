@@ -391,6 +391,20 @@ fn an_external_topology_hands_out_all_of_its_endpoints() {
 }
 
 #[test]
+fn the_web_interface_is_placed_by_itself() {
+    let placed = |key: &str| json!({"tolerations": [{"key": key, "operator": "Exists"}]});
+    let core = json!({"default": {"multiadminPlacement": placed("admin"), "multiadminWebPlacement": placed("web")}});
+    let templates = templates(&json!({"core": core}));
+    let key = |spec: Value| {
+        let resolved = resolve(spec, &templates);
+        let source = resolved.provenance.source("multiadminWeb.placement").cloned();
+        (leaf(resolved.multiadmin_web.placement, "/tolerations/0/key"), source)
+    };
+    assert_eq!(key(json!({})).0, "web");
+    assert_eq!(key(json!({"multiadminWeb": {"placement": placed("own")}})), (json!("own"), Some(Source::Inline)));
+}
+
+#[test]
 fn as_many_and_as_long_endpoints_as_are_legal_reach_the_children() {
     let endpoint = |index: usize| {
         let start = format!("http://etcd-{index:02}.");
