@@ -111,7 +111,12 @@ pub fn weigh(
         }
         let contents = contents.unwrap_or_default();
         let limits = limits(schedule.as_ref(), &contents, weighed.backup.scheduled.as_ref());
-        let healthy = judge::backups(known, &contents, &sight.runs, limits, now);
+        let mut healthy = judge::backups(known, &contents, &sight.runs, limits, now);
+        let leads = previous.is_some_and(|status| status.primary.is_some());
+        if let Some(opinion) = healthy.as_mut().filter(|opinion| !leads && opinion.reason == "NoBackups") {
+            opinion.message +=
+                "; no pooler has made the first one, and before that none becomes primary: see the log of multipooler";
+        }
         let archiving = judge::archiving(known);
         weighed.next = [weighed.next, limits.next(now)].into_iter().flatten().min();
         weighed.conditions.push((BACKUP_HEALTHY, healthy));

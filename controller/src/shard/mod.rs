@@ -40,6 +40,7 @@ pub use self::{
     certificate::Certificates,
     decide::{Decision, decide, weigh},
     observe::{InternalTls, Observed, Reference, observe},
+    status::PRIMARY_CONFIRMED,
 };
 use crate::{
     context::Ctx,

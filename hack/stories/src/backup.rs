@@ -275,11 +275,21 @@ impl<'a> Backups<'a> {
 
     /// The same with further options of the program.
     pub async fn sql_with(&self, program: &str, options: &[&str], statements: &[&str]) -> Result<String> {
+        self.sql_through(&name::cluster_gateway(&self.cluster.name), program, options, statements).await
+    }
+
+    /// The same through the gateways behind a Service, such as those of one cell.
+    pub async fn sql_through(
+        &self,
+        service: &str,
+        program: &str,
+        options: &[&str],
+        statements: &[&str],
+    ) -> Result<String> {
         let secrets: Api<Secret> = self.cluster.namespaced();
         let secret = secrets.get(&name::postgres_password(&self.cluster.name)).await?;
         let password = secret.data.unwrap_or_default().remove("password").context("a password")?;
-        let host =
-            format!("{}.{}.svc.cluster.local", name::cluster_gateway(&self.cluster.name), self.cluster.namespace);
+        let host = format!("{service}.{}.svc.cluster.local", self.cluster.namespace);
         let port = POSTGRES.to_string();
         let mut command = in_bed()?;
         command.args([program, "--host", &host, "--port", &port]).args(options).args(statements);

@@ -35,7 +35,9 @@ pub(super) struct Cut<E> {
 impl<E: SpanExporter> SpanExporter for Cut<E> {
     async fn export(&self, mut batch: Vec<SpanData>) -> OTelSdkResult {
         if let Some(longest) = self.longest {
-            batch.iter_mut().for_each(|span| shorten(span, longest));
+            for span in &mut batch {
+                shorten(span, longest);
+            }
         }
         self.inner.export(batch).await
     }

@@ -12,6 +12,7 @@ pub mod field;
 mod findings;
 pub mod limits;
 mod pending;
+mod place;
 mod postgres;
 pub mod reason;
 mod resource;
@@ -30,6 +31,7 @@ use self::findings::Findings;
 
 pub use self::backup_run::backup_run;
 pub use self::findings::{FieldError, Verdict, Warning};
+pub use self::place::{Keeper, own_root, topology_stays};
 pub use self::postgres::reference as postgres_reference;
 pub use self::review::{Subject, review};
 pub use self::surroundings::{MissingClass, NodeLabels, StorageClasses, Surroundings, missing_classes};

@@ -195,8 +195,13 @@ fn core(findings: &mut Findings<'_>, root: &At<'_>, spec: &CoreTemplateSpec) {
             resource::resources(findings, &root.field(name), spec.resources.as_ref());
         }
     }
-    if let Some(placement) = &spec.multiadmin_placement {
-        findings.fields(&root.field("multiadminPlacement"), placement);
+    for (name, placement) in [
+        ("multiadminPlacement", &spec.multiadmin_placement),
+        ("multiadminWebPlacement", &spec.multiadmin_web_placement),
+    ] {
+        if let Some(placement) = placement {
+            findings.fields(&root.field(name), placement);
+        }
     }
 }
 

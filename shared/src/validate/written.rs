@@ -4,13 +4,13 @@ use std::net::IpAddr;
 
 use crate::api::v1alpha1::{
     BackupConfig, BackupType, CellConfig, DatabaseConfig, DurabilityPolicy, EtcdSpec, ExternalServiceConfig,
-    ExternalServiceType, LocalTopoServerSpec, MultigresClusterSpec, PoolSpec, ShardConfig, StorageSpec,
-    TableGroupConfig,
+    ExternalServiceType, ExternalTopoServerSpec, LocalTopoServerSpec, MultigresClusterSpec, PoolSpec, ShardConfig,
+    StorageSpec, TableGroupConfig,
 };
 use crate::field_path::At;
 use crate::resolve::{self, defaults};
 
-use super::{Findings, limits, reason};
+use super::{Findings, limits, own_root, reason};
 
 pub fn check(findings: &mut Findings<'_>, name: &str, spec: &MultigresClusterSpec) {
     if !name.is_empty() {
@@ -32,6 +32,7 @@ pub fn check(findings: &mut Findings<'_>, name: &str, spec: &MultigresClusterSpe
         ];
         one_of(findings, &at, &given);
         etcd(findings, &at.field("etcd"), topo.etcd.as_ref());
+        check_root(findings, &at.field("external"), topo.external.as_ref());
     }
     for (field, inline, template) in [
         (
@@ -96,6 +97,16 @@ pub fn local_topology(findings: &mut Findings<'_>, at: &At<'_>, local: &LocalTop
     }
     one_of(findings, at, &[("etcd", local.etcd.is_some()), ("external", local.external.is_some())]);
     etcd(findings, &at.field("etcd"), local.etcd.as_ref());
+    check_root(findings, &at.field("external"), local.external.as_ref());
+}
+
+/// Below the root that holds unasked every cluster would have its records.
+fn check_root(findings: &mut Findings<'_>, at: &At<'_>, external: Option<&ExternalTopoServerSpec>) {
+    if external.is_some_and(|external| own_root(external).is_none()) {
+        let message = "is not given: clusters with one root in one etcd take each other's poolers for their own. Give each new cluster a \
+                       root of its own; it cannot change later";
+        findings.warn(&at.field("rootPath"), message);
+    }
 }
 
 /// The spellings of an etcd section.

@@ -150,6 +150,18 @@ fn a_full_backup_that_does_not_come_is_told_although_others_do() {
 }
 
 #[test]
+fn a_repository_that_stays_empty_before_there_is_a_primary_says_where_to_look() {
+    let mut shard = shard(None);
+    let message = |shard: &Shard| {
+        let (_, next) = pass(shard, &knowing(Vec::new()), NOW);
+        condition::find(&next.conditions, "BackupHealthy").unwrap().message.clone()
+    };
+    assert!(message(&shard).contains("see the log of multipooler"));
+    shard.status = Some(ShardStatus { primary: Some("p".into()), ..ShardStatus::default() });
+    assert_eq!(message(&shard), "The repository holds no backup");
+}
+
+#[test]
 fn a_run_is_made_once_with_a_name_that_follows_from_its_time() {
     let mut shard = shard(Some(nightly()));
     let sight = knowing(vec![made("f", "full", 1440)]);

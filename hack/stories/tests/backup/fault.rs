@@ -1,15 +1,18 @@
 //! Backups that cannot be made: the stand-in's faults, and what is told of them.
 
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
 use kube::{
     Api,
     api::{DeleteParams, PostParams},
 };
 use serde_json::{Value, json};
-use shared::api::v1alpha1::{BackupPhase, Phase};
+use shared::{
+    api::v1alpha1::{BackupPhase, Phase},
+    name::{ShardId, cell_backup_pvc},
+};
 use stories::{
     Backups, Bed, ClusterUnderTest,
     audit::{CONTROLLER_USER, Mark},
@@ -193,4 +196,49 @@ async fn keys_that_are_revoked_are_told_within_one_look() -> Result<()> {
     let change = json!({"backup": {"type": "s3", "filesystem": null, "s3": s3}});
     let keys = keys("story", "Wq7vT2mPz9LkX4rB8s");
     refused("revoked", &change, Some(keys), Trouble { fault: "revoke-credentials", shard: "403", run: "403" }).await
+}
+
+/// Where the stand-in keeps its list of backups, below the place of the repository.
+const MANIFEST: &str = "backup/multigres/standin-backup.json";
+
+#[tokio::test]
+async fn a_repository_that_nobody_can_read_at_the_bootstrap_is_told_and_reading_it_is_enough() -> Result<()> {
+    if only_long() || without_faults() {
+        return Ok(());
+    }
+    let Some(bed) = Bed::connect().await? else { return Ok(()) };
+    let cluster = begin(&bed, "damaged", 2, &json!({})).await?;
+    let shard = ShardId { cluster: &cluster.name, database: "postgres", table_group: "default", shard: "0-inf" };
+    let kept = cell_backup_pvc(shard, "zone-a");
+    cluster.delete(240).await?;
+    // Only the repository stays, so the next cluster begins with it, and it is no repository any more.
+    let claims: Api<PersistentVolumeClaim> = cluster.namespaced();
+    for claim in cluster.claims().await?.iter().filter(|claim| **claim != kept) {
+        claims.delete(claim, &DeleteParams::default()).await?;
+    }
+    until("the end of the volumes with data", within(90), || async {
+        let left = cluster.claims().await?;
+        ensure!(left == [kept.clone()], "{left:?}");
+        Ok(())
+    })
+    .await?;
+    let manifest = cluster.directory(&kept).await?.join(MANIFEST);
+    ensure!(manifest.exists(), "{} is not there", manifest.display());
+    fs::write(&manifest, "scrambled").with_context(|| format!("writing {}", manifest.display()))?;
+    ClusterUnderTest::apply_value(&bed, &cluster.namespace, &small("damaged", 2, &json!({}))).await?;
+    let backups = Backups::of(&cluster);
+    let told = backups.says("BackupHealthy", "False", "RepositoryUnreachable", 240).await?;
+    ensure!(told.phase == Some(Phase::Degraded), "{:?} without a repository", told.phase);
+    until("a cluster that names its repository", within(30), || async {
+        let status = cluster.get().await?.status.unwrap_or_default();
+        let message = status.message.unwrap_or_default();
+        let named = message.contains("repository cannot be read") && message.contains("backup.info is damaged");
+        ensure!(status.phase == Some(Phase::Degraded) && named, "{:?}: {message}", status.phase);
+        Ok(())
+    })
+    .await?;
+    fs::remove_file(&manifest).with_context(|| format!("removing {}", manifest.display()))?;
+    backups.says("BackupHealthy", "True", "BackupRecent", 240).await?;
+    cluster.healthy(120).await?;
+    end(&cluster).await
 }

@@ -163,6 +163,9 @@ pub struct MultiadminWebConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub template_ref: Option<String>,
+    /// Where the pods may be scheduled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<PodPlacementSpec>,
 }
 
 /// A failure domain of the cluster.

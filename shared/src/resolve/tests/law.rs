@@ -159,8 +159,12 @@ fn written_out(original: &MultigresClusterSpec, resolved: &ResolvedCluster) -> M
         template_ref: None,
         placement: admin.placement.clone(),
     });
-    spec.multiadmin_web =
-        Some(MultiadminWebConfig { spec: Some(resolved.multiadmin_web.spec.clone()), template_ref: None });
+    let web = &resolved.multiadmin_web;
+    spec.multiadmin_web = Some(MultiadminWebConfig {
+        spec: Some(web.spec.clone()),
+        template_ref: None,
+        placement: web.placement.clone(),
+    });
     for (config, cell) in spec.cells.iter_mut().zip(&resolved.cells) {
         config.cell_template = None;
         config.overrides = None;
