@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 # Where the scripts keep the test runner.
 export PATH := $(or $(MULTIGRES_TESTBED_HOME),$(HOME)/.cache/multigres-testbed)/cargo/bin:$(PATH)
+# The same as in hack/lib.sh, so that nothing is built anew only because of who calls.
+export GIT_REVISION := $(or $(GIT_REVISION),$(shell git describe --always --abbrev=40 --exclude='*' --dirty 2> /dev/null || echo unknown))
 TESTBED := cargo run --quiet --locked --package testbed --
 
 .PHONY: help
@@ -27,9 +29,9 @@ build: ## Build the binaries as they are released
 fmt: ## Format the code
 	cargo fmt --all
 lint: ## Formatting, lints, and generated files that must be current
-	cargo fmt --all --check && cargo clippy --locked --workspace --all-targets -- -D warnings && cargo xtask crds --check && cargo xtask monitoring --check && cargo xtask purity
+	cargo fmt --all --check && cargo clippy --locked --workspace --all-targets -- -D warnings && cargo xtask crds --check && cargo xtask monitoring --check && cargo xtask chart --check && cargo xtask purity
 generate: ## Write the generated files
-	cargo xtask crds && cargo xtask monitoring
+	cargo xtask crds && cargo xtask monitoring && cargo xtask chart && hack/chart-render.sh --write
 test: bootstrap ## Everything that must pass before a change lands
 	@hack/test.sh
 unit: ## Unit, table, property and snapshot tests
@@ -38,7 +40,7 @@ api: bootstrap ## Tests against a real API server
 	$(TESTBED) control-plane -- cargo nextest run --locked --profile ci --package shared --test api_server
 test-oldest: bootstrap ## All of them on the oldest Kubernetes that can be built here; part of soak
 	@hack/test-oldest.sh
-chart: bootstrap ## Render, lint and validate the chart
+chart: bootstrap ## Render, lint and validate the charts, with Helm 4 and Helm 3
 	@hack/chart-test.sh
 monitoring: bootstrap ## Make every alert fire and resolve, and render what the chart ships of them
 	@hack/monitoring-test.sh

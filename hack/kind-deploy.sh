@@ -17,10 +17,10 @@ done
 CLUSTER=${KIND_CLUSTER:-multigres}
 k() { kubectl --context "kind-$CLUSTER" "$@"; }
 kind get clusters | grep -qx "$CLUSTER" || kind create cluster --name "$CLUSTER"
-docker build -f Dockerfile.controller -t "$CONTROLLER_IMAGE" .
+docker build -f Dockerfile.controller --build-arg GIT_REVISION="$GIT_REVISION" -t "$CONTROLLER_IMAGE" .
 kind load docker-image --name "$CLUSTER" "$CONTROLLER_IMAGE"
 if [ "${1:-}" != no-webhook ]; then
-  docker build -f Dockerfile.admission -t "$ADMISSION_IMAGE" .
+  docker build -f Dockerfile.admission --build-arg GIT_REVISION="$GIT_REVISION" -t "$ADMISSION_IMAGE" .
   kind load docker-image --name "$CLUSTER" "$ADMISSION_IMAGE"
 fi
 if [ "${1:-}" = cert-manager ]; then

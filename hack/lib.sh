@@ -9,6 +9,8 @@ if [ -n "${CI:-}" ] && [ -z "${CARGO_TARGET_DIR:-}" ]; then export CARGO_TARGET_
 # Incremental files of ever new clones would only fill the disk.
 if [ -n "${CI:-}" ]; then export CARGO_INCREMENTAL=0; fi
 TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
+# The commit that programs are built from, as their metrics tell it; a checkout with changes of its own says so.
+export GIT_REVISION=${GIT_REVISION:-$(git describe --always --abbrev=40 --exclude='*' --dirty 2> /dev/null || echo unknown)}
 CONTROLLER_IMAGE=localhost/multigres-operator-controller:dev
 ADMISSION_IMAGE=localhost/multigres-operator-admission:dev
 # Values that make the chart take the images of this checkout.
@@ -121,6 +123,7 @@ load_images() {
 install_chart() {
   local bed=$1; shift
   step "installing the chart"
+  testbed --name "$bed" shell -- kubectl apply --server-side --force-conflicts -f hack/namespace.yaml > "$CACHE/helm.log" 2>&1 || { cat "$CACHE/helm.log"; return 1; }
   testbed --name "$bed" shell -- helm upgrade --install multigres-operator charts/multigres-operator \
     --namespace multigres-operator --create-namespace --wait --timeout 3m "${DEV_IMAGES[@]}" "$@" > "$CACHE/helm.log" 2>&1 || { cat "$CACHE/helm.log"; return 1; }
   await_admission "$bed"

@@ -12,6 +12,9 @@ if [ "$FORM" = soak ]; then
   cargo nextest run --locked --workspace --profile soak --run-ignored only \
     -E 'test(pki::rotation) or test(disruption) or test(every_field_within_an_affinity)'
   cargo nextest run --locked --workspace --profile soak -E 'binary(generated)'
+  step "properties, with new cases"
+  cargo nextest run --locked --workspace --profile soak --stress-count 25 --status-level fail \
+    -E 'test(/growth::tests::no_step_loses|disruption::tests::properties|::law::|cluster::wave::|workload::revision::|validate::review::/)'
   hack/test-oldest.sh
 fi
 finish() { local code=$?; [ $code = 0 ] || diagnose "$BED"; tell_second_tries; [ -n "${KEEP_BED:-}" ] || testbed --name "$BED" down; exit $code; }

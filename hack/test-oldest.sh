@@ -6,3 +6,10 @@ build_testbed
 step "API suites on the oldest Kubernetes"
 MULTIGRES_TEST_REQUIRE=1 testbed control-plane --kubernetes oldest -- cargo nextest run --locked --workspace --profile ci \
   -E 'binary(api_server) + (package(controller) & binary(env) - test(/^topology::/)) + (package(admission) & binary(/api/))'
+
+step "what the chart renders for it"
+testbed control-plane --kubernetes oldest -- bash -ec '
+  kubectl apply --server-side -f hack/namespace.yaml
+  # The pod of `helm test` is refused where its account is missing.
+  kubectl create serviceaccount multigres-operator-test-admission --namespace multigres-operator
+  kubectl apply --server-side --dry-run=server --validate=strict -f charts/multigres-operator/tests/golden/server-1.25.yaml'

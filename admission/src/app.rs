@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use kube::Client;
-use shared::{admin::Readiness, metrics::Metrics};
+use shared::{
+    admin::Readiness,
+    metrics::{Metrics, Watches},
+};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -55,13 +58,15 @@ impl App {
         let server_name = settings.certificate.server_name();
         // The helpers serve the server, so they end after it.
         let helpers = CancellationToken::new();
-        let (stores, mut watches) = Stores::start(client.clone(), helpers.clone(), &readiness, settings.stores);
+        let watched = Watches::new(&metrics).context("registering metrics")?;
+        let (stores, mut watches) =
+            Stores::start(client.clone(), helpers.clone(), &readiness, settings.stores, &watched);
         let reviewer = Arc::new(Reviewer::new(stores, settings.reviewer).with_tracer(TraceContext::of_this_review));
         let serving = Serving::new();
         let tls = serving.config().context("setting up TLS")?;
         let server = Server::new(settings.server, reviewer, tls, &metrics).context("opening the webhook")?;
         tracing::info!(address = %server.address(), "listening for reviews");
-        let certificates = Certificates::new(&metrics).context("registering metrics")?;
+        let certificates = Certificates::new(&metrics, watched).context("registering metrics")?;
         let keeper = tokio::spawn(keep_certificates(
             client,
             settings.certificate,

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
-use shared::{api::v1alpha1::MultigresCluster, label};
+use shared::{annotation, api::v1alpha1::MultigresCluster, label};
 
 use crate::{
     review::{Answer, Denial, Operation, Request, User, text},
@@ -53,8 +53,12 @@ struct Metadata {
 }
 
 impl Metadata {
-    /// The same with empty members absent, as the API server may store either.
+    /// What of it is the operator's alone, with empty members absent, as the API server may store either. Annotations of others are not:
+    /// API servers that know match conditions do not even ask about them.
     fn compact(mut self) -> Self {
+        if let Some(annotations) = &mut self.annotations {
+            annotations.retain(|key, _| key.starts_with(annotation::RESERVED_PREFIX));
+        }
         self.labels = self.labels.filter(|labels| !labels.is_empty());
         self.annotations = self.annotations.filter(|annotations| !annotations.is_empty());
         self.owner_references = self.owner_references.filter(|owners| !owners.is_empty());
@@ -143,6 +147,7 @@ mod tests {
             "metadata": {
                 "name": "demo-x", "labels": {"app.kubernetes.io/instance": "demo"}, "finalizers": ["f"],
                 "resourceVersion": "1", "managedFields": [{"time": 1}],
+                "annotations": {"example.com/note": "old", "multigres.com/intent": "old"},
             },
             "spec": {"a": 1, "b": [1, 2]},
         })
@@ -180,6 +185,8 @@ mod tests {
     #[case::spec("/spec/b", json!([2, 1]), false)]
     #[case::label("/metadata/labels/app.kubernetes.io~1instance", json!("other"), false)]
     #[case::finalizers("/metadata/finalizers", json!([]), false)]
+    #[case::annotation_of_a_user("/metadata/annotations/example.com~1note", json!("new"), true)]
+    #[case::annotation_of_the_operator("/metadata/annotations/multigres.com~1intent", json!("new"), false)]
     fn an_update_passes_when_it_changes_nothing(#[case] path: &str, #[case] value: Value, #[case] allowed: bool) {
         let mut changed = shard();
         *changed.pointer_mut(path).unwrap() = value;
@@ -194,6 +201,14 @@ mod tests {
         assert!(changes_nothing(Some(old), Some(new)));
         assert!(!changes_nothing(Some(old), Some(r#"{"metadata":{"name":"x"},"spec":{"b":2}}"#)));
         assert!(!changes_nothing(None, Some(new)));
+    }
+
+    #[test]
+    fn the_first_annotation_of_a_user_is_no_change_and_losing_one_of_the_operator_is() {
+        let bare = r#"{"metadata":{"name":"x"},"spec":{}}"#;
+        assert!(changes_nothing(Some(bare), Some(r#"{"metadata":{"name":"x","annotations":{"a":"b"}},"spec":{}}"#)));
+        let ours = r#"{"metadata":{"name":"x","annotations":{"multigres.com/intent":"i"}},"spec":{}}"#;
+        assert!(!changes_nothing(Some(ours), Some(bare)) && !changes_nothing(Some(bare), Some(ours)));
     }
 
     #[test]

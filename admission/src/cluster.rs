@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 use shared::{
-    api::v1alpha1::{MultigresClusterSpec, ResolvedTemplates},
-    resolve::{self, ResolveError, Templates},
+    api::v1alpha1::MultigresClusterSpec,
+    resolve::Templates,
     validate::{self, Subject, Surroundings, Verdict},
 };
 
@@ -60,15 +60,18 @@ struct Case<'a> {
 }
 
 impl Case<'_> {
-    /// Judges by the stores, and before a refusal once more by what the API server has.
+    /// Judges by the stores, and before a refusal that they may have a part in once more by what the API server has.
     async fn decide(&self, lookup: &dyn Lookup) -> Result<Answer, LookupError> {
         let templates = lookup.templates(self.namespace)?;
         let around = lookup.surroundings();
         let verdict = self.judge(&templates, &around);
-        if verdict.is_accepted() {
+        // What the spec says wrongly on its own stays wrong, whatever the API server has besides. All else may have to do with a template
+        // that the stores have not seen yet, also where none was named: one called default holds unasked.
+        if verdict.is_accepted() || verdict.errors.len() == validate::alone(self.name, self.spec).errors.len() {
             return Ok(Answer::of(&verdict));
         }
-        let (templates_now, around_now) = tokio::try_join!(self.current(lookup, &templates), current(lookup, &around))?;
+        let (templates_now, around_now) =
+            tokio::try_join!(lookup.templates_live(self.namespace), current(lookup, &around))?;
         if templates_now == templates && around_now == around {
             return Ok(Answer::of(&verdict));
         }
@@ -78,16 +81,6 @@ impl Case<'_> {
     fn judge(&self, templates: &Templates, around: &Surroundings) -> Verdict {
         let Self { namespace, name, spec, old, options } = *self;
         validate::review(old, &Subject { name, namespace, spec, templates, settings: &options.settings }, around)
-    }
-
-    /// The templates read again, when they have a part in what is refused.
-    async fn current(&self, lookup: &dyn Lookup, templates: &Arc<Templates>) -> Result<Arc<Templates>, LookupError> {
-        let Self { namespace, name, spec, options, .. } = *self;
-        let involved = match resolve::quietly(name, namespace, spec, templates, &options.settings) {
-            Ok(resolved) => resolved.resolved_templates != ResolvedTemplates::default(),
-            Err(errors) => errors.iter().any(|error| matches!(error, ResolveError::MissingTemplate { .. })),
-        };
-        if involved { lookup.templates_live(namespace).await } else { Ok(Arc::clone(templates)) }
     }
 }
 

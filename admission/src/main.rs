@@ -62,7 +62,8 @@ fn metrics() -> Result<(Metrics, FrameworkMetrics)> {
     let metrics = Metrics::new(Build {
         version: env!("CARGO_PKG_VERSION"),
         revision: option_env!("GIT_REVISION").unwrap_or("unknown"),
-    })?;
+    })?
+    .of_runtime(&tokio::runtime::Handle::current());
     let framework = FrameworkMetrics::new(&metrics)?;
     Ok((metrics, framework))
 }

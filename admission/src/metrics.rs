@@ -9,13 +9,16 @@ use jiff::Timestamp;
 use prometheus::{
     GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
 };
-use shared::metrics::{
-    Error, Metrics,
-    families::{LATENCY_SECONDS, REQUEST_SECONDS},
+use shared::{
+    metrics::{
+        Error, Metrics, Watches,
+        families::{LATENCY_SECONDS, REQUEST_SECONDS},
+    },
+    pki::rotation::Target,
 };
 use strum::{EnumCount as _, IntoEnumIterator as _};
 
-use crate::review::Endpoint;
+use crate::review::{Denial, Endpoint};
 
 /// HTTP status of a request that got a review.
 const OK: u16 = 200;
@@ -63,11 +66,12 @@ struct OfEndpoint {
     stored: [IntCounter; Outcome::COUNT],
     dry: [IntCounter; Outcome::COUNT],
     failures: [IntCounter; Failure::COUNT],
+    denials: IntCounterVec,
+    endpoint: Endpoint,
     seconds: Histogram,
     latency: Histogram,
     ok: IntCounter,
     codes: IntCounterVec,
-    path: &'static str,
     in_flight: IntGauge,
     panics: IntCounter,
 }
@@ -95,6 +99,11 @@ impl Reviews {
             "multigres_operator_webhook_failures_total",
             "Admission requests that could not be judged, dry runs included, by reason.",
             &["operation", "resource", "reason"],
+        )?;
+        let denials = counter(
+            "multigres_operator_webhook_denials_total",
+            "Refused admission requests, dry runs excepted, by the kind of rule that was broken; each counts once for each kind.",
+            &["operation", "resource", "rule"],
         )?;
         let seconds = histogram(
             "multigres_operator_webhook_request_duration_seconds",
@@ -131,15 +140,19 @@ impl Reviews {
                     [Outcome::Allowed, Outcome::Denied, Outcome::Error].map(|result| with(family, result.into()))
                 };
                 let mut reasons = Failure::iter();
+                for rule in Denial::RULES {
+                    with(&denials, rule);
+                }
                 OfEndpoint {
                     stored: results(&stored),
                     dry: results(&dry),
                     failures: std::array::from_fn(|_| with(&failures, reasons.next().map_or("", <&'static str>::from))),
+                    denials: denials.clone(),
+                    endpoint,
                     seconds: seconds.with_label_values(&labels),
                     latency: latency.with_label_values(&[endpoint.path()]),
                     ok: codes.with_label_values(&[endpoint.path(), "200"]),
                     codes: codes.clone(),
-                    path: endpoint.path(),
                     in_flight: in_flight.with_label_values(&[endpoint.path()]),
                     panics: panics.with_label_values(&[endpoint.path()]),
                 }
@@ -159,6 +172,7 @@ impl Reviews {
             dry_run: false,
             code: None,
             end: (Outcome::Error, Some(Failure::Abandoned)),
+            rules: Vec::new(),
         }
     }
 }
@@ -172,6 +186,7 @@ pub struct Observation<'a> {
     dry_run: bool,
     code: Option<u16>,
     end: (Outcome, Option<Failure>),
+    rules: Vec<&'static str>,
 }
 
 impl Observation<'_> {
@@ -196,6 +211,12 @@ impl Observation<'_> {
         self.end = (outcome, None);
     }
 
+    /// Says that the request was refused, and for what.
+    pub fn denied(&mut self, denial: &Denial) {
+        self.judged(Outcome::Denied);
+        self.rules = denial.rules();
+    }
+
     /// Says that the request could not be judged, and with which HTTP status it was answered: 200 when it still got a
     /// review.
     pub fn failed(&mut self, failure: Failure, code: u16) {
@@ -214,6 +235,12 @@ impl Drop for Observation<'_> {
         let (outcome, failure) = self.end;
         let results = if self.dry_run { &families.dry } else { &families.stored };
         results[outcome as usize].inc();
+        if !self.dry_run {
+            let labels = [families.endpoint.operation(), families.endpoint.kind()];
+            for &rule in &self.rules {
+                families.denials.with_label_values(&[labels[0], labels[1], rule]).inc();
+            }
+        }
         if let Some(failure) = failure {
             families.failures[failure as usize].inc();
             if failure == Failure::Panic {
@@ -222,7 +249,7 @@ impl Drop for Observation<'_> {
         }
         match self.code {
             Some(OK) => families.ok.inc(),
-            Some(code) => families.codes.with_label_values(&[families.path, &code.to_string()]).inc(),
+            Some(code) => families.codes.with_label_values(&[families.endpoint.path(), &code.to_string()]).inc(),
             None => {}
         }
         let seconds = self.started.elapsed().as_secs_f64();
@@ -248,13 +275,16 @@ pub struct Certificates {
     rotations: IntCounterVec,
     failures: IntCounter,
     repairs: IntCounter,
+    in_sync: IntGaugeVec,
     reads: IntCounter,
     read_errors: IntCounter,
+    /// Watches of the objects that certificates are kept in.
+    pub watches: Watches,
 }
 
 impl Certificates {
-    /// Registers the families.
-    pub fn new(metrics: &Metrics) -> Result<Self, Error> {
+    /// Registers the families; those of watches are registered already.
+    pub fn new(metrics: &Metrics, watches: Watches) -> Result<Self, Error> {
         let counter = |name: &str, help: &str| metrics.register(IntCounter::with_opts(Opts::new(name, help))?);
         let rotations = metrics.register(IntCounterVec::new(
             Opts::new("multigres_operator_webhook_certificate_rotations_total", "Certificates made by this process."),
@@ -280,11 +310,19 @@ impl Certificates {
                 "multigres_operator_webhook_bundle_writes_total",
                 "Writes of the bundle of authorities into webhook configurations.",
             )?,
+            in_sync: metrics.register(IntGaugeVec::new(
+                Opts::new(
+                    "multigres_operator_ca_bundle_in_sync",
+                    "Whether every bundle of a webhook configuration accepts the certificate that this replica serves: 1 or 0.",
+                ),
+                &["configuration"],
+            )?)?,
             reads: counter("certwatcher_read_certificate_total", "Serving certificates that were taken up.")?,
             read_errors: counter(
                 "certwatcher_read_certificate_errors_total",
                 "Serving certificates that could not be taken up.",
             )?,
+            watches,
         })
     }
 
@@ -309,6 +347,19 @@ impl Certificates {
         self.repairs.inc();
     }
 
+    /// Shows whether a configuration accepts what this replica serves; nothing where there is no such configuration.
+    pub fn in_sync(&self, target: Target, accepts: Option<bool>) {
+        let label = match target {
+            Target::Mutating => "mutating",
+            Target::Validating => "validating",
+        };
+        match accepts {
+            Some(accepts) => self.in_sync.with_label_values(&[label]).set(accepts.into()),
+            // There may have been no series.
+            None => drop(self.in_sync.remove_label_values(&[label])),
+        }
+    }
+
     /// Counts an attempt to take up a serving certificate.
     pub fn read(&self, worked: bool) {
         if worked { &self.reads } else { &self.read_errors }.inc();
@@ -323,6 +374,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::review::Cause;
 
     fn metrics() -> (Metrics, Reviews) {
         let metrics = Metrics::new(Build { version: "1", revision: "a" }).unwrap();
@@ -345,11 +397,12 @@ mod tests {
         }
     }
 
-    #[test]
-    fn every_family_of_admission_is_listed_and_every_listed_one_exists() {
+    #[tokio::test]
+    async fn every_family_of_admission_is_listed_and_every_listed_one_exists() {
         let (metrics, _reviews) = metrics();
-        let _certificates = Certificates::new(&metrics).unwrap();
+        let _certificates = Certificates::new(&metrics, Watches::new(&metrics).unwrap()).unwrap();
         let _framework = FrameworkMetrics::new(&metrics).unwrap();
+        let metrics = metrics.of_runtime(&tokio::runtime::Handle::current());
         let registered = metrics.registered();
         for family in &registered {
             assert!(family.is_listed(), "{family:?}");
@@ -386,6 +439,54 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_counts_once_for_each_kind_of_rule() {
+        let (metrics, reviews) = metrics();
+        let cause = |reason| Cause { reason, field: "spec".to_owned(), message: "is wrong".to_owned() };
+        let mut denial = Denial::forbidden("three faults");
+        denial.causes = vec![cause("FieldValueInvalid"), cause("FieldValueInvalid"), cause("FieldValueRequired")];
+        for dry_run in [false, true] {
+            let mut request = reviews.start(Endpoint::ValidateCluster);
+            request.set_dry_run(dry_run);
+            request.denied(&denial);
+        }
+        reviews.start(Endpoint::ValidateShard).denied(&Denial::forbidden("not by you"));
+        let text = metrics.text().unwrap();
+        let series = |resource: &str, rule: &str| {
+            format!(
+                r#"multigres_operator_webhook_denials_total{{operation="VALIDATE",resource="{resource}",rule="{rule}"}}"#
+            )
+        };
+        for (resource, rule, count) in [
+            ("MultigresCluster", "FieldValueInvalid", 1),
+            ("MultigresCluster", "FieldValueRequired", 1),
+            ("MultigresCluster", "FieldValueDuplicate", 0),
+            ("MultigresCluster", "Forbidden", 0),
+            ("Shard", "Forbidden", 1),
+        ] {
+            assert!(text.contains(&format!("{} {count}\n", series(resource, rule))), "{resource} {rule}\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_that_is_gone_is_shown_no_more() {
+        let (metrics, _reviews) = metrics();
+        let certificates = Certificates::new(&metrics, Watches::new(&metrics).unwrap()).unwrap();
+        certificates.in_sync(Target::Mutating, None);
+        certificates.in_sync(Target::Mutating, Some(false));
+        certificates.in_sync(Target::Validating, Some(true));
+        let series = |metrics: &Metrics| {
+            let text = metrics.text().unwrap();
+            let of = |line: &&str| line.starts_with("multigres_operator_ca_bundle_in_sync{");
+            text.lines().filter(of).map(ToOwned::to_owned).collect::<Vec<_>>()
+        };
+        let validating = r#"multigres_operator_ca_bundle_in_sync{configuration="validating"} 1"#.to_owned();
+        let mutating = r#"multigres_operator_ca_bundle_in_sync{configuration="mutating"} 0"#.to_owned();
+        assert_eq!(series(&metrics), [mutating, validating.clone()]);
+        certificates.in_sync(Target::Mutating, None);
+        assert_eq!(series(&metrics), [validating]);
+    }
+
+    #[test]
     fn failed_dry_run_raises_no_alert() {
         let (metrics, reviews) = metrics();
         let mut request = reviews.start(Endpoint::ValidateCluster);
@@ -402,7 +503,7 @@ mod tests {
     #[test]
     fn end_of_a_certificate_is_shown_in_unix_time() {
         let (metrics, _reviews) = metrics();
-        let certificates = Certificates::new(&metrics).unwrap();
+        let certificates = Certificates::new(&metrics, Watches::new(&metrics).unwrap()).unwrap();
         certificates.expires(Kind::Leaf, "2027-06-01T00:00:00Z".parse().unwrap());
         certificates.rotated(Kind::Authority);
         certificates.read(false);

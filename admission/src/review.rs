@@ -5,7 +5,7 @@ pub mod text;
 use futures::future::BoxFuture;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use shared::validate::{FieldError, Verdict};
+use shared::validate::{FieldError, Verdict, reason};
 
 /// One of the paths that a webhook configuration points to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, strum::EnumIter)]
@@ -151,6 +151,28 @@ pub struct Denial {
 }
 
 impl Denial {
+    /// What [`rules`](Self::rules) may name.
+    pub const RULES: [&'static str; 7] = [
+        reason::INVALID,
+        reason::NOT_FOUND,
+        reason::FORBIDDEN,
+        reason::DUPLICATE,
+        reason::REQUIRED,
+        "Forbidden",
+        "BadRequest",
+    ];
+
+    /// The kinds of rules that were broken, each once: those of its causes, or the refusal's own reason where it has none.
+    pub fn rules(&self) -> Vec<&'static str> {
+        let mut rules: Vec<&'static str> = self.causes.iter().map(|cause| cause.reason).collect();
+        rules.sort_unstable();
+        rules.dedup();
+        if rules.is_empty() {
+            rules.push(self.reason);
+        }
+        rules
+    }
+
     /// A judgement against the request.
     pub fn forbidden(message: impl Into<String>) -> Self {
         Self { code: 403, reason: "Forbidden", message: message.into(), causes: Vec::new() }

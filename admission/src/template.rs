@@ -9,7 +9,7 @@ use shared::{
     resolve::{TemplateKind, Templates},
     validate::{
         Surroundings, Verdict,
-        template::{self, Consumer, Content},
+        template::{self, Consumer, Content, Judgement},
     },
 };
 
@@ -113,18 +113,21 @@ struct Written<'a> {
 }
 
 impl Written<'_> {
-    fn judge(&self, clusters: &[Arc<Cluster>], templates: &Templates, around: &Surroundings) -> Verdict {
-        template::written(
-            self.namespace,
-            self.name,
-            self.old.map(Owned::content),
-            self.new.content(),
-            &consumers(clusters),
-            templates,
-            &self.options.settings,
-            around,
-        )
+    async fn judge(&self, clusters: &[Arc<Cluster>], templates: &Templates, around: &Surroundings) -> Verdict {
+        let consumers = consumers(clusters);
+        let old = self.old.map(Owned::content);
+        let (namespace, name, settings) = (self.namespace, self.name, &self.options.settings);
+        let new = self.new.content();
+        in_turns(template::written(namespace, name, old, new, &consumers, templates, settings, around)).await
     }
+}
+
+/// Lets others have their turn after each cluster: many large ones take long, and a deadline only passes while this thread is given up.
+async fn in_turns(mut judgement: Judgement<'_>) -> Verdict {
+    while judgement.step() {
+        tokio::task::yield_now().await;
+    }
+    judgement.finish()
 }
 
 fn consumers(clusters: &[Arc<Cluster>]) -> Vec<Consumer<'_>> {
@@ -135,7 +138,7 @@ async fn written(written: Written<'_>, lookup: &dyn Lookup) -> Result<Verdict, L
     let around = lookup.surroundings();
     let clusters = lookup.clusters(written.namespace)?;
     let templates = lookup.templates(written.namespace)?;
-    let verdict = written.judge(&clusters, &templates, &around);
+    let verdict = written.judge(&clusters, &templates, &around).await;
     // What the template says wrongly on its own stays wrong, whatever the API server has besides.
     if verdict.is_accepted() || !template::content(written.new.content()).is_accepted() {
         return Ok(verdict);
@@ -146,7 +149,7 @@ async fn written(written: Written<'_>, lookup: &dyn Lookup) -> Result<Verdict, L
         lookup.templates_live(written.namespace),
         current(lookup, &around)
     )?;
-    Ok(written.judge(&clusters, &templates, &around))
+    Ok(written.judge(&clusters, &templates, &around).await)
 }
 
 /// Deletions are rare and cannot be undone, so they are judged by what the API server has, whichever way it goes.
@@ -160,15 +163,9 @@ async fn deleted(
     let around = lookup.surroundings();
     let (clusters, templates, around) =
         tokio::try_join!(lookup.clusters_live(namespace), lookup.templates_live(namespace), current(lookup, &around))?;
-    Ok(template::deleted(
-        namespace,
-        name,
-        content.content(),
-        &consumers(&clusters),
-        &templates,
-        &options.settings,
-        &around,
-    ))
+    let (consumers, settings) = (consumers(&clusters), &options.settings);
+    let content = content.content();
+    Ok(in_turns(template::deleted(namespace, name, content, &consumers, &templates, settings, &around)).await)
 }
 
 #[cfg(test)]

@@ -70,7 +70,8 @@ impl Bed {
         let server = ApiServer::connect().await?;
         let (token, readiness) = (CancellationToken::new(), Readiness::default());
         let settings = Settings { namespaces: Vec::new(), zone_id_label: resolve::ZONE_ID_LABEL.to_owned() };
-        let (stores, _) = Stores::start(server.client.clone(), token.clone(), &readiness, settings);
+        let (stores, _) =
+            Stores::start(server.client.clone(), token.clone(), &readiness, settings, &support::watches());
         eventually(async || match readiness.missing().as_slice() {
             [] => Ok(()),
             missing => Err(format!("waiting for {missing:?}")),

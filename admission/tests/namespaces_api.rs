@@ -79,7 +79,7 @@ async fn with_roles_alone_the_watched_namespaces_are_known_and_one_without_a_rol
     let (token, readiness) = (CancellationToken::new(), Readiness::default());
     let watched = vec![first.clone(), second.clone(), late.clone()];
     let settings = Settings { namespaces: watched, zone_id_label: resolve::ZONE_ID_LABEL.to_owned() };
-    let (stores, _) = Stores::start(client().await, token.clone(), &readiness, settings);
+    let (stores, _) = Stores::start(client().await, token.clone(), &readiness, settings, &support::watches());
     let complete = async || {
         let missing = readiness.missing();
         if missing.is_empty() { Ok(()) } else { Err(format!("waiting for {missing:?}")) }

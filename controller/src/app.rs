@@ -4,13 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use futures::{FutureExt as _, future::BoxFuture};
-use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::{NamespaceResourceScope, api::storage::v1::StorageClass};
 use kube::{
     Client, Resource,
     runtime::{events::Reporter, reflector, watcher},
 };
 use serde::de::DeserializeOwned;
-use shared::{api::v1alpha1::Shard, clock::System, kubeutil::event::Recorder, label, metrics::FrameworkMetrics};
+use shared::{api::v1alpha1::Shard, clock::Clock, kubeutil::event::Recorder, label, metrics::FrameworkMetrics};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -54,6 +54,8 @@ pub struct App {
     pub upstream: Upstream,
     /// How often repositories are looked at.
     pub backups: Pace,
+    /// What the time is.
+    pub clock: Arc<dyn Clock>,
 }
 
 impl App {
@@ -63,14 +65,14 @@ impl App {
         let stores = Arc::new(Stores::default());
         let metrics = Arc::new(Metrics::new(&self.metrics).context("registering metrics")?);
         let upstream = metrics.timed(self.upstream);
-        let clock = Arc::new(System);
-        metrics.show(Arc::clone(&stores), clock.clone());
+        let clock = self.clock;
+        metrics.show(Arc::clone(&stores), Arc::clone(&clock));
         let reporter = Reporter { controller: "multigres-operator".into(), instance: Some(self.instance) };
         let ctx = Arc::new(Ctx {
             stores: Arc::clone(&stores),
             settings: self.settings,
             upstream: upstream.clone(),
-            clock: clock.clone(),
+            clock: Arc::clone(&clock),
             executor: Executor::new(self.client.clone(), Arc::clone(&stores), upstream, Arc::clone(&metrics)),
             references: References::new(self.client.clone()),
             backoff: Backoff::default(),
@@ -84,8 +86,12 @@ impl App {
         let shard_queue = router.shards.clone();
 
         // Whoever is told to stay in some namespaces reads nothing outside of them.
-        let classes = self.namespaces.is_empty().then(|| classes::watch(self.client.clone(), router.clone()));
-        let mut watches = Watches::new(self.client, router, Arc::clone(&gate), self.namespaces);
+        let counted = ctx.metrics.watches.clone();
+        let classes = self.namespaces.is_empty().then(|| {
+            let restarts = counted.of(&StorageClass::kind(&()));
+            classes::watch(self.client.clone(), router.clone(), restarts)
+        });
+        let mut watches = Watches::new(self.client, router, Arc::clone(&gate), self.namespaces, counted);
         let clusters = watches.ours(|s| &s.clusters);
         let cells = watches.ours(|s| &s.cells);
         let table_groups = watches.ours(|s| &s.table_groups);
@@ -198,14 +204,21 @@ struct Watches {
     router: Router,
     gate: Arc<Gate>,
     scopes: Vec<Scope>,
+    metrics: shared::metrics::Watches,
     /// What to start once all watches are announced.
     prepared: Vec<BoxFuture<'static, ()>>,
 }
 
 impl Watches {
-    fn new(client: Client, router: Router, gate: Arc<Gate>, namespaces: Vec<String>) -> Self {
+    fn new(
+        client: Client,
+        router: Router,
+        gate: Arc<Gate>,
+        namespaces: Vec<String>,
+        metrics: shared::metrics::Watches,
+    ) -> Self {
         let scopes = if namespaces.is_empty() { vec![None] } else { namespaces.into_iter().map(Some).collect() };
-        Self { client, router, gate, scopes, prepared: Vec::new() }
+        Self { client, router, gate, scopes, metrics, prepared: Vec::new() }
     }
 
     /// A kind of ours that has a controller: its objects also feed a reflector store.
@@ -235,10 +248,12 @@ impl Watches {
         table: fn(&Stores) -> &Table<K>,
         kept: Option<&Arc<Shelf<K>>>,
     ) {
+        let restarts = self.metrics.of(&K::kind(&()));
         for scope in &self.scopes {
             self.gate.expect(scope);
-            let (client, router) = (self.client.clone(), self.router.clone());
-            let watch = watch::run(client, config.clone(), scope.clone(), router, table, kept.map(Arc::clone));
+            let (client, router, restarts) = (self.client.clone(), self.router.clone(), restarts.clone());
+            let watch =
+                watch::run(client, config.clone(), scope.clone(), router, restarts, table, kept.map(Arc::clone));
             self.prepared.push(watch.boxed());
         }
     }

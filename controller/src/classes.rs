@@ -15,7 +15,8 @@ use kube::{
     core::PartialObjectMeta,
     runtime::{WatchStreamExt as _, watcher},
 };
-use shared::{telemetry, validate::StorageClasses};
+use prometheus::IntCounter;
+use shared::{kubeutil::is_forbidden, telemetry, validate::StorageClasses};
 
 use crate::watch::Router;
 
@@ -42,8 +43,9 @@ impl Classes {
     }
 }
 
-/// Watches StorageClasses for ever, and has all clusters looked at when one comes or goes.
-pub async fn watch(client: Client, router: Router) {
+/// Watches StorageClasses for ever, and has all clusters looked at when one comes or goes. Errors are counted as `restarts`, unless it is not
+/// allowed to look.
+pub async fn watch(client: Client, router: Router, restarts: IntCounter) {
     let mut seen = Seen::default();
     let api: Api<PartialObjectMeta<StorageClass>> = Api::all(client);
     let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
@@ -56,15 +58,18 @@ pub async fn watch(client: Client, router: Router) {
                     router.every_cluster();
                 }
             }
-            // It is tried again and again; that it is not allowed is said once.
-            Err(error) if !silent => {
-                silent = true;
-                tracing::warn!(
-                    error = telemetry::chain(&error),
-                    "cannot watch StorageClasses; missing ones are not reported"
-                );
+            Err(error) => {
+                if !is_forbidden(&error) {
+                    restarts.inc();
+                }
+                // It is tried again and again; that it is not allowed is said once.
+                if !std::mem::replace(&mut silent, true) {
+                    tracing::warn!(
+                        error = telemetry::chain(&error),
+                        "cannot watch StorageClasses; missing ones are not reported"
+                    );
+                }
             }
-            Err(_) => {}
         }
     }
 }

@@ -10,7 +10,7 @@ use shared::{
     label,
 };
 
-use crate::settings::Settings;
+use crate::{settings::Settings, uninstall};
 
 /// Default name of the Lease; the Go operator's, so that the two never work side by side in one namespace.
 pub const LEASE: &str = "multigres-operator.multigres.com";
@@ -19,8 +19,9 @@ pub const LEASE: &str = "multigres-operator.multigres.com";
 #[derive(Debug, Parser)]
 #[command(name = "controller", version, about)]
 pub struct Args {
+    /// What to do instead of running.
     #[command(subcommand)]
-    command: Option<Command>,
+    pub command: Option<Command>,
     /// Flags about logs.
     #[command(flatten)]
     pub log: LogArgs,
@@ -39,18 +40,27 @@ pub struct Args {
 }
 
 /// What to do instead of running.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
-enum Command {
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
     /// Reconcile (the default).
     Run,
     /// Print the version and exit.
     Version,
+    /// Fail if there are clusters, otherwise delete the webhook configurations and exit: what `helm uninstall` begins with.
+    UninstallGuard {
+        /// Flags about the API server.
+        #[command(flatten)]
+        client: ClientArgs,
+        /// What to look at and what to delete.
+        #[command(flatten)]
+        check: uninstall::Args,
+    },
 }
 
 impl Args {
     /// Whether only the version was asked for.
     pub fn wants_version(&self) -> bool {
-        self.command == Some(Command::Version)
+        matches!(self.command, Some(Command::Version))
     }
 }
 
@@ -180,6 +190,16 @@ mod tests {
         .unwrap();
         assert!(args.lease.leader_elect);
         assert!(!args.wants_version());
+    }
+
+    #[test]
+    fn flags_of_the_uninstall_guard_are_understood() {
+        let words = ["controller", "uninstall-guard", "--watch-namespaces=a,b", "--mutating-webhook-configuration=m"];
+        let args = Args::try_parse_from(words).unwrap();
+        let Some(Command::UninstallGuard { check, .. }) = args.command else { panic!("not the guard") };
+        assert_eq!(check.watch_namespaces, ["a", "b"]);
+        assert_eq!(check.mutating_webhook_configuration.as_deref(), Some("m"));
+        assert_eq!(check.validating_webhook_configuration, None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! A write whose effect is already there is not sent. "Already there" is judged on the freshest object known: the answer to our
 //! own last write where the watch has not caught up yet, the watched object otherwise.
 
+mod reverted;
 mod spans;
 mod trouble;
 
@@ -37,7 +38,8 @@ use crate::{
     upstream::{self, PoolerAddress, Reloaded, TopoAddress, Upstream, Written},
 };
 
-pub use trouble::Trouble;
+pub use reverted::{DRIFT_REVERTED, Reverted};
+pub use trouble::{RECONCILED, Trouble};
 
 use spans::{carry_trace, span, subject};
 
@@ -83,6 +85,8 @@ pub struct Outcome {
     pub errors: Vec<Error>,
     /// Writes that were sent, for logs and tests.
     pub sent: usize,
+    /// What somebody else had done to objects of ours, and is undone.
+    pub reverted: Vec<Reverted>,
 }
 
 impl Executor {
@@ -97,16 +101,22 @@ impl Executor {
         K: Resource<DynamicType = ()> + Serialize,
         S: Serialize,
     {
-        let mut outcome = Outcome { requeue: plan.requeue, errors: Vec::new(), sent: 0 };
+        let mut outcome = Outcome { requeue: plan.requeue, errors: Vec::new(), sent: 0, reverted: Vec::new() };
         let mut settled = true;
-        for write in plan.writes {
-            let reason = write.reason;
-            match self.write(write).await {
+        for Write { reason, action, drain } in plan.writes {
+            let mut found = Vec::new();
+            match self.act(action, &mut found).await {
                 Ok(effect) => {
+                    found.retain(|one| one.is_certain(object));
+                    if effect == Effect::Sent {
+                        let reason = if found.is_empty() { reason } else { DRIFT_REVERTED };
+                        self.metrics.writes.with_label_values(&[reason]).inc();
+                    }
+                    outcome.reverted.append(&mut found);
                     if effect == Effect::Sent
                         && let Some(how) = Drained::by(reason)
                     {
-                        self.metrics.drained(&ObjectKey::of(object), how);
+                        self.metrics.drained(&ObjectKey::of(object), how, drain);
                     }
                     outcome.sent += usize::from(effect == Effect::Sent);
                     settled &= effect == Effect::Held;
@@ -128,17 +138,9 @@ impl Executor {
         outcome
     }
 
-    async fn write(&self, intended: Write) -> Result<Effect, Error> {
-        let effect = self.act(intended.action).await?;
-        if effect == Effect::Sent {
-            self.metrics.writes.with_label_values(&[intended.reason]).inc();
-        }
-        Ok(effect)
-    }
-
-    async fn act(&self, action: Action) -> Result<Effect, Error> {
+    async fn act(&self, action: Action, reverted: &mut Vec<Reverted>) -> Result<Effect, Error> {
         match action {
-            Action::Apply(object) => self.apply(object).await,
+            Action::Apply(object) => self.apply(object, reverted).await,
             Action::CreateOnce(object) => self.create_once(object).await,
             Action::Merge { target, patch } => self.merge(target, patch).await,
             Action::Delete(target) => self.delete(target, None).await,
@@ -146,7 +148,7 @@ impl Executor {
             Action::Sequence(actions) => {
                 let mut sum = Effect::Held;
                 for action in actions {
-                    match Box::pin(self.act(action)).await? {
+                    match Box::pin(self.act(action, reverted)).await? {
                         // What was observed is not what is there: the rest was decided about something else.
                         Effect::Unseen => return Ok(if sum == Effect::Sent { sum } else { Effect::Unseen }),
                         Effect::Sent => sum = Effect::Sent,
@@ -259,18 +261,24 @@ impl Executor {
         }
     }
 
-    async fn apply(&self, object: Object) -> Result<Effect, Error> {
+    async fn apply(&self, object: Object, reverted: &mut Vec<Reverted>) -> Result<Effect, Error> {
         let key = object.key();
         ensure_ours(&object)?;
         let digest = object.digest();
         let mut object = object.stamped();
         let dropped = self.memory().dropped.get(&key).cloned().unwrap_or_default();
-        if let Some(live) = self.freshest(&key)
-            && live["metadata"]["annotations"][annotation::APPLIED_DIGEST] == Value::String(digest)
-            && compare::is_superset_ignoring(&live, &object.value, &dropped).is_ok()
-        {
-            return Ok(self.held(&key));
-        }
+        let live = self.freshest(&key);
+        let found = match &live {
+            None => Some(Reverted::gone(&key)),
+            Some(live) if live["metadata"]["annotations"][annotation::APPLIED_DIGEST] == digest => {
+                match compare::is_superset_ignoring(live, &object.value, &dropped) {
+                    Ok(()) => return Ok(self.held(&key)),
+                    Err(difference) => Some(Reverted::changed(&key, difference)),
+                }
+            }
+            // It is to become another one.
+            Some(_) => None,
+        };
         let api = self.api(&resource_of(&object), key.namespace.as_deref());
         let params = PatchParams::apply(FieldManager::Operator.as_str()).force();
         let span = span("apply", &key);
@@ -280,7 +288,7 @@ impl Executor {
         let answer = match applied {
             // An apply leaves list entries of others alone. Where ours and theirs cannot stand side by side (a port of a
             // Service renumbered by hand keeps the name of ours), only replacing the lists brings our fields back.
-            Err(Error::Write { source, .. }) if is_code(&source, 422) && self.freshest(&key).is_some() => {
+            Err(Error::Write { source, .. }) if is_code(&source, 422) && live.is_some() => {
                 let params = PatchParams { field_manager: params.field_manager.clone(), ..PatchParams::default() };
                 self.call("patch", &key, api.patch(&key.name, &params, &Patch::Merge(&object.value))).await?
             }
@@ -288,6 +296,8 @@ impl Executor {
         };
         let answer = serialise(&key, &answer)?;
         let dropped = compare::not_kept(&answer, &object.value);
+        // What the server itself does not keep was not taken away by anybody.
+        reverted.extend(found.filter(|_| dropped.is_empty()));
         let mut memory = self.memory();
         if dropped.is_empty() {
             memory.dropped.remove(&key);

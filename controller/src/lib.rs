@@ -25,6 +25,7 @@ pub mod stores;
 pub mod table_group;
 mod takeover;
 pub mod topo_server;
+pub mod uninstall;
 pub mod upstream;
 pub mod watch;
 pub mod workload;

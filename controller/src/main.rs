@@ -1,17 +1,21 @@
 //! The controller's process: flags, logs, lease, servers, and an orderly end.
 
+use std::sync::Arc;
+
 use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
 use controller::{
     app::App,
     backup::memory::Pace,
-    cli::{Args, LEASE},
-    server,
+    cli::{Args, Command, LEASE},
+    server, uninstall,
     upstream::{Limits, Upstream},
 };
 use kube::Client;
 use shared::{
     admin::{self, Guard, Readiness, Security, Server, State},
+    cli::ClientArgs,
+    clock::System,
     kubeutil::client,
     lease::{self, Lease},
     metrics::{Build, FrameworkMetrics, Metrics},
@@ -26,7 +30,7 @@ const WATCHES: &str = "watches";
 fn main() -> Result<()> {
     let args = Args::parse();
     if args.wants_version() {
-        print_version();
+        print(env!("CARGO_PKG_VERSION"));
         return Ok(());
     }
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
@@ -38,7 +42,11 @@ fn main() -> Result<()> {
         let service = Service { name: "multigres-operator", version: env!("CARGO_PKG_VERSION") };
         let telemetry =
             telemetry::init(&args.log.settings(), service, &Tracing::of_process()).context("starting logs")?;
-        let ended = run(args, telemetry.log.clone()).await;
+        let ended = if let Some(Command::UninstallGuard { client, check }) = &args.command {
+            guard(client, check).await
+        } else {
+            run(args, telemetry.log.clone()).await
+        };
         // What sends the last spans needs this thread.
         tokio::task::spawn_blocking(|| telemetry.finish()).await.context("sending the last spans")?;
         ended
@@ -46,20 +54,38 @@ fn main() -> Result<()> {
 }
 
 #[expect(clippy::print_stdout, reason = "printing is what was asked for")]
-fn print_version() {
-    println!("{}", env!("CARGO_PKG_VERSION"));
+fn print(line: &str) {
+    println!("{line}");
+}
+
+fn metrics() -> Result<(Metrics, FrameworkMetrics)> {
+    let metrics = Metrics::new(Build {
+        version: env!("CARGO_PKG_VERSION"),
+        revision: option_env!("GIT_REVISION").unwrap_or("unknown"),
+    })?
+    .of_runtime(&tokio::runtime::Handle::current());
+    let framework = FrameworkMetrics::new(&metrics)?;
+    Ok((metrics, framework))
+}
+
+async fn connect(args: &ClientArgs, framework: &FrameworkMetrics) -> Result<Client> {
+    let config = client::config(args.kubeconfig.as_deref()).await;
+    let config = config.context("finding the API server: set --kubeconfig, or run in a cluster")?;
+    Ok(client::client(config, framework)?)
+}
+
+async fn guard(args: &ClientArgs, check: &uninstall::Args) -> Result<()> {
+    let (_, framework) = metrics()?;
+    for line in uninstall::run(&connect(args, &framework).await?, check).await? {
+        print(&line);
+    }
+    Ok(())
 }
 
 async fn run(args: Args, log: telemetry::LogHandle) -> Result<()> {
     let stop = signal::shutdown().context("listening for signals")?;
-    let metrics = Metrics::new(Build {
-        version: env!("CARGO_PKG_VERSION"),
-        revision: option_env!("GIT_REVISION").unwrap_or("unknown"),
-    })?;
-    let framework = FrameworkMetrics::new(&metrics)?;
-    let config = client::config(args.client.kubeconfig.as_deref()).await;
-    let config = config.context("finding the API server: set --kubeconfig, or run in a cluster")?;
-    let client = client::client(config, &framework)?;
+    let (metrics, framework) = metrics()?;
+    let client = connect(&args.client, &framework).await?;
     let readiness = Readiness::default();
     readiness.expect(WATCHES);
     let state = State { metrics: metrics.clone(), readiness: readiness.clone(), log: Some(log) };
@@ -95,6 +121,7 @@ async fn run(args: Args, log: telemetry::LogHandle) -> Result<()> {
         instance: identity,
         upstream: Upstream::connect(Limits::default()),
         backups: Pace::default(),
+        clock: Arc::new(System),
     };
     let ended = match lease {
         None => work.run(stop, || readiness.set(WATCHES, true)).await,

@@ -16,20 +16,28 @@ use prometheus::{HistogramVec, IntCounterVec, Opts};
 use shared::{
     clock::Clock,
     kubeutil::ObjectKey,
-    metrics::{ControllerMetrics, Source, families},
+    metrics::{ControllerMetrics, Source, Watches, families},
 };
 
 pub use self::{memory::Drained, queue::Queue};
 use self::{memory::Memory, objects::Objects};
-use crate::{error::Class, stores::Stores, upstream::Upstream};
+use crate::{
+    error::Class,
+    plan::Drain,
+    stores::Stores,
+    upstream::{Snapshot, Upstream},
+};
 
 /// Families of what the controller does. Series of objects live as long as this value: who does not lead shows none.
 pub struct Metrics {
     /// Writes that were sent, by reason of the plan.
     pub writes: IntCounterVec,
+    /// Watches that did not go well.
+    pub watches: Watches,
     memory: Arc<Memory>,
     topology: HistogramVec,
     poolers: HistogramVec,
+    drains: HistogramVec,
     registry: shared::metrics::Metrics,
     /// What the registry asks. It holds no source itself.
     sources: Mutex<Vec<Arc<dyn Source>>>,
@@ -51,9 +59,11 @@ impl Metrics {
         };
         Ok(Self {
             writes: metrics.register(writes)?,
+            watches: Watches::new(metrics)?,
             memory: Arc::default(),
             topology: listed("multigres_operator_topology_request_duration_seconds")?,
             poolers: listed("multigres_operator_pooler_rpc_duration_seconds")?,
+            drains: listed("multigres_operator_drain_duration_seconds")?,
             registry: metrics.clone(),
             sources: Mutex::default(),
         })
@@ -98,9 +108,18 @@ impl Metrics {
         self.memory.primary(key, primary);
     }
 
-    /// Counts a pod of a shard that was taken out of service, or not.
-    pub fn drained(&self, shard: &ObjectKey, how: Drained) {
+    /// Counts a pod of a shard that was taken out of service, or not, and the time that it took.
+    pub fn drained(&self, shard: &ObjectKey, how: Drained, drain: Option<Drain>) {
         self.memory.drained(shard, how);
+        if let Some(drain) = drain {
+            self.drains.with_label_values(&[drain.cause, how.into()]).observe(drain.took.as_secs_f64());
+        }
+    }
+
+    /// Notes of which cells the records of a shard could be read; while nobody tells which cells there are, of none.
+    pub fn topology<T>(&self, shard: &ObjectKey, seen: &Snapshot<T>) {
+        let cells = seen.cells.iter().filter(|_| seen.global.is_ok());
+        self.memory.topology(shard, cells.map(|(cell, answer)| (cell.clone(), answer.is_ok())).collect());
     }
 
     /// Forgets what is known of objects that are gone.

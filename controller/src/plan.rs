@@ -41,7 +41,12 @@ impl<S> Plan<S> {
 
     /// Adds one intended write.
     pub fn write(&mut self, reason: &'static str, action: Action) {
-        self.writes.push(Write { reason, action });
+        self.writes.push(Write { reason, action, drain: None });
+    }
+
+    /// Adds one intended write with which a drain ends.
+    pub fn write_last(&mut self, reason: &'static str, action: Action, drain: Option<Drain>) {
+        self.writes.push(Write { reason, action, drain });
     }
 
     /// Adds a server-side apply of `object`.
@@ -57,6 +62,17 @@ pub struct Write {
     pub reason: &'static str,
     /// What.
     pub action: Action,
+    /// The drain that ends with it.
+    pub drain: Option<Drain>,
+}
+
+/// A pod was taken out of service, or that was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// Why it was chosen.
+    pub cause: &'static str,
+    /// How long ago.
+    pub took: Duration,
 }
 
 /// The kinds of effect that a plan may ask for.

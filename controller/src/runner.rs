@@ -26,7 +26,7 @@ use tracing::{Instrument as _, Span, debug_span};
 use crate::{
     context::Ctx,
     error::{Class, Error},
-    execute::{Outcome, Trouble},
+    execute::{DRIFT_REVERTED, Outcome, Trouble},
     plan::{Note, Plan},
     requeue,
 };
@@ -138,7 +138,11 @@ async fn attempt<K: Kind>(object: &K, ctx: &Ctx) -> Result<Outcome, Error> {
     for note in change.iter().chain(&plan.notes) {
         ctx.events.publish(object, note).await;
     }
-    Ok(ctx.executor.run(object, plan).instrument(debug_span!("Execute")).await)
+    let outcome = ctx.executor.run(object, plan).instrument(debug_span!("Execute")).await;
+    for reverted in &outcome.reverted {
+        ctx.events.publish(object, &Note::warning(DRIFT_REVERTED, reverted.to_string())).await;
+    }
+    Ok(outcome)
 }
 
 /// What a panic said, if there was one: a defect that one object meets must not end the work for all others. Nothing that passes share is left

@@ -43,8 +43,6 @@ pub const PROMETHEUS_SCRAPE: &str = "prometheus.io/scrape";
 pub const PROMETHEUS_PORT: &str = "prometheus.io/port";
 /// On pool pods: the path to scrape.
 pub const PROMETHEUS_PATH: &str = "prometheus.io/path";
-/// The three scrape annotations, which users cannot set on gateway and orchestrator pods.
-pub const PROMETHEUS: [&str; 3] = [PROMETHEUS_SCRAPE, PROMETHEUS_PORT, PROMETHEUS_PATH];
 
 /// On a pod that another operator has made: what its user wanted when it was taken over. It is left as it is until that changes.
 pub const ADOPTED_INTENT: &str = "multigres.com/adopted-intent";

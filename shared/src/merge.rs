@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{Affinity, ResourceRequirements};
 use crate::api::v1alpha1::{
     BackupConfig, BackupRetention, BackupSchedule, BufferConfig, CellInlineSpec, CellOverrides, ContainerConfig,
     EtcdSpec, FilesystemBackupConfig, MultigatewaySpec, MultiorchSpec, PodPlacementSpec, PoolSpec, PvcDeletionPolicy,
-    S3BackupConfig, ShardInlineSpec, StatelessSpec, StorageSpec,
+    S3BackupConfig, ShardInlineSpec, ShardOverrides, ShardTemplateSpec, StatelessSpec, StorageSpec,
 };
 
 /// Where in the spec a merge is, and who hears of the provided fields.
@@ -80,13 +80,13 @@ impl<'a> Path<'a> {
     }
 }
 
-/// A fragment that another of its kind can be laid over.
-pub trait Merge {
+/// A fragment that another can be laid over: one of its own kind, or one with fewer fields.
+pub trait Merge<Upper = Self> {
     /// Lays `upper` over `self` and reports each field that `upper` provides.
-    fn overlay(&mut self, upper: &Self, path: &mut Path<'_>);
+    fn overlay(&mut self, upper: &Upper, path: &mut Path<'_>);
 
     /// Lays `upper` over `self`.
-    fn merge(&mut self, upper: &Self) {
+    fn merge(&mut self, upper: &Upper) {
         self.overlay(upper, &mut Path::silent());
     }
 }
@@ -196,9 +196,12 @@ macro_rules! overlay {
 }
 
 macro_rules! merge {
-    ($type:ident; $($rule:ident $field:ident $json:literal),* $(,)?) => {
-        impl Merge for $type {
-            fn overlay(&mut self, upper: &Self, path: &mut Path<'_>) {
+    ($type:ident; $($rules:tt)*) => {
+        merge!($type from $type; $($rules)*);
+    };
+    ($type:ident from $upper:ident; $($rule:ident $field:ident $json:literal),* $(,)?) => {
+        impl Merge<$upper> for $type {
+            fn overlay(&mut self, upper: &$upper, path: &mut Path<'_>) {
                 let lower = self;
                 overlay!(lower, upper, path; $($rule $field $json),*);
             }
@@ -238,6 +241,12 @@ merge!(ShardInlineSpec;
     nested multiorch "multiorch", replace initdb_args "initdbArgs", replace postgres_config_ref "postgresConfigRef",
     keys postgres_config "postgresConfig", pools pools "pools", nested pvc_deletion_policy "pvcDeletionPolicy",
     replace durability_policy "durabilityPolicy");
+merge!(ShardInlineSpec from ShardOverrides;
+    nested multiorch "multiorch", replace initdb_args "initdbArgs", replace postgres_config_ref "postgresConfigRef",
+    keys postgres_config "postgresConfig", pools pools "pools", replace durability_policy "durabilityPolicy");
+merge!(ShardInlineSpec from ShardTemplateSpec;
+    nested multiorch "multiorch", replace initdb_args "initdbArgs", replace postgres_config_ref "postgresConfigRef",
+    keys postgres_config "postgresConfig", pools pools "pools", nested pvc_deletion_policy "pvcDeletionPolicy");
 merge!(BackupSchedule;
     replace full "full", replace differential "differential", replace incremental "incremental",
     replace time_zone "timeZone", replace suspend "suspend", replace jitter "jitter",

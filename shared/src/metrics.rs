@@ -4,7 +4,9 @@
 //! dashboards and alerts rely on them.
 
 pub mod families;
+mod runtime;
 mod text;
+mod watches;
 
 use std::{
     collections::BTreeSet,
@@ -16,9 +18,13 @@ use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder, core::Collector, process_collector::ProcessCollector,
 };
+use tokio::runtime::{Handle, RuntimeMetrics};
 
 use self::families::{Family, Kind, QUEUE_SECONDS, RECONCILE_SECONDS};
-pub use self::text::{Samples, Source, Text};
+pub use self::{
+    text::{Samples, Source, Text},
+    watches::Watches,
+};
 
 /// Registration or encoding failed.
 pub use prometheus::Error;
@@ -40,6 +46,8 @@ pub struct Metrics {
     registered: Arc<Mutex<Vec<Registered>>>,
     /// Who writes samples while they are read. A source that nobody holds any more writes none.
     sources: Arc<RwLock<Vec<Weak<dyn Source>>>>,
+    /// The runtime that is shown, if one is.
+    runtime: Option<RuntimeMetrics>,
 }
 
 impl fmt::Debug for Metrics {
@@ -74,7 +82,8 @@ impl Registered {
 impl Metrics {
     /// Returns a registry with the process metrics and the build information.
     pub fn new(build: Build<'_>) -> Result<Self, Error> {
-        let metrics = Self { registry: Registry::new(), registered: Arc::default(), sources: Arc::default() };
+        let metrics =
+            Self { registry: Registry::new(), registered: Arc::default(), sources: Arc::default(), runtime: None };
         metrics.registry.register(Box::new(ProcessCollector::for_self()))?;
         let info = IntGaugeVec::new(
             Opts::new("multigres_operator_build_info", "Version and commit of the running program, always 1."),
@@ -83,6 +92,13 @@ impl Metrics {
         info.with_label_values(&[build.version, build.revision]).set(1);
         metrics.register(info)?;
         Ok(metrics)
+    }
+
+    /// Shows how busy a runtime is, too.
+    #[must_use]
+    pub fn of_runtime(mut self, runtime: &Handle) -> Self {
+        self.runtime = Some(runtime.metrics());
+        self
     }
 
     /// Adds a family.
@@ -130,6 +146,9 @@ impl Metrics {
         let mut text = Text::after(TextEncoder::new().encode_to_string(&self.registry.gather())?);
         for source in &sources {
             source.write(&mut text);
+        }
+        if let Some(runtime) = &self.runtime {
+            runtime::write(runtime, &mut text);
         }
         Ok(text.finish())
     }
@@ -433,6 +452,29 @@ mod tests {
         assert!(metrics.text().unwrap().contains("multigres_operator_cluster_cells{"));
         drop(source);
         assert!(!metrics.text().unwrap().contains("multigres_operator_cluster_cells{"));
+    }
+
+    #[tokio::test]
+    async fn a_runtime_is_shown_where_one_is_named() {
+        let (metrics, _framework) = metrics();
+        assert!(!metrics.text().unwrap().contains("tokio_"));
+        let text = metrics.of_runtime(&Handle::current()).text().unwrap();
+        for name in
+            ["tokio_workers 1", "tokio_alive_tasks ", "tokio_global_queue_depth ", "tokio_workers_busy_seconds_total "]
+        {
+            assert!(text.lines().any(|line| line.starts_with(name)), "no {name} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_kind_is_shown_before_its_watch_fails() {
+        let (metrics, _framework) = metrics();
+        let watches = Watches::new(&metrics).unwrap();
+        let pods = watches.of("Pod");
+        assert!(metrics.text().unwrap().contains(r#"multigres_operator_watch_restarts_total{kind="Pod"} 0"#));
+        pods.inc();
+        watches.of("Pod").inc();
+        assert!(metrics.text().unwrap().contains(r#"multigres_operator_watch_restarts_total{kind="Pod"} 2"#));
     }
 
     #[test]

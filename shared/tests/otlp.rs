@@ -195,6 +195,23 @@ async fn a_wrong_value_is_ignored_and_named() {
 }
 
 #[tokio::test]
+async fn spans_hold_no_more_than_the_environment_allows_and_a_password_in_the_address_goes_nowhere() {
+    let collector = Receiver::http();
+    let output = process(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://somebody:secret@{}", collector.address)),
+        ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "3"),
+        ("OTEL_SPAN_EVENT_COUNT_LIMIT", "0"),
+    ])
+    .await;
+    let pass = named(&collector.all(), "Cell.Reconcile")[0].clone();
+    assert_eq!((pass.attribute("name").as_deref(), pass.attribute("result").as_deref()), (Some("fre"), Some("suc")));
+    assert!(pass.span.events.is_empty(), "{:?}", pass.span.events);
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("secret"), "credentials stay out of the log");
+    let address = format!("http://{}/v1/traces", collector.address);
+    assert_eq!(line(&lines(&output), "exporting spans")["endpoint"], Value::from(address));
+}
+
+#[tokio::test]
 async fn a_collector_that_never_answers_does_not_hold_up_the_end() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", silent.local_addr().unwrap());

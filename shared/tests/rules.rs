@@ -14,7 +14,7 @@ use shared::api::v1alpha1::MultigresClusterSpec;
 use shared::image::ImageSet;
 use shared::resolve::{Settings, Templates, ZONE_ID_LABEL};
 use shared::validate::template::{self, Consumer, Content};
-use shared::validate::{NodeLabels, StorageClasses, Subject, Surroundings, Verdict, review};
+use shared::validate::{NodeLabels, StorageClasses, Subject, Surroundings, Verdict, backup_run, review};
 
 const NAMESPACE: &str = "prod";
 
@@ -55,6 +55,10 @@ fn judge(case: &Case) -> Verdict {
             Subject { name: &case.name, namespace: NAMESPACE, spec: &spec, templates: &templates, settings: &settings };
         return review(case.old.as_ref().map(read).as_ref(), &subject, &around);
     }
+    if case.kind == "MultigresBackup" {
+        let known: Vec<_> = clusters.iter().map(|(name, spec)| (name.as_str(), spec)).collect();
+        return backup_run(&read(case.object.as_ref().unwrap()), Some(known.as_slice()));
+    }
     macro_rules! judged {
         ($content:path) => {{
             let old = case.old.as_ref().map(read);
@@ -69,9 +73,11 @@ fn judge(case: &Case) -> Verdict {
                     &templates,
                     &settings,
                     &around,
-                ),
+                )
+                .finish(),
                 (Some(old), None) => {
                     template::deleted(NAMESPACE, &case.name, $content(old), &consumers, &templates, &settings, &around)
+                        .finish()
                 }
                 (None, None) => panic!("{}: nothing happens", case.case),
             }
@@ -135,10 +141,12 @@ fn every_rule_has_a_case() {
     let expected = (1..=7)
         .map(|number| format!("R{number}"))
         .chain((1..=20).filter(|number| ![6, 10, 12].contains(number)).map(|number| format!("E{number}")))
+        .chain((1..=22).map(|number| format!("C{number}")))
         .chain((1..=8).map(|number| format!("W{number}")))
         .chain((1..=2).map(|number| format!("U{number}")))
         .chain([9, 10, 11, 13].map(|number| format!("P{number}")))
-        .chain((1..=4).map(|number| format!("T{number}")));
+        .chain((1..=4).map(|number| format!("T{number}")))
+        .chain(["V", "W", "alias", "pending", "repository", "run", "storage", "topology"].map(str::to_owned));
     let missing: Vec<_> = expected.filter(|rule| !rules.contains(rule.as_str())).collect();
     assert!(missing.is_empty(), "no case of {missing:?}");
 }

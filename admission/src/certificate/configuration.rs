@@ -13,7 +13,10 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use shared::pki::{Certificate, rotation::Carried};
+use shared::pki::{
+    Certificate,
+    rotation::{Carried, Leaf},
+};
 
 use super::material;
 
@@ -86,6 +89,11 @@ impl View {
         (!view.names.is_empty()).then_some(view)
     }
 
+    /// Whether the bundle of every webhook makes a leaf trusted.
+    pub fn accepts(&self, leaf: &Leaf) -> bool {
+        self.carried.all.iter().any(|anchor| leaf.trusted_by.contains(anchor))
+    }
+
     /// Makes every webhook carry a bundle; refused if the configuration has changed since it was read.
     ///
     /// Only the bundle is applied, so that everything else stays with whoever installed the configuration.
@@ -115,4 +123,43 @@ where
     K: Configuration + Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
     Ok(Api::<K>::all(client.clone()).get_opt(name).await?.and_then(|found| View::of(&found)))
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+    use shared::pki::{Authority, Request};
+
+    use super::*;
+
+    const HOST: &str = "hook.ns.svc";
+
+    #[test]
+    fn a_leaf_is_accepted_where_every_bundle_carries_its_authority() {
+        let (now, life) = (Timestamp::constant(1_800_000_000, 0), SignedDuration::from_hours(100));
+        let authority = |name: &str| Authority::generate(name, now, life).unwrap();
+        let (own, other) = (authority("own"), authority("other"));
+        let names = [HOST.to_owned()].into();
+        let request = Request { common_name: HOST.to_owned(), dns_names: names, valid_for: life };
+        let chain = Certificate::all(&own.issue(&request, now).unwrap().certificate).unwrap();
+        let (own, other) = (own.pair().certificate.clone(), other.pair().certificate.clone());
+        let both = format!("{other}{own}");
+        let accepts = |bundles: &[&str]| {
+            let webhook = |(number, bundle): (usize, &&str)| {
+                json!({
+                    "name": format!("w{number}"), "admissionReviewVersions": ["v1"], "sideEffects": "None",
+                    "clientConfig": { "caBundle": STANDARD.encode(bundle) },
+                })
+            };
+            let webhooks: Vec<_> = bundles.iter().enumerate().map(webhook).collect();
+            let configuration = json!({ "metadata": { "name": "x" }, "webhooks": webhooks });
+            let configuration: ValidatingWebhookConfiguration = serde_json::from_value(configuration).unwrap();
+            let view = View::of(&configuration).unwrap();
+            view.accepts(&material::leaf(&chain, &view.certificates, HOST).unwrap())
+        };
+        assert!(accepts(&[&own, &both]));
+        assert!(!accepts(&[&own, &other]), "one webhook refuses it");
+        assert!(!accepts(&[&own, ""]), "somebody emptied a bundle");
+        assert!(!accepts(&[&other]));
+    }
 }

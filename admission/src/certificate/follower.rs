@@ -108,7 +108,18 @@ impl Follower {
                 }
             }
         }
-        again.min(self.judge(&anchors, accepted))
+        let again = again.min(self.judge(&anchors, accepted));
+        self.show(&views, &anchors);
+        again
+    }
+
+    /// Shows whom the API servers would believe what is served by now.
+    fn show(&self, views: &BTreeMap<Target, View>, anchors: &[Certificate]) {
+        let served = self.served(anchors);
+        for target in [Target::Mutating, Target::Validating] {
+            let accepts = |view: &View| served.as_ref().is_some_and(|leaf| view.accepts(leaf));
+            self.metrics.in_sync(target, views.get(&target).map(accepts));
+        }
     }
 
     /// What the configurations accept, and for how long.

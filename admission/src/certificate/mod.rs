@@ -98,7 +98,7 @@ pub async fn run(
 ) {
     readiness.expect(READY);
     let settings = Arc::new(settings);
-    let watched = watch::start(&client, &settings);
+    let watched = watch::start(&client, &settings, &metrics.watches);
     let follower = follower::Follower::new(&settings, &watched, &serving, readiness, metrics.clone());
     let unaccepted = follower.unaccepted();
     let rotator = rotator::Rotator::new(client.clone(), &settings, &watched, serving, metrics);

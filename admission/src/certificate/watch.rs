@@ -1,8 +1,8 @@
 //! What this process sees of the objects around it, kept up to date by watches of single objects.
 
-use std::{fmt::Debug, sync::Arc};
+use std::fmt::Debug;
 
-use futures::{StreamExt as _, future::BoxFuture};
+use futures::{Stream, StreamExt as _, future::BoxFuture};
 use k8s_openapi::api::{
     admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration},
     core::v1::Secret,
@@ -11,9 +11,11 @@ use kube::{
     Api, Client, Resource,
     runtime::{WatchStreamExt as _, watcher},
 };
+use prometheus::IntCounter;
 use serde::de::DeserializeOwned;
+use shared::{metrics::Watches, telemetry};
 use tokio::sync::watch;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{Mode, Settings, configuration::View, files, material::Parts, secret};
 
@@ -69,21 +71,32 @@ impl Watched {
 }
 
 /// Returns what is seen; nothing is until [`Watched::run`] runs.
-pub(super) fn start(client: &Client, settings: &Settings) -> Watched {
+pub(super) fn start(client: &Client, settings: &Settings, metrics: &Watches) -> Watched {
     let mut tasks: Vec<BoxFuture<'static, ()>> = vec![];
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &settings.namespace);
-    let mutating =
-        object::<MutatingWebhookConfiguration, _>(&mut tasks, Api::all(client.clone()), &settings.mutating, View::of);
+    let mutating = object::<MutatingWebhookConfiguration, _>(
+        &mut tasks,
+        Api::all(client.clone()),
+        &settings.mutating,
+        metrics.of(&MutatingWebhookConfiguration::kind(&())),
+        View::of,
+    );
     let validating = object::<ValidatingWebhookConfiguration, _>(
         &mut tasks,
         Api::all(client.clone()),
         &settings.validating,
+        metrics.of(&ValidatingWebhookConfiguration::kind(&())),
         View::of,
     );
+    let restarts = metrics.of(&Secret::kind(&()));
     let (leaf, authority) = match settings.mode {
         Mode::SelfSigned => (
-            object(&mut tasks, secrets.clone(), &settings.server_secret, |found| Some(secret::parts(found))),
-            object(&mut tasks, secrets, &settings.ca_secret, |found: &Secret| found.metadata.resource_version.clone()),
+            object(&mut tasks, secrets.clone(), &settings.server_secret, restarts.clone(), |found| {
+                Some(secret::parts(found))
+            }),
+            object(&mut tasks, secrets, &settings.ca_secret, restarts, |found: &Secret| {
+                found.metadata.resource_version.clone()
+            }),
         ),
         Mode::Files => {
             let (sender, leaf) = watch::channel(Sight::Unknown);
@@ -99,6 +112,7 @@ fn object<K, T>(
     tasks: &mut Vec<BoxFuture<'static, ()>>,
     api: Api<K>,
     name: &str,
+    restarts: IntCounter,
     read: impl Fn(&K) -> Option<T> + Send + Sync + 'static,
 ) -> Seen<T>
 where
@@ -106,22 +120,65 @@ where
     T: PartialEq + Send + Sync + 'static,
 {
     let (sender, seen) = watch::channel(Sight::Unknown);
-    let name: Arc<str> = name.into();
+    let events = watcher::watch_object(api, name).default_backoff();
+    let name = name.to_owned();
     tasks.push(Box::pin(async move {
-        let mut stream = std::pin::pin!(watcher::watch_object(api, &name).default_backoff());
-        while let Some(next) = stream.next().await {
-            match next {
-                Ok(found) => {
-                    let found = Sight::from(found.as_ref().and_then(&read));
-                    sender.send_if_modified(|last| {
-                        let changed = *last != found;
-                        *last = found;
-                        changed
-                    });
-                }
-                Err(error) => debug!(name = &*name, error = %error, "watch is interrupted"),
+        let complain = |error: &watcher::Error, first: bool| {
+            restarts.inc();
+            let error = telemetry::chain(error);
+            if first {
+                warn!(name = &*name, error, "cannot watch what the certificates depend on; it is tried again");
+            } else {
+                debug!(name = &*name, error, "still cannot watch it");
             }
-        }
+        };
+        follow(events, read, sender, complain).await;
     }));
     seen
+}
+
+/// Tells what is seen of one object. `complain` hears of each failure, and whether it is the first one since something was seen.
+async fn follow<K, T: PartialEq>(
+    events: impl Stream<Item = watcher::Result<Option<K>>>,
+    read: impl Fn(&K) -> Option<T>,
+    sender: watch::Sender<Sight<T>>,
+    complain: impl Fn(&watcher::Error, bool),
+) {
+    let mut failing = false;
+    let mut events = std::pin::pin!(events);
+    while let Some(next) = events.next().await {
+        match next {
+            Ok(found) => {
+                failing = false;
+                let found = Sight::from(found.as_ref().and_then(&read));
+                sender.send_if_modified(|last| {
+                    let changed = *last != found;
+                    *last = found;
+                    changed
+                });
+            }
+            Err(error) => complain(&error, !std::mem::replace(&mut failing, true)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use futures::stream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_streak_of_failures_is_told_once_and_what_is_seen_ends_it() {
+        let failure = || Err(watcher::Error::NoResourceVersion);
+        let events = [failure(), failure(), Ok(Some(1)), failure(), failure(), Ok(None)];
+        let told = RefCell::new(Vec::new());
+        let (sender, seen) = watch::channel(Sight::Unknown);
+        let complain = |_: &watcher::Error, first: bool| told.borrow_mut().push(first);
+        follow(stream::iter(events), |number: &u32| Some(*number), sender, complain).await;
+        assert_eq!(told.into_inner(), [true, false, true, false]);
+        assert_eq!(*seen.borrow(), Sight::Absent);
+    }
 }

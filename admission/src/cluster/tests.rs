@@ -1,7 +1,12 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use shared::{api::v1alpha1::CoreTemplateSpec, image::ImageSet, validate::StorageClasses};
+use shared::{
+    api::v1alpha1::{CoreTemplateSpec, ShardTemplateSpec},
+    image::ImageSet,
+    resolve,
+    validate::StorageClasses,
+};
 
 use super::*;
 use crate::lookup::{Fixed, World};
@@ -112,11 +117,36 @@ async fn a_failed_read_is_no_judgement() {
 }
 
 #[tokio::test]
-async fn errors_that_no_template_has_a_part_in_need_no_read() {
+async fn what_a_spec_says_wrongly_on_its_own_needs_no_read() {
     let lookup = Fixed::default();
     lookup.cut_off();
-    assert_eq!(fields(&create(&lookup, &broken()).await).len(), 1);
+    let spec = json!({"cells": [{"name": "a", "zone": "x", "region": "y"}]});
+    assert_eq!(fields(&create(&lookup, &spec).await), ["spec.cells[a]"]);
     assert_eq!(lookup.reads(), 0);
+}
+
+#[tokio::test]
+async fn what_a_template_may_have_a_part_in_is_read_once_more() {
+    let lookup = Fixed::default();
+    assert_eq!(fields(&create(&lookup, &broken()).await), ["spec.globalTopoServer.etcd.replicas"]);
+    assert_eq!(lookup.reads(), 1);
+}
+
+#[tokio::test]
+async fn a_template_called_default_that_is_applied_with_a_cluster_that_needs_it_is_found() {
+    let spec = json!({
+        "cells": [{"name": "a"}],
+        "globalTopoServer": {"external": {"endpoints": ["http://etcd:2379"], "rootPath": "/demo"}},
+        "backup": {"type": "s3", "s3": {"bucket": "b", "region": "r"}},
+    });
+    let shard = json!({"pools": {"main": {"storage": {"class": "fast"}}}});
+    let shard: ShardTemplateSpec = serde_json::from_value(shard).unwrap();
+    let templates = Templates { shard: BTreeMap::from([("default".to_owned(), shard)]), ..Templates::default() };
+    let applied = World { templates: BTreeMap::from([("prod".to_owned(), Arc::new(templates))]), ..classes(false) };
+    let lookup = Fixed::lagging(classes(false), applied);
+    assert_eq!(create(&lookup, &spec).await.denial, None);
+    assert_eq!(lookup.reads(), 2);
+    assert!(create(&Fixed::new(classes(false)), &spec).await.denial.is_some());
 }
 
 #[tokio::test]
@@ -125,7 +155,8 @@ async fn a_default_storage_class_is_looked_for_before_the_refusal() {
     assert_eq!(create(&Fixed::lagging(classes(false), classes(true)), &spec).await.denial, None);
     let lookup = Fixed::new(classes(false));
     assert!(create(&lookup, &spec).await.denial.is_some());
-    assert_eq!(lookup.reads(), 1);
+    // The templates and the classes.
+    assert_eq!(lookup.reads(), 2);
     assert_eq!(create(&Fixed::lagging(classes(false), World::default()), &spec).await.denial, None);
 }
 

@@ -26,6 +26,7 @@ use shared::{
     admin::Readiness,
     api::v1alpha1::{CellTemplate, CoreTemplate, MultigresCluster, ShardTemplate},
     kubeutil::Guarded,
+    metrics::Watches,
     resolve::{REGION_LABEL, Templates, ZONE_LABEL},
     validate::{NodeLabels, StorageClasses, Surroundings},
 };
@@ -89,10 +90,11 @@ impl Stores {
         token: CancellationToken,
         readiness: &Readiness,
         settings: Settings,
+        metrics: &Watches,
     ) -> (Arc<Self>, JoinHandle<()>) {
         let stores = Arc::new(Self::new(client, readiness.clone(), settings));
         readiness.expect(CONDITION);
-        let watches = Arc::clone(&stores).all_watches();
+        let watches = Arc::clone(&stores).all_watches(metrics);
         stores.pending.store(watches.len(), Ordering::Relaxed);
         let task = tokio::spawn(async move {
             // Watches never end by themselves.
@@ -119,18 +121,18 @@ impl Stores {
         }
     }
 
-    fn all_watches(self: Arc<Self>) -> Vec<BoxFuture<'static, ()>> {
+    fn all_watches(self: Arc<Self>, metrics: &Watches) -> Vec<BoxFuture<'static, ()>> {
         let scopes: Vec<Option<String>> =
             if self.namespaces.is_empty() { vec![None] } else { self.namespaces.iter().cloned().map(Some).collect() };
         let mut watches = Vec::new();
         for scope in scopes {
-            watches.push(Arc::clone(&self).watch::<CoreTemplate, _>(scope.clone(), TemplateSink::new));
-            watches.push(Arc::clone(&self).watch::<CellTemplate, _>(scope.clone(), TemplateSink::new));
-            watches.push(Arc::clone(&self).watch::<ShardTemplate, _>(scope.clone(), TemplateSink::new));
-            watches.push(Arc::clone(&self).watch::<MultigresCluster, _>(scope, ClusterSink::new));
+            watches.push(Arc::clone(&self).watch::<CoreTemplate, _>(scope.clone(), TemplateSink::new, metrics));
+            watches.push(Arc::clone(&self).watch::<CellTemplate, _>(scope.clone(), TemplateSink::new, metrics));
+            watches.push(Arc::clone(&self).watch::<ShardTemplate, _>(scope.clone(), TemplateSink::new, metrics));
+            watches.push(Arc::clone(&self).watch::<MultigresCluster, _>(scope, ClusterSink::new, metrics));
         }
-        watches.push(Arc::clone(&self).watch_metadata::<StorageClass, _>(ClassSink(Arc::clone(&self))));
-        watches.push(Arc::clone(&self).watch_metadata::<Node, _>(NodeSink(self)));
+        watches.push(Arc::clone(&self).watch_metadata::<StorageClass, _>(ClassSink(Arc::clone(&self)), metrics));
+        watches.push(Arc::clone(&self).watch_metadata::<Node, _>(NodeSink(self), metrics));
         watches
     }
 
@@ -138,6 +140,7 @@ impl Stores {
         self: Arc<Self>,
         scope: Option<String>,
         sink: fn(Arc<Self>, Option<String>) -> S,
+        metrics: &Watches,
     ) -> BoxFuture<'static, ()>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
@@ -150,25 +153,27 @@ impl Stores {
     {
         let api: Api<Guarded<K>> = self.api(scope.as_deref());
         let kind = K::kind(&()).into_owned();
+        let restarts = metrics.of(&kind);
         let events = watcher(api, watcher::Config::default().page_size(PAGE)).default_backoff();
         // One of several namespaces may be gone, and the Role in it: that must not hold up the others. There, what the stores
         // lack is read live, so requests are refused until it may be read.
         let optional = scope.is_some();
         let sink = sink(Arc::clone(&self), scope);
         let mut first = Some(self);
-        async move { follow(events, &kind, optional, sink, || Self::arrived(&mut first)).await }.boxed()
+        async move { follow(events, &kind, optional, &restarts, sink, || Self::arrived(&mut first)).await }.boxed()
     }
 
-    fn watch_metadata<K, S>(self: Arc<Self>, sink: S) -> BoxFuture<'static, ()>
+    fn watch_metadata<K, S>(self: Arc<Self>, sink: S, metrics: &Watches) -> BoxFuture<'static, ()>
     where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
         S: Sink<PartialObjectMeta<K>> + 'static,
     {
         let api: Api<PartialObjectMeta<K>> = Api::all(self.client.clone());
         let kind = K::kind(&()).into_owned();
+        let restarts = metrics.of(&kind);
         let events = watcher(api, watcher::Config::default().page_size(PAGE)).default_backoff();
         let mut first = Some(self);
-        async move { follow(events, &kind, true, sink, || Self::arrived(&mut first)).await }.boxed()
+        async move { follow(events, &kind, true, &restarts, sink, || Self::arrived(&mut first)).await }.boxed()
     }
 
     fn api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self, namespace: Option<&str>) -> Api<K> {

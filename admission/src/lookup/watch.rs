@@ -4,6 +4,7 @@ use std::fmt::Debug;
 
 use futures::{Stream, StreamExt as _};
 use kube::{Resource, runtime::watcher};
+use prometheus::IntCounter;
 use shared::{
     kubeutil::{Guarded, is_forbidden},
     telemetry,
@@ -53,11 +54,12 @@ impl<K: Send> Seen for kube::core::PartialObjectMeta<K> {
 
 /// Follows a stream of watch events for as long as it lasts; `complete` is called after each full list.
 ///
-/// An `optional` kind is complete as well when the API server forbids to read it.
+/// An `optional` kind is complete as well when the API server forbids to read it. Other errors are counted as `restarts`.
 pub async fn follow<E: Seen + Debug>(
     events: impl Stream<Item = watcher::Result<watcher::Event<E>>>,
     kind: &str,
     optional: bool,
+    restarts: &IntCounter,
     mut sink: impl Sink<E::Object>,
     mut complete: impl FnMut(),
 ) {
@@ -97,6 +99,7 @@ pub async fn follow<E: Seen + Debug>(
                 complete();
             }
             Err(error) => {
+                restarts.inc();
                 tracing::warn!(kind, error = telemetry::chain(&error), "watch interrupted; it goes on by itself");
             }
         }
@@ -148,11 +151,21 @@ mod tests {
     }
 
     async fn run(events: Vec<watcher::Result<watcher::Event<u32>>>, optional: bool) -> (Option<Vec<u32>>, usize) {
-        let sink = Seen32::default();
-        let mut completed = 0;
-        follow(stream::iter(events), "Number", optional, sink.clone(), || completed += 1).await;
-        let seen = sink.0.lock().unwrap().clone();
+        let (seen, completed, _) = counted(events, optional).await;
         (seen, completed)
+    }
+
+    /// The same, and how many restarts were counted.
+    async fn counted(
+        events: Vec<watcher::Result<watcher::Event<u32>>>,
+        optional: bool,
+    ) -> (Option<Vec<u32>>, usize, u64) {
+        let sink = Seen32::default();
+        let restarts = IntCounter::new("restarts", "of this test").unwrap();
+        let mut completed = 0;
+        follow(stream::iter(events), "Number", optional, &restarts, sink.clone(), || completed += 1).await;
+        let seen = sink.0.lock().unwrap().clone();
+        (seen, completed, restarts.get())
     }
 
     #[tokio::test]
@@ -168,6 +181,15 @@ mod tests {
     async fn a_forbidden_kind_is_unknown_but_does_not_hold_up_readiness() {
         assert_eq!(run(vec![Err(forbidden())], true).await, (None, 1));
         assert_eq!(run(vec![Err(forbidden())], false).await, (None, 0));
+    }
+
+    #[tokio::test]
+    async fn errors_are_counted_unless_nobody_has_to_see_the_kind() {
+        use watcher::Event::{Init, InitDone};
+        let expired = || Err(watcher::Error::WatchError(Box::new(Status { code: 410, ..Status::default() })));
+        assert_eq!(counted(vec![Ok(Init), Ok(InitDone), expired(), expired()], false).await.2, 2);
+        assert_eq!(counted(vec![Err(forbidden())], true).await.2, 0);
+        assert_eq!(counted(vec![Err(forbidden())], false).await.2, 1);
     }
 
     #[tokio::test]

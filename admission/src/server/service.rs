@@ -172,10 +172,11 @@ impl Service {
             (Some(denial), None) if denial.code >= 500 => Outcome::Error,
             (Some(_), None) => Outcome::Denied,
         };
-        match failure {
-            Some(failure) => observed.failed(failure, StatusCode::OK.as_u16()),
-            None if outcome == Outcome::Error => observed.failed(Failure::Internal, StatusCode::OK.as_u16()),
-            None => observed.judged(outcome),
+        match (failure, &answer.denial) {
+            (Some(failure), _) => observed.failed(failure, StatusCode::OK.as_u16()),
+            (None, _) if outcome == Outcome::Error => observed.failed(Failure::Internal, StatusCode::OK.as_u16()),
+            (None, Some(denial)) => observed.denied(denial),
+            (None, None) => observed.judged(outcome),
         }
         telemetry::describe(&span, [("result", <&str>::from(outcome).into())]);
         if let Some(denial) = answer.denial.as_ref().filter(|_| !own) {

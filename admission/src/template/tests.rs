@@ -91,6 +91,20 @@ async fn an_edit_that_breaks_its_users_is_refused() {
 }
 
 #[tokio::test]
+async fn others_have_their_turn_after_each_user_of_a_template() {
+    let lookup = Fixed::new(world(&["one", "two", "three"]));
+    let (old, new) = (core(3), core(5));
+    let mut answer = std::pin::pin!(review(&lookup, "UPDATE", &old, &new));
+    let mut turns = 0;
+    let counted = std::future::poll_fn(|context| {
+        turns += 1;
+        answer.as_mut().poll(context)
+    });
+    assert_eq!(counted.await.denial, None);
+    assert_eq!(turns, 3 + 1);
+}
+
+#[tokio::test]
 async fn what_is_wrong_without_any_user_is_refused_without_asking() {
     let lookup = Fixed::new(world(&["one"]));
     lookup.cut_off();

@@ -36,7 +36,7 @@ use serde_json::{Value, json};
 use shared::{
     admin::Readiness,
     clock, lease,
-    metrics::{Build, Metrics},
+    metrics::{Build, Metrics, Watches},
     pki::{Certificate, Pair, rotation::Policy},
 };
 use tokio::{
@@ -184,7 +184,7 @@ impl Bed {
         });
         let stop = CancellationToken::new();
         readiness.expect(READY);
-        let certificates = Certificates::new(&metrics).unwrap();
+        let certificates = Certificates::new(&metrics, Watches::new(&metrics).unwrap()).unwrap();
         let work = certificate::run(client, settings, serving, readiness.clone(), certificates, stop.clone());
         let slice = json!({
             "metadata": {"name": identity, "labels": {"kubernetes.io/service-name": SERVICE}},

@@ -77,6 +77,7 @@ pub fn mutated(case: &Case, namespace: &str) -> (Case, Vec<String>) {
 pub fn pure(case: &Case, namespace: &str) -> Answer {
     let verdict = match case.kind.as_str() {
         "MultigresCluster" => cluster(case, namespace),
+        "MultigresBackup" => run(case),
         kind => written(case, namespace, kind),
     };
     let answer = review::Answer::of(&verdict);
@@ -105,6 +106,12 @@ fn cluster(case: &Case, namespace: &str) -> Verdict {
     validate::review(old.as_ref(), &subject, &world::surroundings(case))
 }
 
+fn run(case: &Case) -> Verdict {
+    let clusters = world::clusters(case);
+    let known: Vec<_> = clusters.iter().map(|cluster| (cluster.name.as_str(), &cluster.spec)).collect();
+    case.object.as_ref().map(|run| validate::backup_run(&parse(run), Some(known.as_slice()))).unwrap_or_default()
+}
+
 fn written(case: &Case, namespace: &str, kind: &str) -> Verdict {
     let (templates, settings, around) = (world::templates(case), world::settings(), world::surroundings(case));
     let clusters = world::clusters(case);
@@ -119,10 +126,10 @@ fn written(case: &Case, namespace: &str, kind: &str) -> Verdict {
                 (Some(new), old) => {
                     let new = parse(new);
                     let new = Content::$content(&new);
-                    template::written(namespace, name, old, new, &consumers, &templates, &settings, &around)
+                    template::written(namespace, name, old, new, &consumers, &templates, &settings, &around).finish()
                 }
                 (None, Some(old)) => {
-                    template::deleted(namespace, name, old, &consumers, &templates, &settings, &around)
+                    template::deleted(namespace, name, old, &consumers, &templates, &settings, &around).finish()
                 }
                 (None, None) => panic!("nothing happens in {:?}", case.case),
             }

@@ -13,3 +13,10 @@ pub mod world;
 
 #[path = "../../../shared/tests/rule_cases/mod.rs"]
 pub mod rule_cases;
+
+use shared::metrics::{Build, Metrics, Watches};
+
+/// Counters of watches that nobody reads.
+pub fn watches() -> Watches {
+    Watches::new(&Metrics::new(Build { version: "1", revision: "a" }).unwrap()).unwrap()
+}

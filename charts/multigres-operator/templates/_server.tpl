@@ -10,6 +10,11 @@
 {{- if semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version }}yes{{ end -}}
 {{- end -}}
 
+{{/* Whether there are FlowSchemas of version 1. */}}
+{{- define "multigres-operator.flowSchemasServed" -}}
+{{- if semverCompare ">=1.29.0-0" .Capabilities.KubeVersion.Version }}yes{{ end -}}
+{{- end -}}
+
 {{/* Whether disruption budgets may say what happens to unhealthy pods. */}}
 {{- define "multigres-operator.evictionPolicyServed" -}}
 {{- if semverCompare ">=1.27.0-0" .Capabilities.KubeVersion.Version }}yes{{ end -}}

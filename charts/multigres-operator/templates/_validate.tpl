@@ -6,6 +6,34 @@
 {{- if and (gt (int .Values.controller.replicas) 1) (not .Values.controller.leaderElection.enabled) -}}
 {{- fail (printf "controller.replicas is %d but controller.leaderElection.enabled is false, so all of them would write: set controller.leaderElection.enabled=true or controller.replicas=1" (int .Values.controller.replicas)) -}}
 {{- end -}}
+{{- $own := list "helm.sh/chart" "control-plane" -}}
+{{- range list "name" "instance" "component" "version" "part-of" "managed-by" -}}{{- $own = append $own (printf "app.kubernetes.io/%s" .) -}}{{- end -}}
+{{- range $where, $labels := dict "global.commonLabels" .Values.global.commonLabels "controller.podLabels" .Values.controller.podLabels "admission.podLabels" .Values.admission.podLabels -}}
+{{- range $name, $_ := $labels -}}
+{{- if has $name $own -}}
+{{- fail (printf "%s has %s, which belongs to the chart: choose another name for your label" $where $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- with .Values.controller.leaderElection -}}
+{{- $renew := int (include "multigres-operator.seconds" .renewDeadline) -}}
+{{- if gt (mul 3 $renew) (mul 2 (int (include "multigres-operator.seconds" .leaseDuration))) -}}
+{{- fail (printf "controller.leaderElection.leaseDuration=%s is too short for renewDeadline=%s, so that two could lead for a moment: raise it to one and a half renewDeadline" .leaseDuration .renewDeadline) -}}
+{{- end -}}
+{{- if ge (mul 2 (int (include "multigres-operator.seconds" .retryPeriod))) $renew -}}
+{{- fail (printf "controller.leaderElection.retryPeriod=%s leaves a leader one try within renewDeadline=%s: lower it below half of renewDeadline" .retryPeriod .renewDeadline) -}}
+{{- end -}}
+{{- end -}}
+{{- if gt (int .Values.controller.replicas) 1 -}}
+{{- include "multigres-operator.validateBudget" (dict "component" "controller" "replicas" (int .Values.controller.replicas) "root" .) -}}
+{{- end -}}
+{{- include "multigres-operator.validateExtras" (dict "component" "controller" "container" "manager" "root" .) -}}
+{{- if and .Values.networkPolicy.egress.enabled (not .Values.networkPolicy.enabled) -}}
+{{- fail "networkPolicy.egress.enabled=true, but there are no network policies: set networkPolicy.enabled=true, too" -}}
+{{- end -}}
+{{- if and .Values.apiPriorityAndFairness.enabled (not (include "multigres-operator.flowSchemasServed" .)) -}}
+{{- fail (printf "apiPriorityAndFairness.enabled=true needs the FlowSchemas of Kubernetes 1.29, this is %s: set it to false" .Capabilities.KubeVersion.Version) -}}
+{{- end -}}
 {{- if and .Values.metrics.enabled (eq (int .Values.metrics.port) 8081) -}}
 {{- fail "metrics.port is 8081, the port of the probes: set another one, such as metrics.port=8080" -}}
 {{- end -}}
@@ -59,16 +87,8 @@
 {{- else if lt $replicas 1 -}}
 {{- fail "admission.replicas=0 leaves webhooks that nobody answers, so nothing could be written: set admission.replicas=2, or admission.enabled=false to do without admission" -}}
 {{- end -}}
-{{- with $admission.podDisruptionBudget -}}
-{{- if .enabled -}}
-{{- if eq (kindIs "invalid" .minAvailable) (kindIs "invalid" .maxUnavailable) -}}
-{{- fail "admission.podDisruptionBudget needs exactly one of minAvailable and maxUnavailable: set the other one to null" -}}
-{{- end -}}
-{{- if and (not (kindIs "invalid" .minAvailable)) (not (kindIs "string" .minAvailable)) (ge (int .minAvailable) $replicas) -}}
-{{- fail (printf "admission.podDisruptionBudget.minAvailable=%d with %d replicas would block every node drain: lower it, or run more replicas" (int .minAvailable) $replicas) -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
+{{- include "multigres-operator.validateBudget" (dict "component" "admission" "replicas" $replicas "root" .) -}}
+{{- include "multigres-operator.validateExtras" (dict "component" "admission" "container" "admission" "root" .) -}}
 {{- $used := list 8081 -}}
 {{- if .Values.metrics.enabled -}}{{- $used = append $used (int .Values.metrics.port) -}}{{- end -}}
 {{- if has (int $admission.containerPort) $used -}}
@@ -79,7 +99,10 @@
 {{- if le (int $admission.terminationGracePeriodSeconds) (add $deadline $delay) -}}
 {{- fail (printf "admission.terminationGracePeriodSeconds=%d would kill a pod that still serves: it has to exceed shutdownDelay and reviewDeadline together, %d s" (int $admission.terminationGracePeriodSeconds) (add $deadline $delay)) -}}
 {{- end -}}
-{{- range $key := list "mutateCluster" "validateCluster" "coreTemplate" "cellTemplate" "shardTemplate" -}}
+{{- if and (le (int .Values.webhooks.defaults.timeoutSeconds) $deadline) (has (include "multigres-operator.childProtection" .) (list "webhook" "both")) -}}
+{{- fail (printf "admission.reviewDeadline=%s is not below webhooks.defaults.timeoutSeconds=%d, which the webhooks of child kinds have, so the API server would give up first: lower admission.reviewDeadline or raise webhooks.defaults.timeoutSeconds" $admission.reviewDeadline (int .Values.webhooks.defaults.timeoutSeconds)) -}}
+{{- end -}}
+{{- range $key := list "mutateCluster" "validateCluster" "coreTemplate" "cellTemplate" "shardTemplate" "backup" -}}
 {{- $hook := include "multigres-operator.hookSettings" (dict "key" $key "root" $) | fromJson -}}
 {{- if ge $deadline (int $hook.timeoutSeconds) -}}
 {{- fail (printf "admission.reviewDeadline=%s is not below timeoutSeconds=%d of webhook %s, so the API server would give up first: lower admission.reviewDeadline or raise webhooks.defaults.timeoutSeconds" $admission.reviewDeadline (int $hook.timeoutSeconds) $key) -}}
@@ -90,6 +113,47 @@
 {{- end -}}
 {{- if eq (include "multigres-operator.admissionServiceAccount" .) (include "multigres-operator.controllerServiceAccount" .) -}}
 {{- fail "admission and controller have the same ServiceAccount, so the controller could change the webhook configurations: give them different names in admission.serviceAccount.name and controller.serviceAccount.name" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A budget that says one thing, and lets a node be drained; takes (dict "component" "replicas" "root"). */}}
+{{- define "multigres-operator.validateBudget" -}}
+{{- $replicas := .replicas -}}
+{{- $name := printf "%s.podDisruptionBudget" .component -}}
+{{- with (index .root.Values .component).podDisruptionBudget -}}
+{{- if .enabled -}}
+{{- if eq (kindIs "invalid" .minAvailable) (kindIs "invalid" .maxUnavailable) -}}
+{{- fail (printf "%s needs exactly one of minAvailable and maxUnavailable: set the other one to null" $name) -}}
+{{- end -}}
+{{- if and (not (kindIs "invalid" .minAvailable)) (not (kindIs "string" .minAvailable)) (ge (int .minAvailable) $replicas) -}}
+{{- fail (printf "%s.minAvailable=%d with %d replicas would block every node drain: lower it, or run more replicas" $name (int .minAvailable) $replicas) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What users add to a pod beside what the chart puts there; takes (dict "component" "container" <name of the chart's container> "root"). */}}
+{{- define "multigres-operator.validateExtras" -}}
+{{- $component := .component -}}
+{{- $container := .container -}}
+{{- $settings := index .root.Values $component -}}
+{{- $set := list -}}
+{{- range include "multigres-operator.env" . | fromYamlArray -}}{{- $set = append $set .name -}}{{- end -}}
+{{- range $settings.extraEnv -}}
+{{- if has .name $set -}}
+{{- fail (printf "%s.extraEnv has %s, which is set already: remove it, and change the value of the chart that sets it" $component .name) -}}
+{{- end -}}
+{{- $set = append $set .name -}}
+{{- end -}}
+{{- range $settings.extraVolumes -}}
+{{- if has .name (list "certificate" "metrics-certificate") -}}
+{{- fail (printf "%s.extraVolumes has %s, a name of the chart's own: give it another one" $component .name) -}}
+{{- end -}}
+{{- end -}}
+{{- range concat $settings.extraContainers $settings.extraInitContainers -}}
+{{- if eq .name $container -}}
+{{- fail (printf "%s.extraContainers or extraInitContainers has %s, the name of the operator's container: give it another one" $component .name) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
@@ -134,6 +198,10 @@
 {{- if ge $renew (int (include "multigres-operator.seconds" $duration)) -}}
 {{- fail (printf "certificates.certManager.renewBefore is not below %s=%s: lower renewBefore" $name $duration) -}}
 {{- end -}}
+{{- end -}}
+{{- $key := $manager.privateKey -}}
+{{- if or (and (eq $key.algorithm "RSA") (lt (int $key.size) 2048)) (and (eq $key.algorithm "ECDSA") (gt (int $key.size) 521)) -}}
+{{- fail (printf "certificates.certManager.privateKey: there is no %s key of size %d: set size to 256, 384 or 521 with ECDSA, and to 2048, 4096 or 8192 with RSA" $key.algorithm (int $key.size)) -}}
 {{- end -}}
 {{- if has (include "multigres-operator.certManagerSecret" .) $own -}}
 {{- fail "certificates.certManager.secretName is a Secret of the mode self-signed, and both would write it during a change of modes: give it another name" -}}

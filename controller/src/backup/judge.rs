@@ -7,7 +7,7 @@ use shared::{
 };
 
 use super::{memory::Known, stored};
-use crate::upstream::backup::Backup;
+use crate::upstream::{self, backup::Backup};
 
 /// Condition of a shard: whether its backups work.
 pub const BACKUP_HEALTHY: &str = "BackupHealthy";
@@ -123,25 +123,53 @@ pub fn contents(backups: &[Backup], now: Timestamp) -> Contents {
     contents
 }
 
-/// The complete backups that cannot be restored without the one called `id`. pgBackRest names them after the full backup at their base;
-/// what builds on a differential one does not carry its name, and is known by nothing but its time.
+/// The complete backups that cannot be restored without the one called `id`, and that go with it: a full one is the base of all that carry
+/// its name. A differential one builds on that base alone, an incremental one on whatever came before it, so of those with the same base
+/// the incremental ones that follow `id` build on it, up to the next differential one.
 pub fn built_on(backups: &[Backup], id: &str) -> Vec<String> {
-    let prefix = format!("{id}_");
-    let later = backups.iter().filter(|backup| backup.complete && backup.id.starts_with(&prefix));
-    later.map(|backup| backup.id.clone()).collect()
+    let base = match id.split_once('_') {
+        Some((base, _)) => format!("{base}_"),
+        None => format!("{id}_"),
+    };
+    let mut later: Vec<&Backup> =
+        backups.iter().filter(|backup| backup.id.starts_with(&base) && backup.id.as_str() > id).collect();
+    // Names are times.
+    later.sort_by(|a, b| a.id.cmp(&b.id));
+    let is_base = !id.contains('_');
+    let dependent = later.into_iter().take_while(|backup| is_base || backup.id.ends_with('I'));
+    dependent.filter(|backup| backup.complete).map(|backup| backup.id.clone()).collect()
+}
+
+/// When backups are too old, by the schedule or without one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// When the newest one is.
+    pub newest: Option<Timestamp>,
+    /// When the newest full one is.
+    pub full: Option<Timestamp>,
+}
+
+impl Limits {
+    /// The next moment at which something gets too old.
+    pub fn next(self, now: Timestamp) -> Option<Timestamp> {
+        [self.newest, self.full].into_iter().flatten().filter(|at| *at > now).min()
+    }
 }
 
 /// Whether the backups work. None where nothing is known yet, and the last opinion stands.
-///
-/// `stale_at` is when the newest backup is too old, by the schedule or without one.
 pub fn backups(
     known: &Known,
     contents: &Contents,
     runs: &[std::sync::Arc<MultigresBackup>],
-    stale_at: Option<Timestamp>,
+    limits: Limits,
     now: Timestamp,
 ) -> Option<Opinion> {
     match &known.failure {
+        // Somebody is there, and whoever asks for the backups waits in vain.
+        Some((error @ upstream::Error::Slow { .. }, count)) if *count >= SILENT => {
+            let message = format!("The repository is not listed in time: {error}");
+            return Some(Opinion::new(false, "RepositorySlow", message));
+        }
         Some((error, count)) if error.unreachable() && *count >= SILENT => {
             let message = format!("Nobody can be asked for the backups: {error}");
             return Some(Opinion::new(Status::Unknown, "CheckFailed", message));
@@ -162,7 +190,7 @@ pub fn backups(
         return Some(Opinion::new(false, "NoBackups", message));
     };
     let when = format!("The newest complete backup, {}, ended at {}", newest.id, stored(newest.stop).0);
-    if let Some(failed) = failed_since(runs, newest.stop) {
+    if let Some(failed) = failed_since(runs, newest.stop, now) {
         let why = failed.status.as_ref().and_then(|status| status.error.as_deref()).unwrap_or("it was given up");
         let name = failed.metadata.name.as_deref().unwrap_or_default();
         return Some(Opinion::new(false, "BackupFailed", format!("{name} failed: {why}. {when}")));
@@ -174,15 +202,26 @@ pub fn backups(
             format!("The last backup, {broken}, is not complete. {when}"),
         ));
     }
-    if stale_at.is_some_and(|at| now >= at) {
+    if limits.newest.is_some_and(|at| now >= at) {
         return Some(Opinion::new(false, "BackupStale", format!("{when}, which is too long ago")));
+    }
+    if let Some(full) = contents.full.filter(|_| limits.full.is_some_and(|at| now >= at)) {
+        let message = format!("The newest full backup ended at {}, which is too long ago. {when}", stored(full).0);
+        return Some(Opinion::new(false, "BackupStale", message));
     }
     Some(Opinion::new(true, "BackupRecent", when))
 }
 
-/// The last run that failed after `since`, if none succeeded after it.
-fn failed_since(runs: &[std::sync::Arc<MultigresBackup>], since: Timestamp) -> Option<&MultigresBackup> {
-    let end = |run: &MultigresBackup| Some(run.status.as_ref()?.completed_at.as_ref()?.0);
+/// The last run that failed after `since`, if none succeeded after it. What ended in the future was seen by a clock that has been set back.
+fn failed_since(
+    runs: &[std::sync::Arc<MultigresBackup>],
+    since: Timestamp,
+    now: Timestamp,
+) -> Option<&MultigresBackup> {
+    let end = |run: &MultigresBackup| {
+        let at = run.status.as_ref()?.completed_at.as_ref()?.0;
+        (at <= now + CLOCKS).then_some(at)
+    };
     let phase = |run: &MultigresBackup| run.status.as_ref().and_then(|status| status.phase);
     let ended = runs.iter().filter_map(|run| Some((end(run)?, run.as_ref())));
     let (at, last) = ended.max_by_key(|(at, run)| (*at, run.metadata.name.clone()))?;
@@ -191,10 +230,11 @@ fn failed_since(runs: &[std::sync::Arc<MultigresBackup>], since: Timestamp) -> O
 
 /// Whether WAL reaches the repository. None where nothing is known yet, and the last opinion stands.
 pub fn archiving(known: &Known) -> Option<Opinion> {
-    let archiver = known.archiver?;
     if known.silent >= SILENT {
-        return Some(Opinion::new(Status::Unknown, "CheckFailed", "The exporter beside the primary does not answer"));
+        let message = "The exporter beside the primary does not tell whether WAL is archived";
+        return Some(Opinion::new(Status::Unknown, "CheckFailed", message));
     }
+    let archiver = known.archiver?;
     let last = archiver.last_archived.map_or_else(
         || "no segment has been archived since the statistics were reset".to_owned(),
         |at| format!("the last segment that was archived is of {}", stored(at).0),

@@ -2,17 +2,24 @@
 
 use std::{sync::Arc, time::Duration};
 
+use jiff::{SignedDuration, Timestamp};
 use kube::{Resource as _, ResourceExt as _};
 use shared::{
     api::v1alpha1::Shard,
+    condition,
     name::{self, ShardId},
 };
 use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{memory::Due, run, shard::is_of};
+use super::{
+    memory::{Due, Memory},
+    run,
+    shard::is_of,
+};
 use crate::{
     context::Ctx,
+    shard::PRIMARY_CONFIRMED,
     upstream::{self, PoolerAddress},
 };
 
@@ -22,6 +29,8 @@ const BEAT: Duration = Duration::from_secs(1);
 const AT_ONCE: usize = 8;
 /// Port of the exporter in pool pods.
 const EXPORTER: u16 = 9187;
+/// A shard that nobody leads for so long may have a repository that nobody can read.
+const STUCK_AFTER: SignedDuration = SignedDuration::from_mins(1);
 /// No answer is waited for longer, however many poolers are tried.
 const PATIENCE: Duration = Duration::from_mins(2);
 
@@ -41,12 +50,7 @@ pub async fn keep(ctx: Arc<Ctx>, wake: impl Fn(&Shard) + Send + Sync + 'static, 
         let now = ctx.clock.now();
         for shard in ctx.stores.shards.all() {
             let Some(uid) = shard.uid() else { continue };
-            // Before somebody leads there is no repository, and once it goes there is nobody to ask.
-            let leads = shard.status.as_ref().is_some_and(|status| status.primary.is_some());
-            if !leads || shard.meta().deletion_timestamp.is_some() {
-                continue;
-            }
-            let due = ctx.backups.due(&uid, now);
+            let due = due(&ctx.backups, &shard, &uid, now);
             if due == Due::default() {
                 continue;
             }
@@ -59,6 +63,22 @@ pub async fn keep(ctx: Arc<Ctx>, wake: impl Fn(&Shard) + Send + Sync + 'static, 
             });
         }
     }
+}
+
+/// What is due about one shard. Before somebody leads there is no repository, unless nobody becomes primary for long: then that may be why. Once
+/// the shard goes there is nobody to ask.
+pub(super) fn due(memory: &Memory, shard: &Shard, uid: &str, now: Timestamp) -> Due {
+    let status = shard.status.as_ref();
+    let leads = status.is_some_and(|status| status.primary.is_some());
+    let confirmed = status.and_then(|status| condition::find(&status.conditions, PRIMARY_CONFIRMED));
+    let stuck = confirmed.is_some_and(|confirmed| {
+        confirmed.status == "False" && now.duration_since(confirmed.last_transition_time.0) >= STUCK_AFTER
+    });
+    if !(leads || stuck) || shard.meta().deletion_timestamp.is_some() {
+        return Due::default();
+    }
+    let due = memory.due(uid, now);
+    Due { archiver: due.archiver && leads, ..due }
 }
 
 /// Asks what is due about one shard; tells whether there is news.

@@ -20,7 +20,7 @@ use crate::upstream::{
 pub struct Pace {
     /// The list of backups, which costs a look into the repository.
     pub list: SignedDuration,
-    /// The same after it failed.
+    /// The same after it failed, and before there is a backup.
     pub again: SignedDuration,
     /// The state of WAL archiving.
     pub archiver: SignedDuration,
@@ -142,7 +142,9 @@ impl Memory {
             if entry.place.is_none() {
                 return Due::default();
             }
-            let interval = if entry.known.failure.is_some() { pace.again } else { pace.list };
+            // Until there is a backup the next look is worth more than what it costs.
+            let empty = entry.known.backups.as_ref().is_none_or(Vec::is_empty);
+            let interval = if empty || entry.known.failure.is_some() { pace.again } else { pace.list };
             // A clock that was set back must not put off anything.
             let over =
                 |last: Option<Timestamp>, interval| last.is_none_or(|at| now.duration_since(at).abs() >= interval);

@@ -111,6 +111,10 @@ pub enum Act {
 pub fn step(run: &MultigresBackup, seen: &Seen, now: Timestamp) -> Step {
     let mut status = run.status.clone().unwrap_or_default();
     status.observed_generation = run.metadata.generation;
+    // An attempt of the future was written down before a clock was set back. Nobody waits for that moment; the waiting begins anew.
+    if status.attempted_at.as_ref().is_some_and(|at| at.0 > now + CLOCKS) {
+        status.attempted_at = Some(stored(now));
+    }
     let created = run.metadata.creation_timestamp.as_ref().map_or(now, |at| at.0);
     let deadline = created + length(run.spec.deadline.as_ref(), DEADLINE);
     let walk = Walk { run, seen, now, deadline, status };

@@ -7,7 +7,7 @@ use kube::{Resource as _, ResourceExt as _};
 use serde_json::json;
 use shared::{
     annotation,
-    api::v1alpha1::{BackupDeletionPolicy, BackupPhase, MultigresBackup, MultigresBackupStatus, Shard},
+    api::v1alpha1::{BackupDeletionPolicy, BackupKind, BackupPhase, MultigresBackup, MultigresBackupStatus, Shard},
     condition::shorten,
     name::{self, ShardId},
 };
@@ -32,10 +32,18 @@ use crate::{
 
 /// How long anything of the look may take; the slowest is a list, which waits behind other work of a pooler.
 const LOOK: Duration = Duration::from_secs(45);
-/// Longest list of names in a message.
+/// Longest list of names, or words of the data plane, in a message.
 const NAMED: usize = 256;
 /// How soon the deletion of data is tried again.
 const DELETE_AGAIN: Duration = Duration::from_secs(30);
+/// How soon it is looked again whether a repository holds more than it should.
+const PRUNE_AGAIN: Duration = Duration::from_mins(1);
+/// Whatever was listed this long after a backup knows of it.
+const LISTED_BY: SignedDuration = SignedDuration::from_mins(15);
+/// So many poolers that serve and cannot read the repository are believed: each further question keeps somebody from work, the primary last.
+const BELIEVED: usize = 2;
+/// What is wrong with a list without backups.
+const NOTHING: &str = "it lists no backup, although the shard was made from one";
 
 /// One pass over a run.
 pub async fn plan(run: &MultigresBackup, ctx: &Ctx) -> Result<Plan<MultigresBackupStatus>, Error> {
@@ -51,7 +59,7 @@ pub async fn plan(run: &MultigresBackup, ctx: &Ctx) -> Result<Plan<MultigresBack
     }
     if over {
         ctx.backups.ended(uid);
-        return Ok(ended(run, now));
+        return Ok(ended(&scope, ctx, now).await);
     }
     let seen = look(&scope, phase, ctx).await;
     let step = progress::step(run, &seen, now);
@@ -71,14 +79,9 @@ pub async fn plan(run: &MultigresBackup, ctx: &Ctx) -> Result<Plan<MultigresBack
             ctx.backups.release(uid);
             if let Some(shard) = &scope.shard {
                 ctx.backups.soon(&shard.uid().unwrap_or_default());
-                let retention = shard.spec.backup.as_ref().and_then(|backup| backup.retention.as_ref());
-                if let Some(count) = retention.and_then(|retention| retention.full) {
-                    let what = Expiry::KeepFull(count);
-                    plan.write(
-                        "BackupRetention",
-                        Action::ExpireBackups { admin: scope.admin.clone(), shard: scope.key.clone(), what },
-                    );
-                }
+            }
+            if let Some(full) = scope.kept() {
+                prune(&scope, full, &mut plan);
             }
         }
     }
@@ -95,6 +98,13 @@ struct Scope<'a> {
     shard: Option<Arc<Shard>>,
     key: ShardKey,
     admin: PoolerAddress,
+}
+
+impl Scope<'_> {
+    /// How many full backups the shard keeps; none where the data plane's own number is enough.
+    fn kept(&self) -> Option<i32> {
+        self.shard.as_ref()?.spec.backup.as_ref()?.retention.as_ref()?.full
+    }
 }
 
 fn id_of(run: &MultigresBackup) -> ShardId<'_> {
@@ -220,6 +230,9 @@ async fn lease(
 
 /// Reads the repository through somebody who is free: standbys first, and nobody who makes a backup while there are others. None
 /// without anybody to ask.
+///
+/// One pooler may be at fault by itself, so what it says of a repository that it cannot read is no reason to stop. A shard was made from a
+/// backup, and pgBackRest never removes the last one: a pooler that lists nothing could not look, as when its look took too long.
 pub async fn list(
     upstream: &Upstream,
     records: &[PoolerRecord],
@@ -231,15 +244,28 @@ pub async fn list(
         let works = busy.iter().any(|job| job.ends_with(&component(&record.id)));
         (works, record.role == Role::Primary, record.serving != Serving::Serving, record.id.clone())
     });
-    let mut last = None;
+    let (mut refused, mut silent) = (None, None);
+    let mut agreed = 0;
     for record in asked {
         let Some(address) = record.grpc() else { continue };
-        match upstream.backups().list(&address).await {
-            Err(error) if error.unreachable() => last = Some(Err(error)),
-            answer => return Some(answer),
+        let error = match upstream.backups().list(&address).await {
+            Ok(backups) if backups.is_empty() => {
+                upstream::Error::Failed { target: address.to_string(), detail: NOTHING.to_owned() }
+            }
+            Ok(backups) => return Some(Ok(backups)),
+            Err(error) if error.unreachable() => {
+                silent = Some(error);
+                continue;
+            }
+            Err(error) => error,
+        };
+        refused.get_or_insert(error);
+        agreed += usize::from(record.serving == Serving::Serving);
+        if agreed >= BELIEVED {
+            break;
         }
     }
-    last
+    refused.or(silent).map(Err)
 }
 
 /// How a pooler is named at the end of its jobs.
@@ -272,20 +298,83 @@ fn told(run: &MultigresBackup, next: &MultigresBackupStatus) -> Option<Note> {
     }
 }
 
-/// A run that has ended stays until its time is over.
-fn ended(run: &MultigresBackup, now: Timestamp) -> Plan<MultigresBackupStatus> {
+/// A run that has ended stays until its time is over. The last one sees to it that the repository holds no more than it should.
+async fn ended(scope: &Scope<'_>, ctx: &Ctx, now: Timestamp) -> Plan<MultigresBackupStatus> {
+    let run = scope.run;
     let mut plan = Plan::nothing();
     keep_data(run, &mut plan);
     plan.status.clone_from(&run.status);
+    let uid = scope.shard.as_ref().and_then(|shard| shard.uid()).unwrap_or_default();
+    let known = ctx.backups.known(&uid).and_then(|known| known.backups);
+    match retention(run, &siblings(scope, ctx), scope.kept(), known.as_deref(), now) {
+        Retention::Kept => {}
+        Retention::Unsure => plan.requeue = Requeue::After(PRUNE_AGAIN),
+        Retention::Exceeded(full) => {
+            let place = ctx.backups.place(&uid);
+            // Nothing can be removed while somebody holds the lease.
+            if lease(place.as_ref(), &scope.key, &ctx.upstream).await != Some(Ok(true)) {
+                ctx.backups.soon(&uid);
+                prune(scope, full, &mut plan);
+            }
+            plan.requeue = Requeue::After(PRUNE_AGAIN);
+        }
+    }
     let ended = run.status.as_ref().and_then(|status| status.completed_at.as_ref()).map(|at| at.0);
     let Some(ttl) = run.spec.ttl.as_ref().filter(|ttl| !ttl.is_empty()) else { return plan };
     let gone = ended.unwrap_or(now) + length(Some(ttl), SignedDuration::ZERO);
     if gone > now {
-        plan.requeue = Requeue::After(until(gone, now));
+        plan.requeue = plan.requeue.sooner(Requeue::After(until(gone, now)));
     } else if let Some(target) = Target::of(run) {
         plan.write("BackupExpired", Action::Delete(target));
     }
     plan
+}
+
+/// What is left to do about the number of full backups after a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Retention {
+    /// There are no more than there should be, or somebody else sees to it.
+    Kept,
+    /// The repository was not looked at since.
+    Unsure,
+    /// There are more than this.
+    Exceeded(i32),
+}
+
+/// Judges it: whoever is to remove backups may be busy or away when a run ends, so the last run that made one sees to it afterwards.
+fn retention(
+    run: &MultigresBackup,
+    others: &[Arc<MultigresBackup>],
+    kept: Option<i32>,
+    listed: Option<&[Backup]>,
+    now: Timestamp,
+) -> Retention {
+    let made = |run: &MultigresBackup| {
+        let status = run.status.as_ref().filter(|status| status.phase == Some(BackupPhase::Completed))?;
+        let here = run.metadata.deletion_timestamp.is_none();
+        here.then(|| (status.completed_at.as_ref().map(|at| at.0), run.name_any()))
+    };
+    let (Some(own), Some(kept)) = (made(run), kept) else { return Retention::Kept };
+    let later =
+        |other: &Arc<MultigresBackup>| is_under_way(phase_of(other)) || made(other).is_some_and(|end| end > own);
+    if others.iter().any(later) {
+        return Retention::Kept;
+    }
+    let full = |backup: &&Backup| backup.complete && judge::kind(&backup.kind) == BackupKind::Full;
+    let count = listed.map(|all| all.iter().filter(full).count());
+    let most = usize::try_from(kept).unwrap_or(usize::MAX);
+    if count.is_some_and(|count| count > most) {
+        return Retention::Exceeded(kept);
+    }
+    let just_now = own.0.is_some_and(|end| now.duration_since(end).abs() < LISTED_BY);
+    if just_now { Retention::Unsure } else { Retention::Kept }
+}
+
+/// Has the repository keep so many full backups, and what builds on them.
+fn prune(scope: &Scope<'_>, full: i32, plan: &mut Plan<MultigresBackupStatus>) {
+    let what = Expiry::KeepFull(full);
+    let (admin, shard) = (scope.admin.clone(), scope.key.clone());
+    plan.write("BackupRetention", Action::ExpireBackups { admin, shard, what });
 }
 
 /// Adds the finalizer of a run whose data goes with it, and removes it where the data is to stay.
@@ -304,12 +393,15 @@ fn finalize(run: &MultigresBackup, held: bool, plan: &mut Plan<MultigresBackupSt
         finalizers.push(annotation::BACKUP_FINALIZER.to_owned());
     }
     if let Some(target) = Target::of(run) {
-        let patch = json!({ "metadata": { "finalizers": finalizers } });
+        // A list is replaced as a whole: the version keeps what somebody else adds or removes in between.
+        let version = run.metadata.resource_version.as_deref();
+        let patch = json!({ "metadata": { "finalizers": finalizers, "resourceVersion": version } });
         plan.write("Finalizer", Action::Merge { target, patch });
     }
 }
 
 /// What became of the data of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Removed {
     /// It is not in the repository any more.
     Yes,
@@ -326,9 +418,16 @@ async fn remove_data(scope: &Scope<'_>, shard: &Shard, id: &str, ctx: &Ctx) -> R
     }
     let uid = shard.uid().unwrap_or_default();
     let Some((_, records)) = ctx.backups.place(&uid) else { return Ok(Removed::NotYet(None)) };
-    let failed = |source| Error::Upstream { what: format!("removing the backup {id}"), source };
-    let listed = list(&ctx.upstream, &records, &[]).await.transpose().map_err(failed)?;
-    let Some(listed) = listed else { return Ok(Removed::NotYet(None)) };
+    // What is being made is in no list yet.
+    if let Some(other) = siblings(scope, ctx).iter().find(|other| is_under_way(phase_of(other))) {
+        let why = format!("{id} stays while {} is being made, which may build on it", other.name_any());
+        return Ok(Removed::NotYet(Some(why)));
+    }
+    let listed = match list(&ctx.upstream, &records, &[]).await {
+        None => return Ok(Removed::NotYet(None)),
+        Some(Err(error)) => return refused(id, error),
+        Some(Ok(listed)) => listed,
+    };
     let later = judge::built_on(&listed, id);
     if !later.is_empty() {
         let why = format!(
@@ -339,16 +438,30 @@ async fn remove_data(scope: &Scope<'_>, shard: &Shard, id: &str, ctx: &Ctx) -> R
     }
     if listed.iter().any(|backup| backup.id == id) {
         let expiry = Expiry::Set(id.to_owned());
-        let gone = ctx.upstream.backups().expire(&scope.admin, &scope.key, &expiry).await.map_err(failed)?;
+        let gone = match ctx.upstream.backups().expire(&scope.admin, &scope.key, &expiry).await {
+            Ok(gone) => gone,
+            Err(error) => return refused(id, error),
+        };
         if !gone.iter().any(|name| name == id) {
-            let why = format!(
-                "The repository does not let {id} go; it may be its only full backup. Set deletionPolicy to Retain to keep it"
-            );
+            let why =
+                format!("{id} stays: nothing was removed. Set deletionPolicy to Retain to let only the object go");
             return Ok(Removed::NotYet(Some(why)));
         }
     }
     ctx.backups.soon(&uid);
     Ok(Removed::Yes)
+}
+
+/// What it means that the data plane does not do what it was asked about a backup: its own words are for the user, as those about the only full
+/// backup, which nobody removes. Where it could not be asked at all, the pass has failed.
+fn refused(id: &str, error: upstream::Error) -> Result<Removed, Error> {
+    match error {
+        upstream::Error::Failed { detail, .. } => Ok(Removed::NotYet(Some(format!(
+            "{id} stays: {}. Set deletionPolicy to Retain to let only the object go",
+            shorten(&detail, NAMED)
+        )))),
+        source => Err(Error::Upstream { what: format!("removing the backup {id}"), source }),
+    }
 }
 
 /// Removes the data of a run that is being deleted, where that is its policy and there still is somebody to do it.
@@ -378,3 +491,7 @@ async fn removal(scope: &Scope<'_>, ctx: &Ctx) -> Result<Plan<MultigresBackupSta
     finalize(run, false, &mut plan);
     Ok(plan)
 }
+
+#[cfg(test)]
+#[path = "run_tests.rs"]
+mod tests;

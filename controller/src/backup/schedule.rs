@@ -66,7 +66,9 @@ impl Schedule {
         let mut due: Option<Due> = None;
         for (level, cron) in &self.times {
             let earliest = now - self.delay - self.starting_deadline;
-            let from = made.of(*level).map_or(since, |last| last.0).max(earliest);
+            // A time of the future was written before a clock was set back, and is no reason to wait for it.
+            let last = made.of(*level).map(|last| last.0).filter(|last| *last <= now);
+            let from = last.unwrap_or(since).max(earliest);
             let Some(at) = cron.last_between(from, now - self.delay) else { continue };
             // Levels come with the most thorough one first.
             due.get_or_insert_with(|| Due { level: *level, at, come: Vec::new() }).come.push((*level, at));
@@ -89,7 +91,19 @@ impl Schedule {
             return None;
         }
         let follows = self.times.iter().filter_map(|(_, cron)| cron.after(newest)).min()?;
-        Some(follows + self.jitter + self.starting_deadline + self.deadline)
+        Some(follows + self.slack())
+    }
+
+    /// The same for a full backup, whatever was made since. Nobody expects one before its first time has come, as `made` tells.
+    pub fn full_stale_at(&self, full: Timestamp, made: &ScheduledBackupTimes) -> Option<Timestamp> {
+        made.of(BackupLevel::Full).filter(|_| !self.suspended)?;
+        let (_, cron) = self.times.iter().find(|(level, _)| *level == BackupLevel::Full)?;
+        Some(cron.after(full)? + self.slack())
+    }
+
+    /// How long after its time a run may still bring a backup.
+    fn slack(&self) -> SignedDuration {
+        self.jitter + self.starting_deadline + self.deadline
     }
 }
 

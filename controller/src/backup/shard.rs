@@ -8,8 +8,8 @@ use kube::{Resource as _, ResourceExt as _};
 use shared::{
     annotation,
     api::v1alpha1::{
-        BackupKind, BackupLevel, BackupPhase, MultigresBackup, MultigresBackupSpec, Phase, Shard, ShardBackupStatus,
-        ShardStatus,
+        BackupKind, BackupLevel, BackupPhase, MultigresBackup, MultigresBackupSpec, Phase, ScheduledBackupTimes, Shard,
+        ShardBackupStatus, ShardStatus,
     },
     condition::{self, ConditionSet, Status},
     label::{self, Component},
@@ -17,7 +17,7 @@ use shared::{
 };
 
 use super::{
-    judge::{self, BACKUP_HEALTHY, FRESH_FOR, Opinion, WAL_ARCHIVING},
+    judge::{self, BACKUP_HEALTHY, Contents, FRESH_FOR, Limits, Opinion, WAL_ARCHIVING},
     memory::Known,
     schedule::Schedule,
     stored,
@@ -110,14 +110,15 @@ pub fn weigh(
             weighed.tell_contents(contents);
         }
         let contents = contents.unwrap_or_default();
-        let stale_at = contents.newest.as_ref().map(|newest| {
-            schedule.as_ref().and_then(|schedule| schedule.stale_at(newest.stop)).unwrap_or(newest.stop + FRESH_FOR)
-        });
-        let suspended = schedule.as_ref().is_some_and(|schedule| schedule.suspended);
-        let stale_at = stale_at.filter(|_| !suspended);
-        let healthy = judge::backups(known, &contents, &sight.runs, stale_at, now);
+        let limits = limits(schedule.as_ref(), &contents, weighed.backup.scheduled.as_ref());
+        let mut healthy = judge::backups(known, &contents, &sight.runs, limits, now);
+        let leads = previous.is_some_and(|status| status.primary.is_some());
+        if let Some(opinion) = healthy.as_mut().filter(|opinion| !leads && opinion.reason == "NoBackups") {
+            opinion.message +=
+                "; no pooler has made the first one, and before that none becomes primary: see the log of multipooler";
+        }
         let archiving = judge::archiving(known);
-        weighed.next = [weighed.next, stale_at.filter(|at| *at > now)].into_iter().flatten().min();
+        weighed.next = [weighed.next, limits.next(now)].into_iter().flatten().min();
         weighed.conditions.push((BACKUP_HEALTHY, healthy));
         weighed.conditions.push((WAL_ARCHIVING, archiving));
     } else {
@@ -128,6 +129,19 @@ pub fn weigh(
         weighed.conditions.iter().rev().find_map(|(type_, opinion)| dead(type_, opinion.as_ref(), conditions));
     weighed.tell_changes(conditions, plan);
     Ok(weighed)
+}
+
+/// When the backups of a repository get too old: as the schedule says, or as is usual without one. Never while it stands still on purpose.
+fn limits(schedule: Option<&Schedule>, contents: &Contents, made: Option<&ScheduledBackupTimes>) -> Limits {
+    let newest = contents.newest.as_ref().map(|newest| newest.stop);
+    let Some(schedule) = schedule else {
+        return Limits { newest: newest.map(|newest| newest + FRESH_FOR), full: None };
+    };
+    if schedule.suspended {
+        return Limits::default();
+    }
+    let full = contents.full.zip(made).and_then(|(full, made)| schedule.full_stale_at(full, made));
+    Limits { newest: newest.map(|newest| schedule.stale_at(newest).unwrap_or(newest + FRESH_FOR)), full }
 }
 
 /// Why a shard is not healthy, as a condition says. Where nobody was asked yet, as after a restart, what was said before stands.
@@ -144,7 +158,7 @@ fn dead(type_: &str, opinion: Option<&Opinion>, before: &[Condition]) -> Option<
 }
 
 impl Weighed {
-    fn tell_contents(&mut self, contents: &judge::Contents) {
+    fn tell_contents(&mut self, contents: &Contents) {
         self.read = true;
         self.kind = contents.newest.as_ref().map(|newest| newest.kind).filter(|kind| *kind != BackupKind::Unknown);
         let newest = contents.newest.as_ref();

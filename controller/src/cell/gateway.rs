@@ -159,9 +159,6 @@ impl Gateway<'_> {
 
     fn pod_annotations(&self) -> BTreeMap<String, String> {
         let mut all = self.cell.spec.multigateway.pod_annotations.clone();
-        for key in annotation::PROMETHEUS {
-            all.remove(key);
-        }
         all.insert(annotation::PROJECT_REF.to_owned(), self.project().to_owned());
         if let Some(digest) = self.certificates() {
             all.insert(annotation::CERTIFICATES_HASH.to_owned(), digest.to_owned());

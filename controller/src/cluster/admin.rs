@@ -44,6 +44,8 @@ pub struct Part<'a> {
     pub pull_policy: PullPolicy,
     /// With which secrets.
     pub pull_secrets: &'a [LocalObjectReference],
+    /// Where it may run.
+    pub placement: Option<&'a PodPlacementSpec>,
 }
 
 /// What multiadmin alone needs.
@@ -51,8 +53,6 @@ pub struct Part<'a> {
 pub struct Admin<'a> {
     /// What both Deployments share.
     pub part: Part<'a>,
-    /// Where it may run.
-    pub placement: Option<&'a PodPlacementSpec>,
     /// Where the topology is.
     pub topology: &'a GlobalTopoServerRef,
     /// Telemetry settings of the cluster.
@@ -94,6 +94,7 @@ impl Part<'_> {
                     }),
                     spec: Some(PodSpec {
                         affinity: self.stateless.affinity.clone(),
+                        tolerations: self.placement.and_then(|placement| non_empty(&placement.tolerations)),
                         image_pull_secrets: pull_secrets(self.pull_secrets),
                         topology_spread_constraints: spread_over_hosts(replicas, &selector),
                         automount_service_account_token: Some(false),
@@ -156,7 +157,6 @@ impl Admin<'_> {
         };
         let pod = PodSpec {
             containers: vec![container],
-            tolerations: self.placement.and_then(|placement| non_empty(&placement.tolerations)),
             volumes: non_empty(&volumes),
             security_context: Some(security::pod(security::MULTIGRES, None)),
             ..PodSpec::default()

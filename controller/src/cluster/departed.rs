@@ -40,6 +40,10 @@ pub(super) fn cells(observed: &Observed) -> BTreeSet<String> {
 
 /// What removes the records that were left behind.
 pub(super) fn removals(observed: &Observed, at: &TopoAddress) -> Vec<Action> {
+    // Pods of another cluster are not to be seen here.
+    if observed.leftovers.strangers {
+        return Vec::new();
+    }
     let ours = cells(observed);
     // With the cluster go the records of its cells, and nothing serves in there any more, whoever runs it.
     let shared = observed.external_topology.is_some() && observed.cluster.metadata.deletion_timestamp.is_none();

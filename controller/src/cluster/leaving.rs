@@ -104,7 +104,8 @@ fn step(observed: &Observed, resolved: &ResolvedCluster, live: &Cell, now: Times
         Some(not_yet) => return Step::Drain(not_yet.message.clone()),
         None => return Step::Drain("is asked to drain".to_owned()),
     }
-    if !resolved.topology_pruning {
+    // What another cluster needs, too, is not removed.
+    if !resolved.topology_pruning || observed.leftovers.strangers {
         return Step::Delete;
     }
     let Sight::Seen { cells, databases } = &observed.topology else { return Step::AwaitTopology };
@@ -113,7 +114,7 @@ fn step(observed: &Observed, resolved: &ResolvedCluster, live: &Cell, now: Times
         return Step::AwaitDatabase(format!("is drained and still listed by database {}", database.name));
     }
     let registered = cells.records.iter().any(|record| record.name == name);
-    let poolers = observed.leftovers.iter().filter(|pooler| pooler.cell == name && registered);
+    let poolers = observed.leftovers.poolers.iter().filter(|pooler| pooler.cell == name && registered);
     let mut writes: Vec<TopoWrite> = poolers.cloned().map(TopoWrite::DeletePooler).collect();
     if registered {
         writes.push(TopoWrite::DeleteCell(name.to_owned()));

@@ -14,6 +14,7 @@ mod intent;
 mod leaving;
 mod observe;
 mod password;
+mod place;
 mod removal;
 mod repository;
 mod status;
@@ -53,7 +54,7 @@ use self::{
     images::Adopted,
     intent::{Annotations, Settled},
     password::Password,
-    topology::{Sight, Wanted},
+    topology::{Leftovers, Sight, Wanted},
     wave::Peer,
 };
 use crate::{
@@ -63,7 +64,7 @@ use crate::{
     settings::Settings,
     table_group, topo_server,
     topo_server::client::Secrets,
-    upstream::{CellRecord, PoolerId, Registration, TopoAddress},
+    upstream::{CellRecord, Registration, TopoAddress},
     workload::{owner::Owner, port::ETCD_CLIENT, telemetry::Inherited, want, want_once},
 };
 
@@ -115,7 +116,7 @@ pub struct Observed {
     /// Where the cluster's own topology is, when its volumes outlive the cluster.
     pub retained_topology: Option<TopoAddress>,
     /// Registered poolers of cells on their way out, and of all cells when the cluster itself goes.
-    pub leftovers: Vec<PoolerId>,
+    pub leftovers: Leftovers,
     /// Registered gateways and orchestrators of the cells of the cluster.
     pub registrations: Vec<Registration>,
     /// TopoServers of the cluster and of its cells.
@@ -124,7 +125,7 @@ pub struct Observed {
     pub cells: Vec<Arc<Cell>>,
     /// TableGroups, sorted by object name.
     pub table_groups: Vec<Arc<TableGroup>>,
-    /// Shards, read for removals alone.
+    /// Shards: what they say of themselves, and which are still there in a removal.
     pub shards: Vec<Arc<Shard>>,
     /// Deployment of multiadmin.
     pub admin: Option<Arc<Deployment>>,
@@ -419,8 +420,8 @@ fn deployments(observed: &Observed, resolved: &ResolvedCluster) -> (Deployment, 
             image: &resolved.multiadmin.image,
             pull_policy: resolved.image_pull_policy,
             pull_secrets: &resolved.image_pull_secrets,
+            placement: resolved.multiadmin.placement.as_ref(),
         },
-        placement: resolved.multiadmin.placement.as_ref(),
         topology: &resolved.global_topo_ref,
         observability: spec.observability.as_ref(),
         inherited: &observed.inherited,
@@ -428,7 +429,12 @@ fn deployments(observed: &Observed, resolved: &ResolvedCluster) -> (Deployment, 
         internal_tls: InternalTlsConfig::is_on(spec.internal_tls),
     };
     let web = Web {
-        part: Part { stateless: &resolved.multiadmin_web.spec, image: &resolved.multiadmin_web.image, ..admin.part },
+        part: Part {
+            stateless: &resolved.multiadmin_web.spec,
+            image: &resolved.multiadmin_web.image,
+            placement: resolved.multiadmin_web.placement.as_ref(),
+            ..admin.part
+        },
         user: &resolved.postgres_superuser,
         password: &resolved.password.secret_ref,
     };

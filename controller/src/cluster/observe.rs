@@ -17,7 +17,8 @@ use super::{
     images::Adopted,
     intent,
     password::{self, Password},
-    topology::{self, Sight},
+    place,
+    topology::{self, Leftovers, Sight},
     wave,
 };
 use crate::{
@@ -56,7 +57,7 @@ pub(super) async fn observe(cluster: &MultigresCluster, ctx: &Ctx) -> Result<Obs
         topology: Sight::NotServing,
         external_topology: None,
         retained_topology: None,
-        leftovers: Vec::new(),
+        leftovers: Leftovers::default(),
         registrations: Vec::new(),
         topo_servers: stores.topo_servers.of_cluster(namespace, name),
         cells: stores.cells.of_cluster(namespace, name),
@@ -74,6 +75,11 @@ pub(super) async fn observe(cluster: &MultigresCluster, ctx: &Ctx) -> Result<Obs
         resolved,
         owner,
     };
+    let refusals = observed.resolved.as_ref().map(|resolved| place::refusals(&observed, resolved, stores));
+    let refusals = refusals.unwrap_or_default();
+    if !refusals.is_empty() {
+        observed.resolved = Err(refusals);
+    }
     let deleting = cluster.metadata.deletion_timestamp.is_some();
     if let Ok(resolved) = &observed.resolved
         && !deleting
@@ -86,7 +92,7 @@ pub(super) async fn observe(cluster: &MultigresCluster, ctx: &Ctx) -> Result<Obs
     }
     let reference = reference(&observed);
     let mut refused = None;
-    if let Some(reference) = reference.as_ref().filter(|reference| is_external(&observed, reference)) {
+    if let Some(reference) = reference.as_ref().filter(|reference| !place::is_own(&observed.owner, reference)) {
         let (at, problem) = external(topology::address(reference), &observed, ctx).await;
         (observed.external_topology, refused) = (Some(at), problem);
     } else if observed.global_topo().is_some_and(topo_server::outlives) {
@@ -101,8 +107,15 @@ pub(super) async fn observe(cluster: &MultigresCluster, ctx: &Ctx) -> Result<Obs
         observed.topology = problem;
     } else if let Some(at) = at.filter(|_| wanted) {
         observed.topology = topology::read(&ctx.upstream, &at).await;
-        observed.leftovers = topology::poolers(&ctx.upstream, &at, observed.emptied_cells()).await;
+        let namespace = &observed.owner.namespace;
+        observed.leftovers = topology::poolers(&ctx.upstream, &at, observed.emptied_cells(), namespace).await;
         observed.registrations = topology::registrations(&ctx.upstream, &at, &departed::cells(&observed)).await;
+        // Before records of processes are removed for want of a pod, it is seen whether another cluster is there, too.
+        if observed.external_topology.is_some() && !departed::removals(&observed, &at).is_empty() {
+            let namespace = &observed.owner.namespace;
+            let all = topology::poolers(&ctx.upstream, &at, departed::cells(&observed), namespace).await;
+            observed.leftovers.strangers |= all.strangers;
+        }
     }
     if let Ok(resolved) = &observed.resolved
         && !deleting
@@ -113,6 +126,11 @@ pub(super) async fn observe(cluster: &MultigresCluster, ctx: &Ctx) -> Result<Obs
 }
 
 /// Resolves and judges a spec by the same rules as admission, which may be absent.
+///
+/// Rules of changes are not among them. What was there before is whatever the children have become so far: it lags behind templates whose
+/// turn has not come, and behind steps that admission has let pass one by one, so changes that are right would be refused for good. Whoever
+/// carries out a change does no more of it than does no harm, and tells the rest: see `repository` and `wave`, the shard's claims and its
+/// disruption planner, and the growth of a topology server.
 pub(super) fn resolved(
     cluster: &MultigresCluster,
     owner: &Owner,
@@ -222,11 +240,15 @@ fn named<K: kube::Resource, S>(templates: Vec<Arc<K>>, spec: impl Fn(&K) -> S) -
     templates.into_iter().filter_map(entry).collect()
 }
 
-/// How the children reach the topology: from the spec, or from a child when the spec cannot be resolved.
+/// How the topology is reached: as the spec says, or as the children were told where that cannot be carried out. One that belongs to another
+/// cluster is not reached at all.
 fn reference(observed: &Observed) -> Option<GlobalTopoServerRef> {
+    if place::is_contested(observed) {
+        return None;
+    }
     match &observed.resolved {
         Ok(resolved) => Some(resolved.global_topo_ref.clone()),
-        Err(_) => observed.cells.first().map(|cell| cell.spec.global_topo_server.clone()),
+        Err(_) => place::told(observed).cloned(),
     }
 }
 
@@ -239,14 +261,6 @@ async fn external(at: TopoAddress, observed: &Observed, ctx: &Ctx) -> (TopoAddre
         Ok(None) => (at, None),
         Err(message) => (at, Some(Sight::Failed { reason: "CredentialsMissing".to_owned(), message })),
     }
-}
-
-fn is_external(observed: &Observed, reference: &GlobalTopoServerRef) -> bool {
-    if let Ok(resolved) = &observed.resolved {
-        return resolved.managed_topo().is_none();
-    }
-    let own = format!("{}.{}.svc:", name::global_topo(&observed.owner.name), observed.owner.namespace);
-    !TopoAddress::new([&reference.address], "").endpoints.iter().any(|endpoint| endpoint.starts_with(&own))
 }
 
 async fn password(observed: &Observed, resolved: &ResolvedCluster, ctx: &Ctx) -> Password {

@@ -13,7 +13,7 @@ use shared::{
     label::Component,
 };
 
-use super::{Observed, departed, password, topology, topology::Sight};
+use super::{Observed, departed, password, place, topology, topology::Sight};
 use crate::{
     cell::leaving::abandoned,
     plan::{Action, Note, Plan, Requeue, Target},
@@ -49,8 +49,12 @@ pub(super) fn decide(observed: &Observed, now: Timestamp) -> Plan<MultigresClust
     }
     let since = observed.cluster.metadata.deletion_timestamp.as_ref().map_or(now, |time| time.0);
     let patient = now.duration_since(since) < PATIENCE;
+    let contested = observed.leftovers.strangers || place::is_contested(observed);
     let kept = observed.external_topology.as_ref().or(observed.retained_topology.as_ref());
-    if let Some(at) = kept {
+    if contested {
+        let message = "another cluster has its records in the same topology below the same root, so none is removed";
+        plan.notes.push(Note::warning("RecordsLeftBehind", message));
+    } else if let Some(at) = kept {
         // The cluster's own etcd may be gone already, as in a namespace that is deleted: nobody is waited for long.
         let patient =
             if observed.external_topology.is_some() { patient } else { now.duration_since(since) < OWN_PATIENCE };
@@ -70,7 +74,7 @@ pub(super) fn decide(observed: &Observed, now: Timestamp) -> Plan<MultigresClust
                     }
                 }
                 let (cells, databases) = observed.registered_names();
-                let writes = topology::removal(&observed.topology, &observed.leftovers, &cells, &databases);
+                let writes = topology::removal(&observed.topology, &observed.leftovers.poolers, &cells, &databases);
                 if !writes.is_empty() {
                     for write in writes {
                         plan.write("ClusterDeleted", Action::Topology { at: at.clone(), write });

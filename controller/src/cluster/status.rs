@@ -2,8 +2,11 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::{
+    api::core::v1::{Pod, Service},
+    apimachinery::pkg::apis::meta::v1::Condition,
+};
 use kube::{Resource, ResourceExt as _};
 use shared::{
     api::v1alpha1::{
@@ -27,6 +30,7 @@ use super::{
     wave::Turn,
 };
 use crate::{
+    execute::RECONCILED,
     table_group, topo_server,
     workload::rollout::{self, Rollout},
 };
@@ -46,6 +50,9 @@ const CHANGE_HAS_NO_EFFECT: &str = "ChangeHasNoEffect";
 const CREDENTIALS_MISSING: &str = "CredentialsMissing";
 pub(super) const CELL_REMOVAL_PENDING: &str = "CellRemovalPending";
 const TABLE_GROUP_REMOVAL_PENDING: &str = "TableGroupRemovalPending";
+
+/// How long a cluster may be on its way before its status names what it waits for: a start takes less, and its steps are worth no writes.
+const PATIENCE: SignedDuration = SignedDuration::from_mins(2);
 
 /// What a child says about itself, as far as it speaks about its current spec.
 struct Child {
@@ -292,6 +299,9 @@ fn phase(
     if let Some(child) = children.iter().find(|child| child.phase == Some(Phase::Degraded)) {
         return (Phase::Degraded, format!("{}: {}", child.what, child.message));
     }
+    if let Some(message) = unreconciled(observed) {
+        return (Phase::Degraded, message);
+    }
     if let Some(shard) = local_repositories(resolved).first() {
         return (Phase::Degraded, format!("{shard}: standbys of other cells cannot reach the backup repository"));
     }
@@ -303,8 +313,8 @@ fn phase(
         return (Phase::Degraded, message);
     }
     if !healthy {
-        let message = rollout::unplaced(&observed.pods, now).unwrap_or_else(|| "Cluster is progressing".to_owned());
-        return (Phase::Progressing, message);
+        let message = rollout::unplaced(&observed.pods, now).or_else(|| held_up(observed, children, now));
+        return (Phase::Progressing, message.unwrap_or_else(|| "Cluster is progressing".to_owned()));
     }
     match &observed.topology {
         Sight::Failed { message, .. } => (Phase::Progressing, format!("the topology does not answer: {message}")),
@@ -314,7 +324,38 @@ fn phase(
     }
 }
 
-/// Everything that a healthy cluster consists of. What is not there yet has no phase.
+/// The first object of ours whose passes keep failing, and what stands in their way: pods that a quota refuses show nowhere else.
+fn unreconciled(observed: &Observed) -> Option<String> {
+    let said = |what: &str, name: &str, conditions: Option<&Vec<Condition>>| {
+        let failed = condition::find(conditions?, RECONCILED).filter(|said| said.status == "False")?;
+        Some(format!("{what} {name}: {}", failed.message))
+    };
+    let servers = observed.topo_servers.iter().filter_map(|server| {
+        said("topology server", &server.name_any(), server.status.as_ref().map(|status| &status.conditions))
+    });
+    let groups = observed.table_groups.iter().filter_map(|group| {
+        said("table group", &group.spec.table_group_name, group.status.as_ref().map(|status| &status.conditions))
+    });
+    let shards = observed.shards.iter().filter_map(|shard| {
+        said("shard", &shard.spec.shard_name, shard.status.as_ref().map(|status| &status.conditions))
+    });
+    let cells = observed
+        .cells
+        .iter()
+        .filter_map(|cell| said("cell", &cell.spec.name, cell.status.as_ref().map(|status| &status.conditions)));
+    servers.chain(groups).chain(shards).chain(cells).next()
+}
+
+/// The first child that is not healthy, in its own words, once nothing has become better or worse for a while.
+fn held_up(observed: &Observed, children: &[Child], now: Timestamp) -> Option<String> {
+    let before = observed.cluster.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    let since = condition::find(before, AVAILABLE)?.last_transition_time.0;
+    let child = children.iter().find(|child| child.phase != Some(Phase::Healthy))?;
+    let why = if child.message.is_empty() { "says nothing about its current spec yet" } else { child.message.as_str() };
+    (now.duration_since(since) >= PATIENCE).then(|| format!("{}: {why}", child.what))
+}
+
+/// Everything that a healthy cluster consists of, first what others wait for. What is not there yet has no phase.
 fn children(observed: &Observed, resolved: &ResolvedCluster) -> Vec<Child> {
     let mut all = Vec::new();
     if resolved.managed_topo().is_some() {
@@ -323,17 +364,17 @@ fn children(observed: &Observed, resolved: &ResolvedCluster) -> Vec<Child> {
         let said = status.map(|status| (status.observed_generation, status.phase, status.message.as_deref()));
         all.push(child("global topology", server, said));
     }
-    for cell in &resolved.cells {
-        let live = observed.cell(&cell.name);
-        let status = live.and_then(|live| live.status.as_ref());
-        let said = status.map(|status| (status.observed_generation, status.phase, status.message.as_deref()));
-        all.push(child(&format!("cell {}", cell.name), live, said));
-    }
     for group in resolved.table_groups() {
         let live = observed.table_group(&group.database_name, &group.table_group_name);
         let status = live.and_then(|live| live.status.as_ref());
         let said = status.map(|status| (status.observed_generation, status.phase, status.message.as_deref()));
         all.push(child(&format!("table group {}", group.table_group_name), live, said));
+    }
+    for cell in &resolved.cells {
+        let live = observed.cell(&cell.name);
+        let status = live.and_then(|live| live.status.as_ref());
+        let said = status.map(|status| (status.observed_generation, status.phase, status.message.as_deref()));
+        all.push(child(&format!("cell {}", cell.name), live, said));
     }
     for (component, deployment) in [(Component::Multiadmin, &observed.admin), (Component::MultiadminWeb, &observed.web)]
     {

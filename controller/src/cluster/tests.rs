@@ -14,6 +14,7 @@ mod backups;
 mod exposure;
 mod leaving;
 mod pinned;
+mod places;
 mod removal;
 mod storage;
 
@@ -69,7 +70,7 @@ fn observed(yaml: &str) -> Observed {
     Observed {
         external_topology: external.then(|| topology::address(&resolved.global_topo_ref)),
         retained_topology: None,
-        leftovers: Vec::new(),
+        leftovers: Leftovers::default(),
         registrations: Vec::new(),
         own: observe::own(&cluster, &owner, &Templates::default(), &adopted),
         templates: BTreeMap::new(),
@@ -549,6 +550,56 @@ fn a_pod_without_a_node_is_named() {
     let status = run(&observed).status.unwrap();
     assert_eq!(status.phase, Some(Phase::Progressing));
     assert_eq!(status.message.as_deref(), Some("pod stray finds no node: 0/3 nodes are available"));
+}
+
+#[test]
+fn a_child_whose_passes_fail_makes_its_cluster_degraded() {
+    let mut observed = healthy(MINIMAL);
+    let failing = |message: &str| {
+        ConditionSet::continuing(&[], Some(1), now()).set("Reconciled", false, "Write", message).finish()
+    };
+    let told = |observed: &Observed| {
+        let status = run(observed).status.unwrap();
+        (status.phase, status.message.unwrap_or_default())
+    };
+    let mut shard = shared::api::v1alpha1::Shard::new("s", shared::api::v1alpha1::ShardSpec::default());
+    shard.spec.shard_name = "0-inf".into();
+    shard.status = Some(shared::api::v1alpha1::ShardStatus {
+        conditions: failing("exceeded quota"),
+        ..shared::api::v1alpha1::ShardStatus::default()
+    });
+    observed.shards.push(Arc::new(shard));
+    assert_eq!(told(&observed), (Some(Phase::Degraded), "shard 0-inf: exceeded quota".to_owned()));
+    edit(&mut observed.shards, |shard| shard.status.as_mut().unwrap().conditions.clear());
+    assert_eq!(told(&observed).0, Some(Phase::Healthy));
+    edit(&mut observed.cells, |cell| cell.status.as_mut().unwrap().conditions.extend(failing("no such class")));
+    assert_eq!(told(&observed), (Some(Phase::Degraded), "cell zone-a: no such class".to_owned()));
+}
+
+#[test]
+fn what_a_cluster_waits_for_is_named_after_a_while() {
+    let mut observed = healthy(MINIMAL);
+    edit(&mut observed.cells, |cell| {
+        let status = cell.status.as_mut().unwrap();
+        (status.phase, status.message) = (Some(Phase::Progressing), Some("Gateway is progressing".into()));
+    });
+    edit(&mut observed.table_groups, |group| {
+        let status = group.status.as_mut().unwrap();
+        (status.phase, status.message) = (Some(Phase::Progressing), Some("shard 0-inf: no backup".into()));
+        status.conditions = ConditionSet::continuing(&[], Some(1), now()).set("Available", false, "Test", "").finish();
+    });
+    let status = |observed: &Observed, minutes| {
+        decide(observed, &settings(), now() + jiff::SignedDuration::from_mins(minutes)).unwrap().status.unwrap()
+    };
+    let first = status(&observed, 0);
+    assert_eq!(first.message.as_deref(), Some("Cluster is progressing"));
+    Arc::make_mut(&mut observed.cluster).status = Some(first.clone());
+    assert_eq!(status(&observed, 1), first, "a start costs no further write");
+    let told = status(&observed, 2);
+    assert_eq!(told.message.as_deref(), Some("table group default: shard 0-inf: no backup"));
+    edit(&mut observed.table_groups, |group| group.metadata.generation = Some(2));
+    let told = status(&observed, 2);
+    assert_eq!(told.message.as_deref(), Some("table group default: says nothing about its current spec yet"));
 }
 
 #[test]

@@ -7,8 +7,8 @@ use shared::api::v1alpha1::{BackupConfig, BackupType, GlobalTopoServerRef};
 use crate::{
     plan::TopoWrite,
     upstream::{
-        BackupLocation, CellRecord, DatabaseRecord, DurabilityPolicy, Listing, PoolerId, Registration, Scope,
-        TopoAddress, Upstream,
+        BackupLocation, CellRecord, DatabaseRecord, DurabilityPolicy, Listing, PoolerId, PoolerRecord, Registration,
+        Scope, TopoAddress, Upstream,
     },
 };
 
@@ -57,14 +57,26 @@ fn set(names: &[String]) -> BTreeSet<&str> {
     names.iter().map(String::as_str).collect()
 }
 
-/// The poolers that are registered in these cells; what cannot be read is not there.
-pub async fn poolers(upstream: &Upstream, at: &TopoAddress, cells: BTreeSet<String>) -> Vec<PoolerId> {
+/// The poolers that are registered in some cells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leftovers {
+    /// Those of the cluster.
+    pub poolers: Vec<PoolerId>,
+    /// Whether there are others, whose pods are in another namespace.
+    pub strangers: bool,
+}
+
+/// The poolers that are registered in these cells, by the namespace of the cluster; what cannot be read is not there.
+pub async fn poolers(upstream: &Upstream, at: &TopoAddress, cells: BTreeSet<String>, namespace: &str) -> Leftovers {
     if cells.is_empty() {
-        return Vec::new();
+        return Leftovers::default();
     }
     let scope = Scope { cells, ..Scope::default() };
     let snapshot = tokio::time::timeout(READ_DEADLINE, upstream.topology().snapshot(at, &scope)).await;
-    snapshot.map(|snapshot| snapshot.poolers().map(|pooler| pooler.id.clone()).collect()).unwrap_or_default()
+    let Ok(snapshot) = snapshot else { return Leftovers::default() };
+    let (ours, strangers): (Vec<&PoolerRecord>, Vec<&PoolerRecord>) =
+        snapshot.poolers().partition(|pooler| pooler.may_be_in(namespace));
+    Leftovers { poolers: ours.into_iter().map(|pooler| pooler.id.clone()).collect(), strangers: !strangers.is_empty() }
 }
 
 /// The gateways and orchestrators that are registered in these cells; what cannot be read is not there.

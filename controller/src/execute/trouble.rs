@@ -21,7 +21,7 @@ use super::{Executor, is_code, serialise};
 use crate::error::Error;
 
 /// Type of the condition.
-pub(super) const RECONCILED: &str = "Reconciled";
+pub const RECONCILED: &str = "Reconciled";
 
 /// What stands in the way of a pass.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! What only passes know of objects, kept as long as the objects exist.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -64,6 +64,8 @@ pub struct Memory {
     passes: Mutex<HashMap<ObjectKey, Passes>>,
     primaries: Mutex<HashMap<ObjectKey, Primaries>>,
     drains: Mutex<HashMap<ObjectKey, [u64; Drained::COUNT]>>,
+    /// Of each shard, the cells with whether their records could be read.
+    topologies: Mutex<HashMap<ObjectKey, BTreeMap<String, bool>>>,
 }
 
 impl Memory {
@@ -98,10 +100,15 @@ impl Memory {
         entry(&mut lock(&self.drains), shard, Default::default)[how as usize] += 1;
     }
 
+    pub(super) fn topology(&self, shard: &ObjectKey, cells: BTreeMap<String, bool>) {
+        lock(&self.topologies).insert(shard.clone(), cells);
+    }
+
     pub(super) fn retain(&self, exists: impl Fn(&ObjectKey) -> bool) {
         lock(&self.passes).retain(|key, _| exists(key));
         lock(&self.primaries).retain(|key, _| exists(key));
         lock(&self.drains).retain(|key, _| exists(key));
+        lock(&self.topologies).retain(|key, _| exists(key));
     }
 
     /// All passes, sorted by object.
@@ -114,6 +121,11 @@ impl Memory {
     /// How often the primary of a shard changed.
     pub(super) fn changes(&self, shard: &ObjectKey) -> u64 {
         lock(&self.primaries).get(shard).map_or(0, |primaries| primaries.changes)
+    }
+
+    /// The cells of a shard with whether their records could be read.
+    pub(super) fn cells(&self, shard: &ObjectKey) -> BTreeMap<String, bool> {
+        lock(&self.topologies).get(shard).cloned().unwrap_or_default()
     }
 
     /// How the drains of a shard ended, each result with its number.

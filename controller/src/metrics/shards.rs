@@ -28,6 +28,10 @@ const WAL_ARCHIVING: &str = "WALArchiving";
 const TOPOLOGY_REACHABLE: &str = "TopologyReachable";
 /// Condition of a shard: why its pods cannot be changed now.
 const DISRUPTION_BLOCKED: &str = "DisruptionBlocked";
+/// Role, in the status of a shard, of a pod whose pooler has given up.
+const QUARANTINED: &str = "QUARANTINED";
+/// Stands for all cells.
+const ALL: &str = "";
 
 /// A pool in one cell.
 struct InCell {
@@ -41,6 +45,7 @@ struct InCell {
     not_ready: usize,
     draining: usize,
     drifted: usize,
+    quarantined: usize,
 }
 
 impl InCell {
@@ -62,16 +67,22 @@ impl Objects {
                 replicas.add(&[&cluster_of(&*server), &object, &namespace, state], count.into());
             }
         }
-        let mut connected: BTreeMap<(String, String), bool> = BTreeMap::new();
+        let mut connected: BTreeMap<(String, String, String), bool> = BTreeMap::new();
         for shard in shards {
+            let (namespace, cluster) = (namespace(&**shard), cluster_of(&**shard));
+            let mut each = |cell: &str, is: bool| {
+                *connected.entry((namespace.clone(), cluster.clone(), cell.to_owned())).or_insert(true) &= is;
+            };
             if let Some(condition) = find(shard, TOPOLOGY_REACHABLE) {
-                let all = connected.entry((namespace(&**shard), cluster_of(&**shard))).or_insert(true);
-                *all &= condition.status != "False";
+                each(ALL, condition.status != "False");
+            }
+            for (cell, is) in self.memory.cells(&ObjectKey::of(&**shard)) {
+                each(&cell, is);
             }
         }
         let mut samples = text.family("multigres_operator_topology_connected");
-        for ((namespace, cluster), all) in connected {
-            samples.add(&[&cluster, "", &namespace], flag(all));
+        for ((namespace, cluster, cell), is) in connected {
+            samples.add(&[&cluster, &cell, &namespace], flag(is));
         }
     }
 
@@ -92,6 +103,7 @@ impl Objects {
                 ("draining", pool.draining),
                 ("missing", missing),
                 ("drifted", pool.drifted),
+                ("quarantined", pool.quarantined),
             ] {
                 pods.add(&with(pool.labels(), state), number(count));
             }
@@ -121,6 +133,7 @@ impl Objects {
         let pods: Vec<&Arc<Pod>> = pods.iter().filter(of_shard).collect();
         let nothing = BTreeMap::new();
         let drift = shard.status.as_ref().map_or(&nothing, |status| &status.drift);
+        let roles = shard.status.as_ref().map_or(&nothing, |status| &status.pod_roles);
         let mut pools = Vec::new();
         for (name, spec) in &shard.spec.pools {
             for cell in spec.cells.iter().collect::<BTreeSet<_>>() {
@@ -138,9 +151,12 @@ impl Objects {
                     not_ready: 0,
                     draining: 0,
                     drifted: 0,
+                    quarantined: 0,
                 };
                 for pod in pods.iter().filter(here) {
-                    pool.drifted += usize::from(drift.contains_key(&pod.name_any()));
+                    let name = pod.name_any();
+                    pool.drifted += usize::from(drift.contains_key(&name));
+                    pool.quarantined += usize::from(roles.get(&name).is_some_and(|role| role == QUARANTINED));
                     if health::is_terminating(pod) || pod.annotations().contains_key(annotation::DRAIN_STATE) {
                         pool.draining += 1;
                     } else if health::is_ready(pod) {

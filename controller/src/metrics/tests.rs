@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use jiff::SignedDuration;
 use k8s_openapi::{
@@ -17,7 +17,7 @@ use shared::{
 };
 
 use super::*;
-use crate::upstream::{Scope, TopoAddress, fake::FakeDataPlane};
+use crate::upstream::{Error, Scope, TopoAddress, fake::FakeDataPlane};
 
 const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
 
@@ -126,6 +126,7 @@ fn stores() -> Arc<Stores> {
     })));
     stores.shards.insert(shard(json!({
         "phase": "Degraded", "primary": "pod-0", "drift": { "pod-0": "image" },
+        "podRoles": { "pod-0": "PRIMARY", "pod-1": "QUARANTINED", "pod-8": "QUARANTINED" },
         "lastBackupTime": "2027-01-15T07:00:00Z", "lastBackupType": "diff",
         "backup": { "nextRun": "2027-01-15T09:00:00Z" },
         "conditions": [condition("BackupHealthy", "True"), condition("WALArchiving", "False"), condition("TopologyReachable", "False"), condition("Odd", "Unknown"), condition("DisruptionBlocked", "True")],
@@ -207,6 +208,7 @@ fn objects_are_shown_as_the_tables_have_them() {
             &format!(r#"multigres_operator_pool_pods{{{pool},state="draining"}} 1"#),
             &format!(r#"multigres_operator_pool_pods{{{pool},state="missing"}} 1"#),
             &format!(r#"multigres_operator_pool_pods{{{pool},state="drifted"}} 1"#),
+            &format!(r#"multigres_operator_pool_pods{{{pool},state="quarantined"}} 1"#),
             &format!("multigres_operator_pool_pods_drifted{{{pool}}} 1"),
             &format!("multigres_operator_rolling_update_in_progress{{{pool}}} 1"),
             &format!("multigres_operator_last_backup_age_seconds{{{of_shard}}} 3600"),
@@ -239,22 +241,69 @@ fn objects_are_shown_as_the_tables_have_them() {
 fn series_go_with_their_object() {
     let setup = setup();
     setup.metrics.failed("shard", &key(&setup), NOW, [Class::Transient]);
-    setup.metrics.drained(&key(&setup), Drained::Timeout);
+    setup.metrics.drained(&key(&setup), Drained::Timeout, None);
+    setup.metrics.topology(&key(&setup), &seen(&[("zone-a", true)]));
     setup.metrics.primary(&key(&setup), Some("pod-1"));
     assert!(setup.registry.text().unwrap().contains(r#"shard="minimal-shard""#));
     let shard = setup.stores.shards.get("prod", "minimal-shard").unwrap();
     setup.stores.shards.remove(&shard);
     let text = setup.registry.text().unwrap();
-    assert!(!text.contains("minimal-shard"), "{text}");
+    assert!(!text.contains("minimal-shard") && !text.contains("topology_connected"), "{text}");
     // A new one of the same name starts from nothing.
     setup.stores.shards.insert(shard);
     let text = setup.registry.text().unwrap();
     assert!(!text.contains("multigres_operator_reconcile_errors_total"), "{text}");
+    assert!(!text.contains(r#"topology_connected{cluster="minimal",cell="zone-a""#), "{text}");
     assert!(!text.contains(r#"result="timeout"} 1"#), "{text}");
     for cluster in setup.stores.clusters.all() {
         setup.stores.clusters.remove(&cluster);
     }
     assert!(!setup.registry.text().unwrap().contains("multigres_operator_cluster_info"));
+}
+
+/// What was seen of a topology: cells with whether their records could be read.
+fn seen(cells: &[(&str, bool)]) -> Snapshot {
+    let answer = |is: bool| if is { Ok(Vec::new()) } else { Err(Error::NotFound { what: "it".to_owned() }) };
+    Snapshot {
+        global: Ok(()),
+        cells: cells.iter().map(|(cell, is)| ((*cell).to_owned(), answer(*is))).collect(),
+        malformed: Vec::new(),
+    }
+}
+
+#[test]
+fn a_topology_is_shown_by_cell_as_the_last_pass_saw_it() {
+    let setup = setup();
+    let connected = |setup: &Setup| {
+        let text = setup.registry.text().unwrap();
+        let of = |line: &&str| line.starts_with("multigres_operator_topology_connected{");
+        let cell = |line: &str| line.split("cell=\"").nth(1).map(|rest| rest.replace("\",namespace=\"prod\"}", ""));
+        text.lines().filter(of).filter_map(cell).collect::<Vec<_>>()
+    };
+    assert_eq!(connected(&setup), [" 0"], "before any pass the status alone tells");
+    setup.metrics.topology(&key(&setup), &seen(&[("zone-a", true), ("zone-b", false)]));
+    assert_eq!(connected(&setup), [" 0", "zone-a 1", "zone-b 0"]);
+    let away = Snapshot { global: Err(Error::NotFound { what: "it".to_owned() }), ..seen(&[("zone-a", true)]) };
+    setup.metrics.topology(&key(&setup), &away);
+    assert_eq!(connected(&setup), [" 0"], "what is known of cells is from before");
+}
+
+#[test]
+fn drains_are_timed_by_what_they_were_for() {
+    let setup = setup();
+    let drain = |seconds| Some(Drain { cause: "scale-down", took: Duration::from_secs(seconds) });
+    setup.metrics.drained(&key(&setup), Drained::Success, drain(4));
+    setup.metrics.drained(&key(&setup), Drained::Success, drain(70));
+    setup.metrics.drained(&key(&setup), Drained::Cancelled, None);
+    let of = r#"reason="scale-down",result="success""#;
+    assert_series(
+        &setup.registry.text().unwrap(),
+        &[
+            &format!(r#"multigres_operator_drain_duration_seconds_bucket{{{of},le="5"}} 1"#),
+            &format!("multigres_operator_drain_duration_seconds_count{{{of}}} 2"),
+            &format!("multigres_operator_drain_duration_seconds_sum{{{of}}} 74"),
+        ],
+    );
 }
 
 #[test]
@@ -366,7 +415,9 @@ async fn calls_of_the_data_plane_are_measured_by_their_result() {
 
 #[test]
 fn every_family_of_the_controller_is_listed_and_every_listed_one_exists() {
-    let setup = setup();
+    let mut setup = setup();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    setup.registry = setup.registry.of_runtime(runtime.handle());
     let registered = setup.registry.registered();
     for family in &registered {
         assert!(family.is_listed(), "{family:?}");

@@ -36,6 +36,8 @@ const AUTHORITY_LIFE: SignedDuration = SignedDuration::from_hours(24 * 3650);
 const LEAF_LIFE: SignedDuration = SignedDuration::from_hours(24 * 365);
 /// How long before the end of what a server was started with its pod is replaced for the sake of it.
 const ADOPT_BEFORE: SignedDuration = SignedDuration::from_hours(24 * 14);
+/// How long before its end a Secret of the user's is worth a word: as early as one of ours would be renewed.
+const TELL_BEFORE: SignedDuration = SignedDuration::from_hours(24 * 30);
 /// A new authority signs nothing before every pod has been replaced with it, which takes as long as a rollout.
 const OVERLAP: SignedDuration = SignedDuration::from_hours(24 * 7);
 /// Digits of the digest of an authority.
@@ -80,6 +82,11 @@ impl Served {
     /// What is in a Secret of the user's.
     pub fn of_user(content: &Content) -> Option<Self> {
         Self::of(content.get(CA_KEYS[0])?, content.get(LEAF_KEYS[0])?)
+    }
+
+    /// When it ends, where that is so soon that whoever provides it should hear of it.
+    pub fn ends_soon(&self, now: Timestamp) -> Option<Timestamp> {
+        (self.until.duration_since(now) < TELL_BEFORE).then_some(self.until)
     }
 
     /// Judges a running pod by what it would be started with now.

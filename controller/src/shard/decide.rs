@@ -11,6 +11,7 @@ use serde_json::json;
 use shared::{
     annotation::{self, DrainState},
     api::v1alpha1::{Phase, ShardStatus},
+    condition,
     label::{self, Component},
     name,
     pgconfig::Critical,
@@ -104,6 +105,13 @@ pub fn weigh(observed: &Observed, settings: &Settings, now: Timestamp) -> Result
     let backups = backup::weigh(scope.shard, scope.id(), &scope.owner, &observed.backups, now, &mut plan)?;
     if let Some((_, message)) = status::credentials_missing(scope, observed) {
         plan.notes.push(Note::warning(status::CREDENTIALS_MISSING, message));
+    }
+    let said =
+        scope.shard.status.as_ref().and_then(|last| condition::find(&last.conditions, status::CERTIFICATE_ENDING));
+    if let Some((reason, message)) = status::certificate_ending(scope, observed, now)
+        && said.is_none_or(|last| last.reason != reason)
+    {
+        plan.notes.push(Note::warning(status::CERTIFICATE_ENDING, message));
     }
     let config = status::Config { rendered, error: config_error, held: &renderings.held };
     let mut next = status::build(

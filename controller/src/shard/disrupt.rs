@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     cluster::tls,
-    plan::{Action, Note, Plan, Target},
+    plan::{Action, Drain, Note, Plan, Target},
     upstream::{PoolerAddress, PoolerRecord},
 };
 
@@ -133,8 +133,16 @@ impl Hands<'_> {
 
     fn remove<S>(&self, reason: &'static str, pod: &str, plan: &mut Plan<S>) {
         if let Some(action) = self.removal(pod) {
-            plan.write(reason, action);
+            plan.write_last(reason, action, self.drain_of(pod));
         }
+    }
+
+    /// Why a pod was chosen to leave service, and how long ago.
+    fn drain_of(&self, pod: &str) -> Option<Drain> {
+        let member = self.view.members.iter().find(|member| member.pod == pod)?;
+        let drain = member.drain.as_ref()?;
+        let took = Duration::try_from(self.view.now.duration_since(drain.requested)).unwrap_or_default();
+        Some(Drain { cause: drain.cause.map_or("unknown", Into::into), took })
     }
 
     /// Counted as forced if the primary's rule still counts a member that nobody wants.
@@ -185,7 +193,9 @@ impl Hands<'_> {
                 "SwitchoverFailed"
             }
         };
-        self.mark(reason, pod, marks, plan);
+        if let Some(action) = self.marks(pod, marks) {
+            plan.write_last(reason, action, self.drain_of(pod));
+        }
     }
 
     /// The old volume is set aside, with its data, before anything makes a new one.

@@ -27,6 +27,7 @@ use crate::{
     cell::leaving::abandoned,
     error::Error,
     plan::{Action, Plan, Requeue, Target, TopoWrite},
+    upstream::PoolerRecord,
 };
 
 /// Nothing of the shard runs any more, and nothing refers to it.
@@ -104,7 +105,7 @@ pub fn decide(observed: &Observed, now: Timestamp) -> Result<Plan<ShardStatus>, 
             }
         }
         Step::Unregister => {
-            for record in observed.records() {
+            for record in records(&scope, observed) {
                 let at = observed.topology_at.clone();
                 plan.write("ShardRemoved", Action::Topology { at, write: TopoWrite::DeletePooler(record.id) });
             }
@@ -143,7 +144,12 @@ fn step(scope: &Scope<'_>, observed: &Observed, facts: &Facts, now: Timestamp) -
     if !pods.is_empty() {
         return Step::Primary(pods);
     }
-    if observed.records().is_empty() { Step::Done } else { Step::Unregister }
+    if records(scope, observed).is_empty() { Step::Done } else { Step::Unregister }
+}
+
+/// The records of its poolers. Those of another cluster that shares the topology stay.
+fn records(scope: &Scope<'_>, observed: &Observed) -> Vec<PoolerRecord> {
+    observed.records().into_iter().filter(|record| record.may_be_in(scope.namespace)).collect()
 }
 
 fn status(scope: &Scope<'_>, observed: &Observed, facts: &Facts, step: &Step, now: Timestamp) -> ShardStatus {

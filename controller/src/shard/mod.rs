@@ -30,13 +30,17 @@ mod tests;
 mod tombstone;
 mod volume;
 
-use shared::api::v1alpha1::{Shard, ShardStatus};
+use shared::{
+    api::v1alpha1::{Shard, ShardStatus},
+    kubeutil::ObjectKey,
+};
 use tracing::{Instrument as _, debug_span};
 
 pub use self::{
     certificate::Certificates,
     decide::{Decision, decide, weigh},
     observe::{InternalTls, Observed, Reference, observe},
+    status::PRIMARY_CONFIRMED,
 };
 use crate::{
     context::Ctx,
@@ -57,6 +61,7 @@ pub async fn plan(shard: &Shard, ctx: &Ctx) -> Result<Plan<ShardStatus>, Error> 
     let weighed =
         |observed: &Observed| debug_span!("Decide").in_scope(|| weigh(observed, &ctx.settings, ctx.clock.now()));
     let mut observed = observe(shard, ctx).instrument(debug_span!("Observe")).await?;
+    ctx.metrics.topology(&ObjectKey::of(shard), &observed.topology);
     if leaving::is_asked(shard) {
         return leaving::decide(&observed, ctx.clock.now());
     }

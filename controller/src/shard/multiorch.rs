@@ -148,12 +148,8 @@ fn args(scope: &Scope<'_>, cell: &str, tls: Vec<String>) -> Vec<String> {
     args
 }
 
-/// The user's annotations without those that would have Prometheus scrape a port that has no metrics.
 fn annotations(scope: &Scope<'_>) -> BTreeMap<String, String> {
     let mut all = scope.spec().multiorch.pod_annotations.clone();
-    for key in annotation::PROMETHEUS {
-        all.remove(key);
-    }
     all.insert(annotation::PROJECT_REF.to_owned(), scope.project().to_owned());
     all
 }

@@ -35,6 +35,8 @@ pub const TOPOLOGY_REACHABLE: &str = "TopologyReachable";
 pub const PASSWORD_SECRET_MISSING: &str = "PasswordSecretMissing";
 /// Keys for the bucket of the backups are to come from a Secret that does not have them.
 pub const CREDENTIALS_MISSING: &str = "CredentialsMissing";
+/// The user's certificate for pgBackRest ends soon.
+pub const CERTIFICATE_ENDING: &str = "CertificateEnding";
 /// Some other Secret that the spec names is missing.
 pub const SECRETS_MISSING: &str = "SecretsMissing";
 /// The settings that the spec refers to cannot be read.
@@ -277,6 +279,9 @@ fn conditions(
     } else if matches!(observed.bucket_keys, Some(Reference::Unreadable(_))) {
         set = set.keep(CREDENTIALS_MISSING);
     }
+    if let Some((reason, message)) = certificate_ending(scope, observed, now) {
+        set = set.set(CERTIFICATE_ENDING, true, reason, message);
+    }
     if let Some(message) = secrets_missing(observed) {
         set = set.set(SECRETS_MISSING, true, "SecretMissing", message);
     }
@@ -373,6 +378,18 @@ pub fn credentials_missing(scope: &Scope<'_>, observed: &Observed) -> Option<(&'
         "create it with the keys {id} and {key}, which pods read when they start; or name a credentialsSecret or a serviceAccountName"
     );
     Some((reason, format!("{what}, so poolers have no keys for the bucket of the backups: {remedy}")))
+}
+
+/// What is to be said of a certificate for pgBackRest that nobody but the user renews.
+pub fn certificate_ending(scope: &Scope<'_>, observed: &Observed, now: Timestamp) -> Option<(&'static str, String)> {
+    let secret = scope.user_tls_secret()?;
+    let until = observed.certificates.served.as_ref()?.ends_soon(now)?;
+    let (reason, ends) = if until > now { ("EndsSoon", "ends") } else { ("Ended", "has ended") };
+    let remedy = "put another one there, or poolers cannot reach each other for backups";
+    Some((
+        reason,
+        format!("The certificate in Secret {secret}, or the authority behind it, {ends} at {until}: {remedy}"),
+    ))
 }
 
 /// Whether somebody else puts keys into the environment of the poolers, such as a webhook.

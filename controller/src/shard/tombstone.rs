@@ -55,6 +55,8 @@ pub fn burials(
         .topology
         .poolers()
         .filter(|record| record.lifecycle.state != Lifecycle::Shutdown && cells.contains(record.id.cell.as_str()))
+        // Pods of another namespace are not looked for: such a pooler belongs to another cluster that shares the topology.
+        .filter(|record| record.may_be_in(scope.namespace))
         .filter(|record| pod_of(record, &pods).is_none() && !expected(record) && long(record))
         // The primary confirms itself by its record, so it lives even where its pod cannot be told.
         .filter(|record| facts.primary.as_deref() != Some(record.id.to_string().as_str()))

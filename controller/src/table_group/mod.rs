@@ -99,7 +99,11 @@ pub fn decide(observed: &Observed, now: Timestamp) -> Result<Plan<TableGroupStat
         leaving::carry_out(orphan.as_ref(), now, &mut plan);
         plan.requeue = plan.requeue.sooner(Requeue::After(WAIT_FOR_SHARDS));
     }
-    plan.status = Some(status::status(observed, now));
+    let status = status::status(observed, now);
+    if let Some(wait) = status::named_in(&status, now) {
+        plan.requeue = plan.requeue.sooner(Requeue::After(wait));
+    }
+    plan.status = Some(status);
     Ok(plan)
 }
 

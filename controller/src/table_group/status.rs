@@ -1,9 +1,11 @@
 //! Status of a TableGroup, summed up from its Shards.
 
-use jiff::Timestamp;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
 use shared::{
     api::v1alpha1::{Phase, Shard, TableGroupStatus},
-    condition::ConditionSet,
+    condition::{self, ConditionSet},
 };
 
 use super::{Observed, leaving};
@@ -13,6 +15,9 @@ use crate::shard::leaving::READY_FOR_DELETION;
 const AVAILABLE: &str = "Available";
 /// A shard left the spec and still exists.
 pub(super) const REMOVAL_PENDING: &str = "ShardRemovalPending";
+
+/// How long shards may be on their way before they are named: a start takes less, and its steps are worth no writes.
+const PATIENCE: SignedDuration = SignedDuration::from_mins(2);
 
 pub(super) fn status(observed: &Observed, now: Timestamp) -> TableGroupStatus {
     let generation = observed.owner.generation;
@@ -37,7 +42,10 @@ pub(super) fn status(observed: &Observed, now: Timestamp) -> TableGroupStatus {
     } else if ready == total {
         (Phase::Healthy, "ShardsReady", "Ready".to_owned())
     } else {
-        (Phase::Progressing, "ShardsNotReady", "shards are progressing".to_owned())
+        let since = condition::find(before, AVAILABLE).map(|available| available.last_transition_time.0);
+        let long = since.is_some_and(|since| now.duration_since(since) >= PATIENCE);
+        let message = long.then(|| held_up(observed)).flatten();
+        (Phase::Progressing, "ShardsNotReady", message.unwrap_or_else(|| "shards are progressing".to_owned()))
     };
     let mut conditions = ConditionSet::continuing(before, Some(generation), now).set(
         AVAILABLE,
@@ -62,6 +70,28 @@ pub(super) fn status(observed: &Observed, now: Timestamp) -> TableGroupStatus {
         ready_shards: count(ready),
         total_shards: count(total),
     }
+}
+
+/// How long until a group that is on its way names what it waits for, if nothing happens before.
+pub(super) fn named_in(status: &TableGroupStatus, now: Timestamp) -> Option<Duration> {
+    let available =
+        condition::find(&status.conditions, AVAILABLE).filter(|_| status.phase == Some(Phase::Progressing))?;
+    let left = PATIENCE - now.duration_since(available.last_transition_time.0);
+    (left > SignedDuration::ZERO).then(|| left.unsigned_abs())
+}
+
+/// The first shard that is not healthy, in its own words.
+fn held_up(observed: &Observed) -> Option<String> {
+    observed.wanted().iter().find_map(|wanted| {
+        let live = observed.live(&wanted.name);
+        let phase = live.and_then(|shard| phase(shard));
+        if phase == Some(Phase::Healthy) {
+            return None;
+        }
+        let status = live.and_then(|shard| shard.status.as_ref()).filter(|_| phase.is_some());
+        let said = status.and_then(|status| status.message.as_deref()).filter(|message| !message.is_empty());
+        Some(format!("shard {}: {}", wanted.name, said.unwrap_or("says nothing about its current spec yet")))
+    })
 }
 
 /// The phase of a Shard whose status describes its current spec; a stale status says nothing.

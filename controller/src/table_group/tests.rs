@@ -89,6 +89,26 @@ fn a_group_waits_for_all_of_its_shards_without_counting_along() {
 }
 
 #[test]
+fn the_shard_that_a_group_waits_for_is_named_after_a_while() {
+    let mut observed = observed(&["a", "b"]);
+    observed.shards = vec![live(&observed, "a", Phase::Healthy, true), live(&observed, "b", Phase::Progressing, true)];
+    let first = run(&observed);
+    assert_eq!(first.requeue, crate::plan::Requeue::After(std::time::Duration::from_mins(2)));
+    let status = first.status.unwrap();
+    assert_eq!(status.message.as_deref(), Some("shards are progressing"));
+    Arc::make_mut(&mut observed.group).status = Some(status.clone());
+    let later =
+        |observed: &Observed, minutes| decide(observed, now() + jiff::SignedDuration::from_mins(minutes)).unwrap();
+    assert_eq!(later(&observed, 1).status, Some(status), "a start costs no further write");
+    let told = later(&observed, 2);
+    assert_eq!(told.requeue, crate::plan::Requeue::Settled);
+    assert_eq!(told.status.unwrap().message.as_deref(), Some("shard b: because"));
+    observed.shards.pop();
+    let told = later(&observed, 2).status.unwrap();
+    assert_eq!(told.message.as_deref(), Some("shard b: says nothing about its current spec yet"));
+}
+
+#[test]
 fn a_group_without_shards_is_not_available() {
     let status = run(&observed(&[])).status.unwrap();
     assert_eq!((status.phase, is_true(&status.conditions, "Available")), (Some(Phase::Initializing), false));

@@ -1,6 +1,7 @@
 //! Status of a TopoServer, computed from its StatefulSet and pods.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use shared::{
     api::v1alpha1::{Phase, TopoServerStatus},
     condition::{self, ConditionSet},
@@ -17,6 +18,12 @@ use crate::{plan::Note, workload::rollout::Rollout};
 pub const AVAILABLE: &str = "Available";
 /// All members answer.
 const READY: &str = "Ready";
+/// There, and false, only while pods are not created.
+const PODS_CREATED: &str = "PodsCreated";
+/// How long an ensemble may be not ready before missing pods count: a StatefulSet makes them at once, and anew when they went.
+const PATIENCE: SignedDuration = SignedDuration::from_secs(5);
+/// How long they may be missing then before the ensemble is degraded.
+const REFUSED_AFTER: SignedDuration = SignedDuration::from_secs(10);
 /// The ensemble is as large, and its volumes are as the spec asks.
 pub const AS_SPECIFIED: &str = "AsSpecified";
 /// Reason of [`AS_SPECIFIED`] for volumes that stay as they were made.
@@ -38,6 +45,17 @@ pub(super) fn status(ensemble: &Ensemble<'_>, rollout: &Rollout, step: &Step, no
     } else {
         conditions.set(READY, false, "NotAllReplicasReady", &counts)
     };
+    let for_long = |type_: &str, limit| lasts(before, type_, limit, now);
+    let refused = (rollout.lacks_pods() && for_long(READY, PATIENCE)).then(|| {
+        format!(
+            "not all pods of StatefulSet {} are created: a quota or a policy may refuse them, which its events tell",
+            owner.name
+        )
+    });
+    if let Some(message) = &refused {
+        conditions = conditions.set(PODS_CREATED, false, "NotCreated", message);
+    }
+    let refused = refused.filter(|_| for_long(PODS_CREATED, REFUSED_AFTER));
     let deviation = resizing(step).or_else(|| storage(ensemble));
     if let Some((reason, message)) = &deviation {
         conditions = conditions.set(AS_SPECIFIED, false, reason, message);
@@ -48,7 +66,10 @@ pub(super) fn status(ensemble: &Ensemble<'_>, rollout: &Rollout, step: &Step, no
             (Phase::Progressing, message.clone())
         }
         (Phase::Healthy, State::Settled) => (Phase::Healthy, "Ready".to_owned()),
-        (phase, _) => (phase, rollout.message("etcd")),
+        (phase, _) => match refused.filter(|_| phase == Phase::Progressing) {
+            Some(refused) => (Phase::Degraded, format!("etcd: {refused}")),
+            None => (phase, rollout.message("etcd")),
+        },
     };
     TopoServerStatus {
         observed_generation: Some(owner.generation),
@@ -58,6 +79,12 @@ pub(super) fn status(ensemble: &Ensemble<'_>, rollout: &Rollout, step: &Step, no
         client_service: Some(owner.name.clone()),
         peer_service: Some(name::topo_headless(&owner.name)),
     }
+}
+
+/// Whether a condition has been false for so long.
+fn lasts(before: &[Condition], type_: &str, limit: SignedDuration, now: Timestamp) -> bool {
+    condition::find(before, type_)
+        .is_some_and(|said| said.status == "False" && now.duration_since(said.last_transition_time.0) >= limit)
 }
 
 /// Events for what the spec asks and the ensemble is not, or not yet.

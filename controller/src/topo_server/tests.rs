@@ -110,6 +110,40 @@ fn a_local_ensemble_runs_on_the_nodes_of_its_cell() {
 }
 
 #[test]
+fn pods_that_are_refused_are_told_once_that_is_no_start_any_more() {
+    let mut observed = global(3);
+    let mut set = live(&observed);
+    set.status = Some(k8s_openapi::api::apps::v1::StatefulSetStatus {
+        observed_generation: set.metadata.generation,
+        replicas: 1,
+        ready_replicas: Some(1),
+        ..Default::default()
+    });
+    observed.stateful_set = Some(Arc::new(set));
+    let later = |observed: &Observed, seconds| {
+        decide(observed, &settings(), now() + jiff::SignedDuration::from_secs(seconds)).unwrap().status.unwrap()
+    };
+    let status = later(&observed, 0);
+    assert_eq!((status.phase, find(&status.conditions, "PodsCreated")), (Some(Phase::Progressing), None));
+    Arc::make_mut(&mut observed.server).status = Some(status.clone());
+    assert_eq!(later(&observed, 4), status);
+
+    let status = later(&observed, 5);
+    assert_eq!(status.phase, Some(Phase::Progressing), "once more, because a pod may just have gone");
+    assert_eq!(find(&status.conditions, "PodsCreated").map(|told| told.status.as_str()), Some("False"));
+    Arc::make_mut(&mut observed.server).status = Some(status);
+    assert_eq!(later(&observed, 14).phase, Some(Phase::Progressing));
+    let status = later(&observed, 15);
+    assert_eq!(status.phase, Some(Phase::Degraded));
+    assert!(status.message.unwrap().contains("StatefulSet minimal-global-topo"));
+
+    let set = observed.stateful_set.as_deref().cloned().unwrap();
+    observed.stateful_set = Some(running(set, 1));
+    let status = later(&observed, 16);
+    assert_eq!((status.phase, find(&status.conditions, "PodsCreated")), (Some(Phase::Progressing), None));
+}
+
+#[test]
 fn a_single_member_has_no_budget() {
     let observed = global(1);
     assert!(applied::<PodDisruptionBudget, _>(&run(&observed), &observed.owner.name).is_none());

@@ -34,7 +34,8 @@ const MOST_BYTES: u64 = 8 * 1024 * 1024;
 
 /// The backups of shards.
 pub trait Backups: Send + Sync {
-    /// Everything that the repository of a pooler's shard holds, in no order. Waits behind a backup that this pooler makes.
+    /// Everything that the repository of a pooler's shard holds, in no order. Waits behind a backup that this pooler makes. Nothing at all is
+    /// also what a pooler says whose look into the repository was cut off.
     fn list<'a>(&'a self, pooler: &'a PoolerAddress) -> BoxFuture<'a, Result<Vec<Backup>>>;
 
     /// How the archiving of WAL fares, from the exporter beside a primary.
@@ -53,7 +54,8 @@ pub trait Backups: Send + Sync {
         job: &'a str,
     ) -> BoxFuture<'a, Result<Option<Job>>>;
 
-    /// Removes backups; returns the names of those that are gone.
+    /// Removes backups; returns the names of those that are gone. Fails while anybody holds the lease on the repository, without a standby that
+    /// serves, and for the only full backup.
     fn expire<'a>(
         &'a self,
         admin: &'a PoolerAddress,
@@ -112,7 +114,7 @@ pub enum Job {
 pub enum Expiry {
     /// All but so many full ones, and what builds on them.
     KeepFull(i32),
-    /// This one, and what builds on it.
+    /// This one, and what builds on it, whoever it belongs to.
     Set(String),
 }
 
@@ -271,10 +273,26 @@ impl Backups for GrpcPooler {
                 .call(address, EXPIRE_DEADLINE, |channel| async move {
                     MultiadminServiceClient::new(channel).expire_backups(request).await
                 })
-                .await?;
+                .await
+                .map_err(brief)?;
             Ok(answer.expired_backup_ids)
         }
         .boxed()
+    }
+}
+
+/// A refusal in the words of pgBackRest's first error. Its output has the time in each line, so that the same refusal would never be told alike.
+fn brief(error: Error) -> Error {
+    let words = |line: &str| {
+        let (_, error) = line.split_once("ERROR: [")?;
+        error.split_once("]: ").map(|(_, words)| words.trim().to_owned())
+    };
+    match error {
+        Error::Failed { target, detail } => {
+            let found = detail.lines().find_map(words);
+            Error::Failed { target, detail: found.unwrap_or(detail) }
+        }
+        error => error,
     }
 }
 

@@ -60,6 +60,9 @@ impl MultiadminService for Service {
         request: Request<admin::ExpireBackupsRequest>,
     ) -> Result<Response<admin::ExpireBackupsResponse>, Status> {
         let overrides = request.into_inner().overrides;
+        if overrides.get("set").is_some_and(|id| id == ONLY) {
+            return Err(Status::internal(format!("failed to expire backups: {REFUSAL}")));
+        }
         let mut given: Vec<String> = overrides.iter().map(|(key, value)| format!("{key}={value}")).collect();
         given.sort();
         self.asked.lock().unwrap().extend(given.clone());
@@ -111,8 +114,23 @@ async fn removals_are_overrides_of_options_of_pgbackrest() {
     let shard = shard("postgres");
     let gone = client.expire(&address, &shard, &Expiry::KeepFull(3)).await.unwrap();
     assert_eq!(gone, ["repo1_retention_full=3"]);
-    let gone = client.expire(&address, &shard, &Expiry::Set("20260101-000000F".into())).await.unwrap();
-    assert_eq!(gone, ["set=20260101-000000F"]);
+    let gone = client.expire(&address, &shard, &Expiry::Set("20260102-000000F".into())).await.unwrap();
+    assert_eq!(gone, ["set=20260102-000000F"]);
+}
+
+/// The only full backup, and what pgBackRest says when somebody wants to remove it.
+const ONLY: &str = "20260101-000000F";
+const REFUSAL: &str = "pgbackrest expire failed: exit status 103
+Output: 2026-01-02 03:04:05.678 P00   INFO: expire command begin 2.57
+2026-01-02 03:04:05.912 P00  ERROR: [082]: repo1: full backup 20260101-000000F cannot be expired until another one has been created
+2026-01-02 03:04:05.913 P00  ERROR: [103]: expire command encountered 1 error(s), check the log file for details";
+
+#[tokio::test]
+async fn a_refused_removal_is_told_in_words_that_are_the_same_each_time() {
+    let (client, address) = (GrpcPooler::new(Limits::default()), serve(Service::default()).await);
+    let refused = client.expire(&address, &shard("postgres"), &Expiry::Set(ONLY.into())).await.unwrap_err();
+    let detail = "repo1: full backup 20260101-000000F cannot be expired until another one has been created".to_owned();
+    assert_eq!(refused, Error::Failed { target: address.to_string(), detail });
 }
 
 const PAGE: &str = "\

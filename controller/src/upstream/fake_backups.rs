@@ -22,6 +22,11 @@ pub struct FakeBackups {
 #[derive(Default)]
 struct State {
     backups: Option<Result<Vec<Backup>>>,
+    /// What each backup builds on.
+    priors: BTreeMap<String, String>,
+    /// Poolers that say something else than the repository, by host.
+    astray: BTreeMap<String, Result<Vec<Backup>>>,
+    removals: Option<Error>,
     archiver: Option<Result<Archiver>>,
     starts: Option<Error>,
     jobs: BTreeMap<String, Option<Job>>,
@@ -35,6 +40,24 @@ impl FakeBackups {
     /// Sets what the repository answers from now on.
     pub fn open(&self, answer: Result<Vec<Backup>>) {
         self.lock().backups = Some(answer);
+    }
+
+    /// Has the pooler at a host answer this, whatever the repository holds.
+    pub fn mislead(&self, host: &str, answer: Result<Vec<Backup>>) {
+        self.lock().astray.insert(host.to_owned(), answer);
+    }
+
+    /// Lets removals fail from now on, or succeed.
+    pub fn keep(&self, error: Option<Error>) {
+        self.lock().removals = error;
+    }
+
+    /// Names of what the repository holds, in order.
+    pub fn held(&self) -> Vec<String> {
+        match &self.lock().backups {
+            Some(Ok(backups)) => backups.iter().map(|backup| backup.id.clone()).collect(),
+            _ => Vec::new(),
+        }
     }
 
     /// Sets what the exporter answers from now on.
@@ -68,7 +91,18 @@ impl FakeBackups {
             "differential" => "diff",
             _ => "incr",
         };
-        let id = format!("2026-{number:04}{}", kind.chars().next().unwrap_or_default().to_uppercase());
+        let held =
+            state.backups.as_ref().and_then(|answer| answer.as_ref().ok()).map(Vec::as_slice).unwrap_or_default();
+        let prior = match kind {
+            "full" => None,
+            "diff" => held.iter().rev().find(|backup| backup.kind == "full"),
+            _ => held.last(),
+        };
+        let prior = prior.map(|backup| backup.id.clone());
+        let stamp = format!("2026-{number:04}{}", kind.chars().next().unwrap_or_default().to_uppercase());
+        let base = prior.as_deref().and_then(|prior| prior.split('_').next());
+        let id = base.map_or_else(|| stamp.clone(), |base| format!("{base}_{stamp}"));
+        state.priors.extend(prior.map(|prior| (id.clone(), prior)));
         let made = Backup {
             id: id.clone(),
             kind: kind.to_owned(),
@@ -121,7 +155,8 @@ impl Backups for FakeBackups {
     fn list<'a>(&'a self, pooler: &'a PoolerAddress) -> BoxFuture<'a, Result<Vec<Backup>>> {
         let mut state = self.lock();
         state.lists += 1;
-        let answer = state.backups.clone().unwrap_or_else(|| Err(nobody(pooler)));
+        let astray = state.astray.get(&pooler.host).cloned();
+        let answer = astray.or_else(|| state.backups.clone()).unwrap_or_else(|| Err(nobody(pooler)));
         async move { answer }.boxed()
     }
 
@@ -165,16 +200,45 @@ impl Backups for FakeBackups {
     ) -> BoxFuture<'a, Result<Vec<String>>> {
         let mut state = self.lock();
         state.expired.push(what.clone());
-        let answer = match &mut state.backups {
-            Some(Ok(backups)) => {
-                let Expiry::Set(id) = what else { return async move { Ok(Vec::new()) }.boxed() };
-                let before = backups.len();
-                backups.retain(|backup| !backup.id.starts_with(id.as_str()));
-                Ok(if backups.len() < before { vec![id.clone()] } else { Vec::new() })
-            }
-            Some(Err(error)) => Err(error.clone()),
-            None => Err(nobody(admin)),
-        };
+        let answer = state.remove(what, admin);
         async move { answer }.boxed()
+    }
+}
+
+impl State {
+    /// Removes as pgBackRest does: with a backup goes all that builds on it, and the only full one stays.
+    fn remove(&mut self, what: &Expiry, admin: &PoolerAddress) -> Result<Vec<String>> {
+        if let Some(error) = &self.removals {
+            return Err(error.clone());
+        }
+        let backups = match &mut self.backups {
+            Some(Ok(backups)) => backups,
+            Some(Err(error)) => return Err(error.clone()),
+            None => return Err(nobody(admin)),
+        };
+        let full: Vec<String> =
+            backups.iter().filter(|backup| backup.kind == "full").map(|backup| backup.id.clone()).collect();
+        let mut gone: Vec<String> = match what {
+            Expiry::KeepFull(kept) => {
+                let excess = full.len().saturating_sub(usize::try_from(*kept).unwrap_or_default());
+                full.into_iter().take(excess).collect()
+            }
+            Expiry::Set(id) if full.len() == 1 && full.contains(id) => {
+                let detail =
+                    format!("repo1: full backup {id} cannot be expired until another full backup has been created");
+                return Err(Error::Failed { target: admin.to_string(), detail });
+            }
+            Expiry::Set(id) => vec![id.clone()],
+        };
+        // What builds on a backup comes after it.
+        for backup in backups.iter() {
+            if self.priors.get(&backup.id).is_some_and(|prior| gone.contains(prior)) {
+                gone.push(backup.id.clone());
+            }
+        }
+        let held = |id: &String| backups.iter().any(|backup| backup.id == *id);
+        gone.retain(held);
+        backups.retain(|backup| !gone.contains(&backup.id));
+        Ok(gone)
     }
 }

@@ -288,6 +288,13 @@ impl PoolerRecord {
         self.hostname.split('.').next().filter(|label| !label.is_empty())
     }
 
+    /// Whether its pod may be in that namespace. Only a full host name tells where its pod is.
+    pub fn may_be_in(&self, namespace: &str) -> bool {
+        let mut labels = self.hostname.split('.').skip(2);
+        let (found, next) = (labels.next(), labels.next());
+        next != Some("svc") || found == Some(namespace)
+    }
+
     /// Whether the record was written by a process in the pod of that name.
     pub fn is_of_pod(&self, pod: &str) -> bool {
         self.id.name == pod || self.pod_name() == Some(pod)

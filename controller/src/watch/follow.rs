@@ -16,6 +16,7 @@ use kube::{
         watcher,
     },
 };
+use prometheus::IntCounter;
 use serde::de::DeserializeOwned;
 use shared::{kubeutil::is_forbidden, telemetry};
 
@@ -138,12 +139,13 @@ where
 
 /// Runs one watch until its stream ends, which it does only when the task is dropped.
 ///
-/// With a `shelf` the objects also feed a reflector store, and both share them.
+/// With a `shelf` the objects also feed a reflector store, and both share them. Errors are counted as `restarts`.
 pub fn run<K>(
     client: Client,
     config: watcher::Config,
     scope: Scope,
     router: Router,
+    restarts: IntCounter,
     table: fn(&Stores) -> &Table<K>,
     shelf: Option<Arc<Shelf<K>>>,
 ) -> impl Future<Output = ()> + Send + use<K>
@@ -152,7 +154,7 @@ where
 {
     let resource = ApiResource::erase::<K>(&());
     let sink = Box::new(Typed { router: router.clone(), table, shelf });
-    follow(client, resource, config, scope, router, sink)
+    follow(client, resource, config, scope, router, restarts, sink)
 }
 
 async fn follow(
@@ -161,6 +163,7 @@ async fn follow(
     config: watcher::Config,
     scope: Scope,
     router: Router,
+    restarts: IntCounter,
     sink: Box<dyn Sink>,
 ) {
     let kind = resource.kind.as_str();
@@ -181,6 +184,7 @@ async fn follow(
     while let Some(event) = events.next().await {
         match event {
             Err(error) => {
+                restarts.inc();
                 tracing::warn!(%kind, namespace = scope, error = telemetry::chain(&error), "watch interrupted; it goes on by itself");
                 if first && is_forbidden(&error) {
                     router.gate.refused(&scope);
@@ -267,10 +271,12 @@ mod tests {
         for scope in &scopes {
             gate.expect(scope);
         }
+        let restarts = IntCounter::new("restarts", "of this test").unwrap();
         let mut tasks = tokio::task::JoinSet::new();
         for scope in scopes {
-            let shelf = Some(Arc::clone(&shelf));
-            tasks.spawn(run(client.clone(), watcher::Config::default(), scope, router.clone(), |s| &s.pods, shelf));
+            let (shelf, restarts) = (Some(Arc::clone(&shelf)), restarts.clone());
+            let config = watcher::Config::default();
+            tasks.spawn(run(client.clone(), config, scope, router.clone(), restarts, |s| &s.pods, shelf));
         }
         assert!(gate.settled().await.is_empty());
         let gone = async {
@@ -284,6 +290,7 @@ mod tests {
         };
         assert_eq!((names("fickle"), names("steady")), (vec!["b".to_owned()], vec!["a".to_owned(), "b".to_owned()]));
         assert_eq!(store.len(), 3);
+        assert_eq!(restarts.get(), 1, "the watch that expired");
         let shared = stores.pods.get("steady", "a").unwrap();
         assert!(Arc::ptr_eq(&shared, &store.get(&ObjectRef::new("a").within("steady")).unwrap()));
     }

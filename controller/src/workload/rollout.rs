@@ -54,6 +54,11 @@ impl Rollout {
         self.state.total()
     }
 
+    /// Whether pods are missing that the workload should have by its own description.
+    pub fn lacks_pods(&self) -> bool {
+        self.state.total() < self.state.desired()
+    }
+
     /// Pods that are ready.
     pub fn ready(&self) -> i32 {
         self.state.ready()

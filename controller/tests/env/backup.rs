@@ -11,6 +11,7 @@ use controller::upstream::{
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+use shared::clock::Clock as _;
 
 const LONG: Duration = Duration::from_mins(3);
 
@@ -31,12 +32,12 @@ fn broken() -> Error {
     Error::Failed { target: "pooler".to_owned(), detail: "unable to reach the repository".to_owned() }
 }
 
-/// A cluster with a primary, a standby, and a repository with its first backup.
-async fn cluster(bed: &Bed, schedule: Option<Value>) -> (Stage, TopoAddress) {
+/// A cluster with a primary, a standby, and a repository with its first backup; what is asked for besides is a schedule or a retention.
+async fn cluster(bed: &Bed, besides: Option<Value>) -> (Stage, TopoAddress) {
     let mut spec = minimal();
-    if let Some(schedule) = schedule {
-        spec["backup"] =
-            json!({"type": "filesystem", "filesystem": {}, "schedule": schedule, "retention": {"full": 3}});
+    if let Some(Value::Object(besides)) = besides {
+        spec["backup"] = json!({"type": "filesystem", "filesystem": {}});
+        spec["backup"].as_object_mut().unwrap().extend(besides);
     }
     bed.plane().backups.open(Ok(vec![backup("first", 60)]));
     bed.plane().backups.archiving(Ok(Archiver::default()));
@@ -82,6 +83,62 @@ async fn running_job(bed: &Bed) -> String {
     eventually(LONG, async || bed.plane().backups.running().into_iter().next().ok_or("no job".to_owned())).await
 }
 
+/// Asks for a backup and makes it; its name in the repository.
+async fn make(bed: &Bed, name: &str, spec: &Value) -> String {
+    bed.create("MultigresBackup", name, spec).await;
+    let job = running_job(bed).await;
+    bed.plane().backups.complete(&job, Timestamp::now());
+    let run = reaches(bed, name, "Completed").await;
+    if spec["deletionPolicy"] == "Delete" {
+        finalized(bed, name).await;
+    }
+    run["status"]["backupId"].as_str().unwrap().to_owned()
+}
+
+/// Waits until the data of a run goes with it.
+async fn finalized(bed: &Bed, name: &str) {
+    eventually(DEADLINE, async || {
+        let run = bed.object(&format!("MultigresBackup/{name}")).await;
+        if run["metadata"]["finalizers"] == json!(["multigres.com/backup-data"]) {
+            Ok(())
+        } else {
+            Err(run.to_string())
+        }
+    })
+    .await;
+}
+
+/// Waits until the repository holds these backups and no others.
+async fn holds(bed: &Bed, names: &[&str]) {
+    eventually(LONG, async || {
+        let held = bed.plane().backups.held();
+        if held == names { Ok(()) } else { Err(format!("{held:?}")) }
+    })
+    .await;
+}
+
+/// Waits until a run is there no more.
+async fn is_gone(bed: &Bed, name: &str) {
+    eventually(LONG, async || match bed.object(&format!("MultigresBackup/{name}")).await {
+        Value::Null => Ok(()),
+        run => Err(run.to_string()),
+    })
+    .await;
+}
+
+/// Makes whatever the schedule wants until one of its times was served that is wanted; which one.
+async fn served(bed: &Bed, wanted: impl Fn(Timestamp) -> bool) -> Timestamp {
+    eventually(LONG, async || {
+        for job in bed.plane().backups.running() {
+            bed.plane().backups.complete(&job, bed.clock().now());
+        }
+        let backup = shard(bed).await["status"]["backup"].clone();
+        let at = backup["scheduled"]["full"].as_str().and_then(|at| at.parse::<Timestamp>().ok());
+        at.filter(|at| wanted(*at)).ok_or_else(|| format!("{backup:#}"))
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_repository_holds_is_told_and_then_nothing_is_written() {
     let Some(bed) = Bed::open().await else { return };
@@ -109,6 +166,17 @@ async fn what_a_repository_holds_is_told_and_then_nothing_is_written() {
     })
     .await;
     running.quiet(Duration::from_secs(10)).await;
+
+    // A look that was cut off shows nothing at all, and nobody believes it.
+    bed.plane().backups.open(Ok(Vec::new()));
+    let seen = eventually(LONG, async || {
+        let shard = shard(&bed).await;
+        let said = condition(&shard, "BackupHealthy").clone();
+        if said["message"].to_string().contains("lists no backup") { Ok(shard) } else { Err(said.to_string()) }
+    })
+    .await;
+    assert_eq!(condition(&seen, "BackupHealthy")["reason"], "RepositoryUnreachable");
+    assert_eq!(seen["status"]["backup"]["lastId"], "first", "what was known stays known");
 
     let dead = Archiver { failing: true, waiting_seconds: 120.0, last_archived: None };
     bed.plane().backups.open(Ok(vec![backup("first", 3000)]));
@@ -183,15 +251,7 @@ async fn backups_are_made_one_after_another_and_survive_a_restart_of_the_control
     let id = two["status"]["backupId"].as_str().unwrap().to_owned();
 
     // Its data goes with it; that of the first one stays.
-    eventually(DEADLINE, async || {
-        let run = bed.object("MultigresBackup/two").await;
-        if run["metadata"]["finalizers"] == json!(["multigres.com/backup-data"]) {
-            Ok(())
-        } else {
-            Err(run.to_string())
-        }
-    })
-    .await;
+    finalized(&bed, "two").await;
     bed.delete("MultigresBackup/two").await;
     bed.delete("MultigresBackup/one").await;
     eventually(DEADLINE, async || {
@@ -211,7 +271,7 @@ async fn a_schedule_makes_runs_and_prunes_what_is_too_much() {
     let running = bed.start().await;
     // A time that was missed a little ago begins now, so nobody waits for the clock.
     let schedule = json!({"full": "* * * * *", "jitter": "0s", "historyLimit": 1, "timeZone": "Europe/Berlin"});
-    let (_stage, _) = cluster(&bed, Some(schedule)).await;
+    let (_stage, _) = cluster(&bed, Some(json!({"schedule": schedule, "retention": {"full": 3}}))).await;
     let backups = &bed.plane().backups;
     let job = running_job(&bed).await;
     let objects = bed.objects().await;
@@ -226,6 +286,88 @@ async fn a_schedule_makes_runs_and_prunes_what_is_too_much() {
     .await;
     let seen = shard(&bed).await;
     assert!(seen["status"]["backup"]["nextRun"].is_string(), "{:#}", seen["status"]);
+    running.stop().await;
+    bed.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_goes_only_once_nothing_builds_on_it() {
+    let Some(bed) = Bed::open().await else { return };
+    let running = bed.start().await;
+    let (_stage, _) = cluster(&bed, None).await;
+    told(&bed, "BackupHealthy", "BackupRecent").await;
+    let incremental = json!({"cluster": "minimal", "type": "incremental", "deletionPolicy": "Delete"});
+    let before = make(&bed, "before", &incremental).await;
+    let after = make(&bed, "after", &incremental).await;
+    assert!(after.starts_with("first_") && before.starts_with("first_"), "{before} {after}");
+    bed.delete("MultigresBackup/before").await;
+    running.quiet(Duration::from_secs(5)).await;
+    holds(&bed, &["first", &before, &after]).await;
+    assert!(bed.plane().backups.expired().is_empty(), "it would have taken the other one along");
+    assert!(bed.object("MultigresBackup/before").await["metadata"]["deletionTimestamp"].is_string());
+    bed.delete("MultigresBackup/after").await;
+    is_gone(&bed, "after").await;
+    is_gone(&bed, "before").await;
+    holds(&bed, &["first"]).await;
+    assert_eq!(bed.plane().backups.expired(), [Expiry::Set(after), Expiry::Set(before)]);
+    running.stop().await;
+    bed.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retention_is_kept_in_the_end_and_the_only_full_backup_stays() {
+    let Some(bed) = Bed::open().await else { return };
+    let running = bed.start().await;
+    let (_stage, _) = cluster(&bed, Some(json!({"retention": {"full": 1}}))).await;
+    told(&bed, "BackupHealthy", "BackupRecent").await;
+    let backups = &bed.plane().backups;
+
+    // Somebody holds the lease for a while, and nothing can be removed meanwhile.
+    let detail = "backup lease is already held".to_owned();
+    backups.keep(Some(Error::Failed { target: "multiadmin".to_owned(), detail }));
+    let only = make(&bed, "only", &json!({"cluster": "minimal", "deletionPolicy": "Delete"})).await;
+    eventually(LONG, async || {
+        let tried = backups.expired();
+        if tried.len() > 1 { Ok(()) } else { Err(format!("{tried:?}")) }
+    })
+    .await;
+    holds(&bed, &["first", &only]).await;
+    backups.keep(None);
+    holds(&bed, &[&only]).await;
+
+    // What can never go is told of, and is no failure.
+    bed.delete("MultigresBackup/only").await;
+    eventually(LONG, async || {
+        let tried = backups.expired();
+        if tried.contains(&Expiry::Set(only.clone())) { Ok(()) } else { Err(format!("{tried:?}")) }
+    })
+    .await;
+    running.quiet(Duration::from_secs(5)).await;
+    let kept = bed.object("MultigresBackup/only").await;
+    assert!(kept["metadata"]["deletionTimestamp"].is_string(), "{kept:#}");
+    assert!(condition(&kept, "Reconciled").is_null(), "{kept:#}");
+    bed.edit("MultigresBackup/only", json!({"spec": {"deletionPolicy": "Retain"}})).await;
+    is_gone(&bed, "only").await;
+    holds(&bed, &[&only]).await;
+    running.stop().await;
+    bed.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_was_ahead_for_a_while_does_not_stop_the_schedule() {
+    let Some(bed) = Bed::open().await else { return };
+    let running = bed.start().await;
+    let schedule = json!({"full": "* * * * *", "jitter": "0s", "startingDeadline": "1m"});
+    let (_stage, _) = cluster(&bed, Some(json!({"schedule": schedule}))).await;
+    served(&bed, |_| true).await;
+    // Less than the two hours that a run may take from its creation on, of which the API server tells.
+    bed.clock().ahead_by(SignedDuration::from_mins(90));
+    let ahead = served(&bed, |at| at > Timestamp::now() + SignedDuration::from_mins(60)).await;
+    let set_back = Timestamp::now();
+    bed.clock().ahead_by(SignedDuration::ZERO);
+    let now = served(&bed, |at| at > set_back && at < ahead - SignedDuration::from_mins(60)).await;
+    assert!(now <= Timestamp::now() && now.as_second() % 60 == 0, "{now}");
+    told(&bed, "BackupHealthy", "BackupRecent").await;
     running.stop().await;
     bed.close().await;
 }

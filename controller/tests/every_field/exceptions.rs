@@ -49,6 +49,8 @@ pub const BOOTSTRAP_ONLY: &[Entry] = &[
         "localTopoServer.external.clientCertSecret",
         "the data plane takes one set of certificates, that of the global topology",
     ),
+    ("etcd.rootPath", "poolers that run do not register anew"),
+    ("external.rootPath", "poolers that run do not register anew"),
     ("internalTLS.enabled", "components with and without TLS cannot reach each other"),
     ("multipooler.runAsUser", "both containers of a pod share files"),
     ("cells[].zone", "volumes cannot move"),

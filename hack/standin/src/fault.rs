@@ -40,6 +40,8 @@ pub enum Fault {
     RevokeCredentials,
     /// The repository lists backups whose names and times make no sense.
     GarbleBackups,
+    /// The repository lists nothing, as when the look into it takes so long that it is cut off.
+    EmptyBackups,
     /// WAL is not archived.
     StopArchiving,
     /// PostgreSQL counts as not running.
@@ -51,7 +53,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    const ALL: [(Self, &'static str); 18] = [
+    const ALL: [(Self, &'static str); 19] = [
         (Self::RefuseRpc, "refuse-rpc"),
         (Self::HangRpc, "hang-rpc"),
         (Self::FailReady, "fail-ready"),
@@ -66,6 +68,7 @@ impl Fault {
         (Self::LoseRepository, "lose-repository"),
         (Self::RevokeCredentials, "revoke-credentials"),
         (Self::GarbleBackups, "garble-backups"),
+        (Self::EmptyBackups, "empty-backups"),
         (Self::StopArchiving, "stop-archiving"),
         (Self::StopPostgres, "stop-postgres"),
         (Self::StopReplication, "stop-replication"),

@@ -18,8 +18,8 @@ use standin::proto::clustermetadata::{
 };
 use standin::proto::multiorch::{ShardStatusRequest, TriggerRecoveryNowRequest};
 use standin::proto::multipoolermanagerdata::{
-    BackupRequest, GetBackupByJobIdRequest, GetBackupsRequest, ReloadConfigRequest, ResignLeadershipRequest,
-    RuleOperation, StatusRequest, UpdateConsensusRuleRequest,
+    BackupRequest, ExpireBackupsRequest, GetBackupByJobIdRequest, GetBackupsRequest, ReloadConfigRequest,
+    ResignLeadershipRequest, RuleOperation, StatusRequest, UpdateConsensusRuleRequest,
 };
 
 /// The binaries with their subcommand.
@@ -411,11 +411,35 @@ async fn backups_and_reloads(places: &[bed::PoolerPlace], leader: usize) {
     let asked = GetBackupByJobIdRequest { job_id: "job-1".into() };
     let found = manager.get_backup_by_job_id(asked).await.unwrap().into_inner().backup.unwrap();
     assert_eq!(found.backup_id, made);
+    backups_go(places[leader].grpc, &made).await;
     let reloaded = manager.reload_config(ReloadConfigRequest::default()).await.unwrap().into_inner();
     assert!(reloaded.config_load_time.is_some());
     let asked = ReloadConfigRequest { expected_settings: [("work_mem".to_owned(), "777MB".to_owned())].into() };
     let refused = manager.reload_config(asked).await.unwrap().into_inner();
     assert_eq!(refused.mismatches[0].name, "work_mem");
+}
+
+/// With a backup goes what builds on it, asked for or not; the only full one stays.
+async fn backups_go(port: u16, full: &str) {
+    let mut manager = bed::manager(port);
+    let mut chain = Vec::new();
+    for _ in 0..2 {
+        let asked = BackupRequest { force_primary: true, r#type: "incremental".into(), ..BackupRequest::default() };
+        chain.push(manager.backup(asked).await.unwrap().into_inner().backup_id);
+    }
+    assert!(chain.iter().all(|id| id.starts_with(full)), "{chain:?} build on {full}");
+    let asked = |set: &str| ExpireBackupsRequest { overrides: [("set".to_owned(), set.to_owned())].into() };
+    let mut gone = manager.expire_backups(asked(&chain[0])).await.unwrap().into_inner().expired_backup_ids;
+    gone.sort();
+    assert_eq!(gone, chain);
+    let all = manager.get_backups(GetBackupsRequest { limit: 0 }).await.unwrap().into_inner().backups;
+    for other in all.iter().filter(|backup| backup.backup_id != full) {
+        manager.expire_backups(asked(&other.backup_id)).await.unwrap();
+    }
+    let refusal = manager.expire_backups(asked(full)).await.unwrap_err();
+    assert!(refusal.message().contains("cannot be expired until another full backup"), "{refusal}");
+    let left = manager.get_backups(GetBackupsRequest { limit: 0 }).await.unwrap().into_inner().backups;
+    assert_eq!(left.iter().map(|backup| backup.backup_id.as_str()).collect::<Vec<_>>(), [full]);
 }
 
 #[tokio::test]

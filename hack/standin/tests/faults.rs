@@ -8,7 +8,7 @@ use bed::{Bed, eventually, http, http_call, status};
 use standin::proto::clustermetadata::{
     BackupLocation, Database, PoolerLifecycleStatus, S3Backup, backup_location::Location,
 };
-use standin::proto::multipoolermanagerdata::{GetBackupsRequest, StatusRequest};
+use standin::proto::multipoolermanagerdata::{GetBackupByJobIdRequest, GetBackupsRequest, StatusRequest};
 
 #[tokio::test]
 async fn faults_come_over_http_and_from_the_file_and_go_again() {
@@ -69,6 +69,29 @@ async fn a_commanded_crash_ends_the_process() {
 async fn list_fails(port: u16) -> Option<String> {
     let answer = bed::manager(port).get_backups(GetBackupsRequest { limit: 0 }).await;
     answer.err().map(|status| status.message().to_owned())
+}
+
+#[tokio::test]
+async fn a_look_into_the_repository_that_is_cut_off_shows_nothing() {
+    if bed::is_real() {
+        bed::skip("faults are the stand-in's own");
+        return;
+    }
+    let Some(bed) = Bed::start().await else { return };
+    bed.put_database(&bed.ground.open_directory("repository")).await;
+    let place = bed.place("p-1");
+    let _pooler = bed.start_pod(&place);
+    let count = || async {
+        let answer = bed::manager(place.grpc).get_backups(GetBackupsRequest { limit: 0 }).await;
+        answer.ok().map(|answer| answer.into_inner().backups.len())
+    };
+    eventually("the first backup", || async { count().await.filter(|count| *count == 1) }).await;
+    http_call(place.http, "POST", "/standin/fault", "empty-backups");
+    eventually("an empty list", || async { count().await.filter(|count| *count == 0) }).await;
+    let asked = GetBackupByJobIdRequest { job_id: "job-1".into() };
+    assert!(bed::manager(place.grpc).get_backup_by_job_id(asked).await.unwrap().into_inner().backup.is_none());
+    http_call(place.http, "DELETE", "/standin/fault", "");
+    eventually("the first backup again", || async { count().await.filter(|count| *count == 1) }).await;
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, env, process::Stdio};
 
 use anyhow::{Context as _, Result, ensure};
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::{Event, Pod, Secret};
 use kube::{
     Api, ResourceExt as _,
     api::{ListParams, PostParams},
@@ -197,6 +197,34 @@ impl<'a> Backups<'a> {
         .await
     }
 
+    /// Waits for an event of a run with these words.
+    pub async fn told(&self, run: &str, reason: &str, words: &str, seconds: u64) -> Result<()> {
+        let events: Api<Event> = self.cluster.namespaced();
+        let of_run = format!("involvedObject.kind=MultigresBackup,involvedObject.name={run}");
+        let of_run = ListParams::default().fields(&of_run);
+        until(&format!("event {reason} of {run} ({words:?})"), within(seconds), || async {
+            let all = events.list(&of_run).await?.items;
+            let said = |event: &Event| {
+                let message = event.message.as_deref().unwrap_or_default();
+                event.reason.as_deref() == Some(reason) && message.contains(words)
+            };
+            let told: Vec<_> = all.iter().map(|event| (&event.reason, &event.message)).collect();
+            ensure!(all.iter().any(said), "{told:?}");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits until a run is there no more.
+    pub async fn is_gone(&self, run: &str, seconds: u64) -> Result<()> {
+        until(&format!("the end of the object {run}"), within(seconds), || async {
+            let left = self.runs().get_opt(run).await?;
+            ensure!(left.is_none(), "{left:?}");
+            Ok(())
+        })
+        .await
+    }
+
     /// The pool pods.
     pub async fn pods(&self) -> Result<Vec<Pod>> {
         let labels = format!("{}={},{}=shard-pool", label::INSTANCE, self.cluster.name, label::COMPONENT);
@@ -228,6 +256,18 @@ impl<'a> Backups<'a> {
         Ok(())
     }
 
+    /// Some rows, about a kilobyte each, with the program `sql`, so that a backup takes its time. The stand-in takes its time on command.
+    pub async fn fill(&self, program: &str, rows: usize) -> Result<()> {
+        if !is_real() {
+            return Ok(());
+        }
+        let rows =
+            format!("INSERT INTO filler SELECT g, repeat(md5(g::text), 30) FROM generate_series(1, {rows}) AS g");
+        let table = "CREATE TABLE IF NOT EXISTS filler (id bigint PRIMARY KEY, text text)";
+        self.sql(program, &[table, &rows]).await?;
+        Ok(())
+    }
+
     /// Runs statements through the gateway with the program `sql`, which runs inside the bed's network.
     pub async fn sql(&self, program: &str, statements: &[&str]) -> Result<String> {
         self.sql_with(program, &[], statements).await
@@ -235,11 +275,21 @@ impl<'a> Backups<'a> {
 
     /// The same with further options of the program.
     pub async fn sql_with(&self, program: &str, options: &[&str], statements: &[&str]) -> Result<String> {
+        self.sql_through(&name::cluster_gateway(&self.cluster.name), program, options, statements).await
+    }
+
+    /// The same through the gateways behind a Service, such as those of one cell.
+    pub async fn sql_through(
+        &self,
+        service: &str,
+        program: &str,
+        options: &[&str],
+        statements: &[&str],
+    ) -> Result<String> {
         let secrets: Api<Secret> = self.cluster.namespaced();
         let secret = secrets.get(&name::postgres_password(&self.cluster.name)).await?;
         let password = secret.data.unwrap_or_default().remove("password").context("a password")?;
-        let host =
-            format!("{}.{}.svc.cluster.local", name::cluster_gateway(&self.cluster.name), self.cluster.namespace);
+        let host = format!("{service}.{}.svc.cluster.local", self.cluster.namespace);
         let port = POSTGRES.to_string();
         let mut command = in_bed()?;
         command.args([program, "--host", &host, "--port", &port]).args(options).args(statements);

@@ -1,9 +1,12 @@
 //! One `MultigresCluster` in a story: applied, waited for, looked at, removed.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, Service};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, Service};
 use kube::{
     Api, ResourceExt as _,
     api::{DeleteParams, ListParams, Patch, PatchParams},
@@ -212,5 +215,19 @@ impl ClusterUnderTest {
         let mut names: Vec<String> = api.list(&self.mine()).await?.iter().map(kube::ResourceExt::name_any).collect();
         names.sort();
         Ok(names)
+    }
+
+    /// Where the data of a claim is on this machine.
+    pub async fn directory(&self, claim: &str) -> Result<PathBuf> {
+        let claims: Api<PersistentVolumeClaim> = self.namespaced();
+        let volume = claims.get(claim).await?.spec.and_then(|spec| spec.volume_name).context("a bound volume")?;
+        let volumes: Api<PersistentVolume> = Api::all(self.bed.client.clone());
+        let spec = volumes.get(&volume).await?.spec.unwrap_or_default();
+        let path = spec.host_path.map(|host| host.path).or(spec.local.map(|local| local.path));
+        let path = path.with_context(|| format!("volume {volume} is no directory of the host"))?;
+        // Whatever is below it may be about to go.
+        let ours = format!("_{}_{claim}", self.namespace);
+        ensure!(path.ends_with(&ours), "{path} is not the directory of {claim}");
+        Ok(PathBuf::from(path))
     }
 }

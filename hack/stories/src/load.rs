@@ -206,6 +206,12 @@ impl Report {
         ensure!(self.wrongly_refused + self.wrongly_accepted + self.failed == 0, "{self}");
         Ok(())
     }
+
+    /// Fails where there were fewer requests per second: a lighter load than the one that is promised shows less.
+    pub fn check_rate(&self, least: f64) -> Result<()> {
+        ensure!(self.rate() >= least, "fewer than {least:.0} requests per second: {self}");
+        Ok(())
+    }
 }
 
 impl fmt::Display for Report {
@@ -346,5 +352,13 @@ mod tests {
         report.record(&case, Outcome::Failed("EOF".into()), Duration::from_secs(2), Duration::from_millis(9));
         let message = report.check().map_or_else(|error| error.to_string(), |()| String::new());
         assert!(message.contains("1 failed") && message.contains("after 2.0 s: a good one: failed: EOF"), "{message}");
+    }
+
+    #[test]
+    fn a_load_that_is_lighter_than_promised_fails_and_tells_its_rate() {
+        let report = |sent| Report { sent, elapsed: Duration::from_secs(2), ..Report::default() };
+        report(400).check_rate(200.0).unwrap_or_else(|error| unreachable!("{error}"));
+        let message = report(398).check_rate(200.0).map_or_else(|error| error.to_string(), |()| String::new());
+        assert!(message.starts_with("fewer than 200 requests per second: 398 requests at 199/s"), "{message}");
     }
 }

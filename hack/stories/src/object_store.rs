@@ -20,8 +20,12 @@ use crate::{
     wait::{until, within},
 };
 
-/// Starts the words it is given and ends them with its own input, so that a story that dies leaves nobody behind.
-const UNTIL_END_OF_INPUT: &str = r#""$@" </dev/null & started=$!; read -r _; kill "$started"; wait "$started""#;
+/// Starts the words it is given, ends when they do, and ends them with its own input, so that a story that dies leaves nobody behind.
+pub(crate) const UNTIL_END_OF_INPUT: &str = concat!(
+    r#"exec 3<&0; "$@" </dev/null 3<&- & started=$!; "#,
+    r#"(read -r _ <&3; kill "$started") 2>/dev/null & waits=$!; "#,
+    r#"wait "$started"; ended=$?; kill "$waits" 2>/dev/null; exit "$ended""#,
+);
 /// The certificate is made for one story.
 const LIFE: SignedDuration = SignedDuration::from_hours(24);
 
@@ -49,7 +53,8 @@ impl ObjectStore {
         let (certificate, key) = certificate(&directory)?;
         let host = node_address(bed).await?;
         let port = 20_000 + id % 10_000;
-        let (access_key, secret_key) = ("story".to_owned(), format!("secret-{id}"));
+        // Long and strange enough to be looked for in whatever the story leaves.
+        let (access_key, secret_key) = ("story".to_owned(), format!("Wq7vT2mPz9LkX4rB8s{id:08x}"));
         let mut command = in_bed()?;
         command.args(["bash", "-c", UNTIL_END_OF_INPUT, "bash"]).arg(rclone).args(["serve", "s3"]);
         command.arg(directory.join("served"));
@@ -152,5 +157,17 @@ mod tests {
         })
         .await
         .unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_ends_by_itself_is_seen_to_end() {
+        let mut command = std::process::Command::new("bash");
+        command.args(["-c", UNTIL_END_OF_INPUT, "bash", "bash", "-c", "exit 7"]).stdin(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let code = until("the end", within(10), || {
+            let ended = child.try_wait().unwrap();
+            async move { ended.context("it still runs") }
+        });
+        assert_eq!(code.await.unwrap().code(), Some(7));
     }
 }

@@ -1,6 +1,7 @@
-//! A Prometheus server as a host process: it scrapes the bed as the chart's monitors say, evaluates the chart's alerts, and answers queries.
+//! A Prometheus server beside the pods: it scrapes the bed as the chart's monitors say, takes what is pushed to it by OTLP, evaluates the
+//! chart's alerts, and answers queries.
 //!
-//! It reaches pods through the API server, so it needs no way into the network of the bed.
+//! It runs in the network of the bed, so it reaches pods, and pods reach it.
 
 pub mod dashboard;
 mod manifest;
@@ -9,10 +10,14 @@ mod scrape;
 use std::{
     collections::BTreeMap,
     env, fs,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::{Mutex, PoisonError},
+    process::Stdio,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -21,12 +26,15 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    process::Child,
 };
 
 use crate::{
-    bed::KUBECONFIG,
+    backup::in_bed,
+    bed::{Bed, KUBECONFIG},
     fault::TESTBED,
     helm::Tools,
+    object_store::{UNTIL_END_OF_INPUT, node_address},
     wait::{until, within},
 };
 
@@ -36,6 +44,15 @@ const INTERVAL: &str = "3s";
 const WINDOW: &str = "30s";
 /// How much of the server's log an error quotes, in lines.
 const QUOTED: usize = 20;
+/// Ports that a server may get: the first, and how many. Nobody else in the network of the bed listens on them.
+const PORTS: (u16, u16) = (12_000, 3_000);
+/// How long it may take to write its data down when it ends.
+const ENDS_WITHIN: Duration = Duration::from_secs(10);
+/// How late a sample may be that is pushed.
+const LATE: &str = "10m";
+
+/// Servers that this process has started.
+static STARTED: AtomicU32 = AtomicU32::new(0);
 
 /// A running server; it ends with this value, and so does its data.
 pub struct Prometheus {
@@ -72,10 +89,11 @@ impl Alert {
 }
 
 impl Prometheus {
-    /// Starts a server with the monitors and alerts of the chart, rendered with these values, and waits until it answers.
+    /// Starts a server with the monitors and alerts of the chart, rendered with these values, and waits until it answers. To secured pods it
+    /// shows the `token`.
     ///
     /// The windows of the alerts are cut to half a minute; thresholds and delays are values of the chart.
-    pub async fn start(tools: &Tools, values: &[String]) -> Result<Self> {
+    pub async fn start(bed: &Bed, tools: &Tools, values: &[String], token: Option<&str>) -> Result<Self> {
         let program = program().await?;
         let manifests = manifest::render(tools, INTERVAL, values).await?;
         let dir = tempfile::tempdir().context("making a directory for Prometheus")?;
@@ -87,23 +105,29 @@ impl Prometheus {
         let global = json!({
             "scrape_interval": INTERVAL, "scrape_timeout": INTERVAL, "evaluation_interval": INTERVAL,
         });
-        let scraped = scrape::configs(&manifests, &access)?;
-        write(&config, &json!({ "global": global, "rule_files": [rules], "scrape_configs": scraped }))?;
-        // Nobody else takes a port that was just given back, unless thousands of others are asked for meanwhile.
-        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
-        let address = address.context("looking for a free port")?;
+        let shown = dir.path().join("token");
+        if let Some(token) = token {
+            fs::write(&shown, token).context("writing the token")?;
+        }
+        let scraped = scrape::configs(&manifests, &access, token.map(|_| shown.as_path()))?;
+        let pushed = json!({ "promote_resource_attributes": manifest::promoted()? });
+        let storage = json!({ "tsdb": { "out_of_order_time_window": LATE } });
+        write(
+            &config,
+            &json!({ "global": global, "rule_files": [rules], "scrape_configs": scraped, "otlp": pushed, "storage": storage }),
+        )?;
+        let host: IpAddr = node_address(bed).await?.parse().context("the address of a node")?;
+        let address = SocketAddr::new(host, port());
         let log = fs::File::create(dir.path().join("log")).context("making the log of Prometheus")?;
-        let child = Command::new(&program)
-            .arg(format!("--config.file={}", config.display()))
-            .arg(format!("--storage.tsdb.path={}", dir.path().join("data").display()))
-            .arg(format!("--web.listen-address={address}"))
-            .arg("--log.level=warn")
-            .current_dir(dir.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .with_context(|| format!("starting {}", program.display()))?;
+        let mut command = in_bed()?;
+        command.args(["bash", "-c", UNTIL_END_OF_INPUT, "bash"]).arg(&program);
+        command.arg(format!("--config.file={}", config.display()));
+        command.arg(format!("--storage.tsdb.path={}", dir.path().join("data").display()));
+        command.arg(format!("--web.listen-address={address}"));
+        command.args(["--web.enable-otlp-receiver", "--log.level=warn"]);
+        // The end of its input ends it, and an end of our own is one.
+        command.kill_on_drop(false).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
+        let child = command.spawn().with_context(|| format!("starting {}", program.display()))?;
         let server = Self { child: Mutex::new(child), address, dir };
         server.ready().await?;
         Ok(server)
@@ -118,6 +142,11 @@ impl Prometheus {
             fetch(self.address, "/-/ready").await.map(Ok)
         });
         answered.await.flatten().with_context(|| format!("its log ends with:\n{}", self.log())).map(drop)
+    }
+
+    /// Where exporters push series to by OTLP over HTTP, as `OTEL_EXPORTER_OTLP_ENDPOINT` names it.
+    pub fn otlp(&self) -> String {
+        format!("http://{}/api/v1/otlp", self.address)
     }
 
     fn ended(&self) -> Result<Option<std::process::ExitStatus>> {
@@ -221,10 +250,19 @@ impl Prometheus {
 impl Drop for Prometheus {
     fn drop(&mut self) {
         let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner);
-        // It may have ended by itself, which the story has noticed by now.
-        let _gone = child.kill();
-        let _reaped = child.wait();
+        drop(child.stdin.take());
+        // Its directory goes after it, and nobody scrapes any more when this returns.
+        let end = Instant::now() + ENDS_WITHIN;
+        while matches!(child.try_wait(), Ok(None)) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
+}
+
+/// A port for the next server of this process. Processes that run side by side have ids side by side.
+fn port() -> u16 {
+    let number = std::process::id().wrapping_mul(4).wrapping_add(STARTED.fetch_add(1, Ordering::Relaxed));
+    PORTS.0 + u16::try_from(number % u32::from(PORTS.1)).unwrap_or_default()
 }
 
 /// The server's program; the testbed builds it if need be.

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::{
     ByteString,
     api::core::v1::{Pod, Secret},
@@ -15,7 +15,10 @@ use kube::{
 };
 use serde_json::Value;
 
-use crate::helm::Tools;
+use crate::{
+    bed::{Bed, OPERATOR_NAMESPACE},
+    helm::Tools,
+};
 
 /// Keys of Secrets whose content everybody may know.
 const PUBLIC: [&str; 3] = ["ca.crt", "tls.crt", "username"];
@@ -55,6 +58,25 @@ impl Hidden {
         let is_shown = |shapes: &BTreeSet<String>| shapes.iter().any(|shape| text.contains(shape.as_str()));
         self.0.iter().filter(|(_, shapes)| is_shown(shapes)).map(|(name, _)| name.as_str()).collect()
     }
+
+    /// Fails where one of these texts shows a value. By name alone: the report of a leak is read by more people than the Secret.
+    pub fn nowhere_in<'t>(&self, texts: impl IntoIterator<Item = (&'t String, &'t String)>) -> Result<()> {
+        let shown = texts.into_iter().map(|(place, text)| (place, self.shown_in(text)));
+        let shown: Vec<(&String, BTreeSet<&str>)> = shown.filter(|(_, values)| !values.is_empty()).collect();
+        ensure!(shown.is_empty(), "what Secrets hold is shown: {shown:?}");
+        Ok(())
+    }
+}
+
+/// Fails where anything that a story has left in its namespace, or the operator in its own, shows what a Secret of the story holds.
+pub async fn stay_hidden(bed: &Bed, namespace: &str) -> Result<()> {
+    let tools = Tools::from_env()?;
+    let secrets: Api<Secret> = Api::namespaced(bed.client.clone(), namespace);
+    let hidden = Hidden::of(&secrets.list(&ListParams::default()).await?.items);
+    ensure!(!hidden.names().is_empty(), "no Secret in {namespace} holds anything to look for");
+    let here = texts(&bed.client, &tools, namespace).await?;
+    let operator = texts(&bed.client, &tools, OPERATOR_NAMESPACE).await?;
+    hidden.nowhere_in(here.iter().chain(&operator))
 }
 
 /// How a value can stand in a text: as it is, quoted, in base64, and in the pieces that are secret by themselves.

@@ -28,6 +28,8 @@ use crate::{
 pub const POOLER_GRPC: u16 = 15270;
 /// gRPC port of pgctld, which speaks plain text always.
 pub const PGCTLD_GRPC: u16 = 15470;
+/// Port of pgBackRest's server in pool pods.
+pub const PGBACKREST: u16 = 8432;
 /// Key of a certificate in a Secret.
 const CERTIFICATE: &str = "tls.crt";
 /// Key of its private key.
@@ -53,6 +55,23 @@ pub async fn answers_in_plain_text(host: &str, port: u16) -> Result<bool> {
 /// Whether bytes in hexadecimal begin a frame of settings: three bytes of length, then the number of that kind.
 fn are_settings(bytes: &str) -> bool {
     bytes.split_whitespace().nth(3) == Some("04")
+}
+
+/// The fingerprint of the certificate that a server shows, as the program `peer` finds it from inside the bed's network.
+pub async fn shown(program: &str, host: &str, port: u16) -> Result<String> {
+    let mut command = in_bed()?;
+    command.args([program, host, &port.to_string()]);
+    let output = command.output().await.context("starting a TLS client in the bed")?;
+    let why = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{host}:{port} shows no certificate: {why}");
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// The certificate that is in a Secret.
+pub async fn stored(cluster: &ClusterUnderTest, secret: &str) -> Result<Certificate> {
+    let secrets: Api<Secret> = cluster.namespaced();
+    let pair = pair(&secrets.get(secret).await.with_context(|| format!("reading {secret}"))?)?;
+    Ok(Certificate::first(&pair.certificate)?)
 }
 
 /// Deletes a Secret with a certificate, which has another one made at once; returns the new certificate.

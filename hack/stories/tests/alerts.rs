@@ -1,14 +1,20 @@
 //! A real Prometheus looks at the bed with the monitors, alerts and dashboards that users get: every query of a dashboard returns data, and
 //! alerts fire by real faults and are over once the fault is.
 //!
-//! The short form has the two alerts that are cheap to wait for; the long form the seven that users of the Go operator know.
+//! The short form has the two alerts that are cheap to wait for; the long form the seven that users of the Go operator know, and metrics that
+//! are secured. With the real data plane (`MULTIGRES_BIN_DIR`) its programs push what they have to tell.
 
-use std::{collections::BTreeSet, fs, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::future::try_join_all;
 use k8s_openapi::api::{
-    core::v1::{Pod, Service},
+    core::v1::{Pod, Secret, Service, ServiceAccount},
     rbac::v1::{ClusterRole, PolicyRule},
 };
 use kube::{
@@ -17,12 +23,15 @@ use kube::{
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use shared::api::v1alpha1::{BackupPhase, MultigresBackup, MultigresCluster};
+use shared::{api::v1alpha1::MultigresCluster, name};
 use stories::{
-    Bed, ClusterUnderTest, Prometheus, Tools,
+    Backups, Bed, ClusterUnderTest, Prometheus, Tools, Webhook,
+    backup::{is_real, small},
     bed::is_long,
     lesson,
+    probe::Probe,
     prometheus::dashboard::{self, Dashboard, Query},
+    rights::{Findings, Rbac, Right},
     until, within,
 };
 
@@ -65,8 +74,31 @@ const EMPTY: [(&str, &str, &str, &str); 7] = [
     ("data-plane", "Standbys that stream", "A", NO_DATABASE),
     ("data-plane", "Space left", "A", NO_SIZES),
 ];
-/// How rows end whose series are pushed by OTLP: no bed has a collector, and clusters send nothing without one.
+/// How rows end whose series are pushed by OTLP: the real data plane does so, the stand-in has none.
 const PUSHED: &str = "(OTLP)";
+/// Of these, queries that may be empty: dashboard, panel, letter, and why.
+const RARE: [(&str, &str, &str, &str); 2] = [
+    (
+        "data-plane",
+        "Requests held during a failover",
+        "B",
+        "requests are given up only where a failover outlasts their time",
+    ),
+    ("data-plane", "Detected problems", "A", "a problem may be solved before it is told of"),
+];
+/// Members of the cluster whose programs push.
+const MEMBERS: u32 = 3;
+/// Those of them that are no primary.
+const STANDBYS: usize = 2;
+/// Primaries that it loses: the second loss makes rates of what the first one has begun.
+const LOSSES: usize = 2;
+
+/// The programs of the operator, by the beginning of the names of their metrics' Services.
+const PROGRAMS: [&str; 2] = ["controller-manager", "admission"];
+/// Admission's pods.
+const REVIEWERS: usize = 2;
+/// API groups of what decides who may read secured metrics.
+const REVIEWS: [&str; 2] = ["authentication.k8s.io", "authorization.k8s.io"];
 
 /// An alert with labels that tell it from others of its name.
 type Told<'a> = (&'static str, Vec<(&'static str, &'a str)>);
@@ -86,9 +118,9 @@ impl Story {
         let rule = |alert: &str, what: &str| format!("monitoring.prometheusRule.rules.{alert}.{what}");
         let mut values: Vec<String> = ALERTS.map(|alert| rule(alert, &format!("for={FOR}"))).into();
         values.extend(THRESHOLDS.map(|(alert, threshold)| rule(alert, &format!("threshold={threshold}"))));
-        let prometheus = Prometheus::start(&tools, &values).await?;
-        for component in ["controller-manager", "admission"] {
-            prometheus.holds(&format!(r#"up{{job=~".*{component}-metrics-service"}} == 1"#), 60).await?;
+        let prometheus = Prometheus::start(&bed, &tools, &values, None).await?;
+        for program in PROGRAMS {
+            prometheus.holds(&scraped(program, 1), 60).await?;
         }
         Ok(Some(Self { bed, tools, prometheus }))
     }
@@ -118,6 +150,11 @@ impl Story {
     }
 }
 
+/// Whether a program is scraped, as a query that yields something if it is so.
+fn scraped(program: &str, up: u8) -> String {
+    format!(r#"up{{job=~".*{program}-metrics-service"}} == {up}"#)
+}
+
 /// Asks everything that the dashboards ask about one cluster; answers what is asked and whether there is anything.
 async fn asked(
     prometheus: &Prometheus,
@@ -138,60 +175,158 @@ async fn asked(
 
 /// Why a query returns nothing on a bed, if it does by nature.
 fn empty_by_nature(dashboard: &str, query: &Query) -> Option<&'static str> {
-    if query.row.ends_with(PUSHED) {
-        return Some("it is pushed to a collector, and no bed has one");
+    if query.row.ends_with(PUSHED) && !is_real() {
+        return Some("the stand-in data plane pushes nothing");
     }
-    let listed = EMPTY
-        .iter()
-        .find(|(of, panel, letter, _)| *of == dashboard && *panel == query.panel && *letter == query.letter);
+    named(&EMPTY, dashboard, query)
+}
+
+/// What a list says about a query.
+fn named(list: &[(&str, &str, &str, &'static str)], dashboard: &str, query: &Query) -> Option<&'static str> {
+    let listed =
+        list.iter().find(|(of, panel, letter, _)| *of == dashboard && *panel == query.panel && *letter == query.letter);
     listed.map(|(_, _, _, why)| *why)
+}
+
+/// What the dashboards ask, and whether there has been an answer since somebody looks. Not all that can be told of happens at the same time.
+struct Shown<'a> {
+    prometheus: &'a Prometheus,
+    dashboards: &'a [Dashboard],
+    fixed: [(&'a str, &'a str); 2],
+    answered: Mutex<BTreeMap<(String, String, String), (Query, bool)>>,
+}
+
+impl Shown<'_> {
+    async fn look(&self) -> Result<()> {
+        let all = asked(self.prometheus, self.dashboards, &self.fixed).await?;
+        let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        for (dashboard, query, has_data) in all {
+            let key = (dashboard, query.panel.clone(), query.letter.clone());
+            answered.entry(key).or_insert((query, false)).1 |= has_data;
+        }
+        Ok(())
+    }
+
+    /// All queries, with the dashboard and whether there has been an answer.
+    fn all(&self) -> Vec<(String, Query, bool)> {
+        let answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        answered
+            .iter()
+            .map(|((dashboard, ..), (query, has_data))| (dashboard.clone(), query.clone(), *has_data))
+            .collect()
+    }
+
+    /// Nothing that should have been answered was not.
+    fn complete(&self) -> Result<()> {
+        let all = self.all();
+        let excused = |dashboard: &str, query: &Query| {
+            empty_by_nature(dashboard, query).is_some() || named(&RARE, dashboard, query).is_some()
+        };
+        let missing: Vec<String> = all
+            .iter()
+            .filter(|(dashboard, query, has_data)| !has_data && !excused(dashboard, query))
+            .map(|(dashboard, query, _)| format!("{dashboard}: {} {}: {}", query.panel, query.letter, query.expression))
+            .collect();
+        ensure!(missing.is_empty(), "{} of {} return nothing:\n{}", missing.len(), all.len(), missing.join("\n"));
+        Ok(())
+    }
+}
+
+/// A small cluster that is well. The programs of the real data plane push to the server, often enough for a story, and gateways hold
+/// requests while there is no primary.
+async fn telling(story: &Story, namespace: &str) -> Result<ClusterUnderTest> {
+    if !is_real() {
+        return story.minimal(namespace).await;
+    }
+    let little = json!({"requests": {"cpu": "10m", "memory": "32Mi"}});
+    let change = json!({
+        "observability": {
+            "otlpEndpoint": story.prometheus.otlp(), "otlpProtocol": "http/protobuf", "metricsExporter": "otlp",
+            "tracesExporter": "none", "logsExporter": "none", "metricExportInterval": "1000",
+        },
+        "cells": [{
+            "name": "zone-a", "spec": {"multigateway": {"resources": little, "buffer": {"enabled": true}}},
+        }],
+    });
+    let cluster = ClusterUnderTest::apply_value(&story.bed, namespace, &small("minimal", MEMBERS, &change)).await?;
+    cluster.healthy(420).await?;
+    Ok(cluster)
+}
+
+/// Work through the gateway, a statement that fails, and lost primaries, so that the programs of the real data plane have something to tell of.
+async fn troubled(cluster: &ClusterUnderTest, shown: &Shown<'_>) -> Result<()> {
+    let secrets: Api<Secret> = cluster.namespaced();
+    let secret = secrets.get(&name::postgres_password(&cluster.name)).await?;
+    let password = secret.data.unwrap_or_default().remove("password").context("a password")?;
+    let host = format!("{}.{}.svc.cluster.local", name::cluster_gateway(&cluster.name), cluster.namespace);
+    let probe = Probe::start(env!("CARGO_BIN_EXE_write_probe"), &host, std::str::from_utf8(&password.0)?)?;
+    let refused = Backups::of(cluster).sql(env!("CARGO_BIN_EXE_sql"), &["SELECT 1/0"]).await;
+    ensure!(refused.is_err(), "a division by zero has the result {refused:?}");
+    let pods: Api<Pod> = cluster.namespaced();
+    for _ in 0..LOSSES {
+        let lost = cluster.shard().await?.status.unwrap_or_default().primary.context("a confirmed primary")?;
+        pods.delete(&lost, &DeleteParams::default().grace_period(0)).await.context("deleting the primary")?;
+        until("another primary", within(240), || async {
+            let primary = cluster.shard().await?.status.unwrap_or_default().primary;
+            ensure!(primary.as_ref().is_some_and(|pod| *pod != lost), "{primary:?}");
+            Ok(())
+        })
+        .await?;
+        shown.look().await?;
+        cluster.roles(STANDBYS, 300).await?;
+        cluster.healthy(300).await?;
+        shown.look().await?;
+    }
+    if let Some(probe) = probe {
+        // Other stories judge what becomes of writes; here they only have to be told of.
+        eprintln!("story dashboards: {:?}", probe.stop()?);
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_query_of_the_dashboards_returns_data() -> Result<()> {
     let Some(story) = Story::begin().await? else { return Ok(()) };
     let dashboards = dashboard::all()?;
-    for (of, panel, letter, _) in EMPTY {
+    for (of, panel, letter, _) in EMPTY.iter().chain(&RARE) {
         let is_there = dashboards.iter().any(|dashboard| {
-            dashboard.name == of && dashboard.queries.iter().any(|query| query.panel == panel && query.letter == letter)
+            let mut queries = dashboard.queries.iter();
+            dashboard.name == *of && queries.any(|query| query.panel == *panel && query.letter == *letter)
         });
         ensure!(
             is_there,
-            "no query {letter} of a panel {panel:?} in dashboard {of}: the list of empty ones is out of date"
+            "no query {letter} of a panel {panel:?} in dashboard {of}: a list of empty ones is out of date"
         );
     }
     let namespace = story.bed.namespace("dashboards").await?;
-    let cluster = story.minimal(&namespace).await?;
-    // A change and a backup, so that there is something to tell of.
+    let cluster = telling(&story, &namespace).await?;
+    // A change and backups, so that there is something to tell of.
     let clusters: Api<MultigresCluster> = cluster.namespaced();
     let louder = Patch::Merge(json!({ "spec": { "logLevels": { "multigateway": "debug" } } }));
     clusters.patch(&cluster.name, &PatchParams::default(), &louder).await.context("changing the cluster")?;
-    let backups: Api<MultigresBackup> = cluster.namespaced();
-    let run = serde_json::from_value(json!({
-        "apiVersion": "multigres.com/v1alpha1", "kind": "MultigresBackup", "metadata": { "name": "shown" },
-        "spec": { "cluster": cluster.name, "type": "full" },
-    }))?;
-    backups.create(&PostParams::default(), &run).await.context("asking for a backup")?;
-    until("a backup", within(240), || async {
-        let status = backups.get("shown").await?.status.unwrap_or_default();
-        ensure!(status.phase == Some(BackupPhase::Completed), "{status:?}");
-        Ok(())
-    })
-    .await?;
+    let backups = Backups::of(&cluster);
+    // One alone is no rate.
+    for run in ["shown", "shown-again"].into_iter().take(if is_real() { 2 } else { 1 }) {
+        backups.make(run, &json!({ "type": "full" }), 300).await?;
+    }
     cluster.healthy(120).await?;
 
-    let fixed = [("namespace", namespace.as_str()), ("cluster", cluster.name.as_str())];
-    let all = until("data for every query", within(180), || async {
-        let all = asked(&story.prometheus, &dashboards, &fixed).await?;
-        let missing: Vec<String> = all
-            .iter()
-            .filter(|(dashboard, query, has_data)| !has_data && empty_by_nature(dashboard, query).is_none())
-            .map(|(dashboard, query, _)| format!("{dashboard}: {} {}: {}", query.panel, query.letter, query.expression))
-            .collect();
-        ensure!(missing.is_empty(), "{} of {} return nothing:\n{}", missing.len(), all.len(), missing.join("\n"));
-        Ok(all)
+    let shown = Shown {
+        prometheus: &story.prometheus,
+        dashboards: &dashboards,
+        fixed: [("namespace", namespace.as_str()), ("cluster", cluster.name.as_str())],
+        answered: Mutex::default(),
+    };
+    if is_real() {
+        troubled(&cluster, &shown).await?;
+    }
+    // Poolers look at their archive every five minutes.
+    until("data for every query", within(if is_real() { 420 } else { 180 }), || async {
+        shown.look().await?;
+        shown.complete()
     })
     .await?;
+    let all = shown.all();
     for (dashboard, query, has_data) in &all {
         if let Some(why) = empty_by_nature(dashboard, query) {
             ensure!(!has_data, "{dashboard}: {} {} returns data, although {why}", query.panel, query.letter);
@@ -202,6 +337,75 @@ async fn every_query_of_the_dashboards_returns_data() -> Result<()> {
     eprintln!("{shown} of {} queries return data, the others cannot here; {rules} alerts can be evaluated", all.len());
     cluster.delete(240).await?;
     story.bed.remove_namespace(&namespace).await
+}
+
+/// Metrics by HTTPS, as one who may read them and one who may not get them, and what the programs have asked about the two.
+async fn secured(bed: &Bed, tools: &Tools, namespace: &str) -> Result<()> {
+    let accounts: Api<ServiceAccount> = Api::namespaced(bed.client.clone(), namespace);
+    let token = async |name: &str| -> Result<String> {
+        let account = serde_json::from_value(json!({ "metadata": { "name": name } }))?;
+        accounts
+            .create(&PostParams::default(), &account)
+            .await
+            .with_context(|| format!("making the account {name}"))?;
+        let request = serde_json::from_value(json!({ "spec": { "audiences": [] } }))?;
+        let answer = accounts.create_token_request(name, &PostParams::default(), &request).await;
+        let status = answer.with_context(|| format!("asking for a token of {name}"))?.status;
+        status.and_then(|status| status.token).context("an answer without a token")
+    };
+    let (reader, nobody) = (token("reader").await?, token("nobody").await?);
+    let values = [
+        "metrics.secure=true".to_owned(),
+        "metrics.readers[0].name=reader".to_owned(),
+        format!("metrics.readers[0].namespace={namespace}"),
+    ];
+    tools.upgrade(&values.each_ref().map(String::as_str)).await?;
+    operator_ready(bed).await?;
+    for (token, up) in [(reader.as_str(), 1), (nobody.as_str(), 0)] {
+        let prometheus = Prometheus::start(bed, tools, &values, Some(token)).await?;
+        for program in PROGRAMS {
+            prometheus.holds(&scraped(program, up), 90).await?;
+        }
+        let told = prometheus.query("multigres_operator_build_info").await?.len();
+        ensure!((told > 0) == (up == 1), "{told} programs have told of themselves");
+    }
+    let log = bed.audit_log.as_ref().context("the bed has an audit log")?;
+    let rights = Rbac::read(&bed.client).await?.rights();
+    let reviews: BTreeSet<Right> = rights.into_iter().filter(|right| REVIEWS.contains(&right.group.as_str())).collect();
+    ensure!(reviews.len() == PROGRAMS.len() * REVIEWS.len(), "each program asks in two ways: {reviews:?}");
+    until("use of all rights that secured metrics need", within(60), || async {
+        let mut findings = Findings::new(reviews.clone());
+        findings.read(log)?;
+        let unused = findings.unused();
+        ensure!(unused.is_empty(), "{unused:?}");
+        Ok(())
+    })
+    .await
+}
+
+async fn operator_ready(bed: &Bed) -> Result<()> {
+    bed.controller_ready().await?;
+    Webhook::new(&bed.client).ready(REVIEWERS).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn secured_metrics_are_scraped_with_a_token_and_every_right_for_that_is_used() -> Result<()> {
+    if !is_long() {
+        eprintln!(
+            "SKIPPED: this story restarts the operator twice and belongs to the long form; `make stories` has it"
+        );
+        return Ok(());
+    }
+    let Some(bed) = Bed::connect().await? else { return Ok(()) };
+    let tools = Tools::from_env()?;
+    let namespace = bed.namespace("readers").await?;
+    let revision = tools.revision().await?;
+    let outcome = secured(&bed, &tools, &namespace).await;
+    // Back, also when something went wrong: other stories come after this one.
+    tools.rollback(revision).await?;
+    operator_ready(&bed).await?;
+    outcome?;
+    bed.remove_namespace(&namespace).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

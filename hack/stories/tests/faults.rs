@@ -288,14 +288,10 @@ async fn a_missing_storage_class_is_told_and_its_arrival_is_enough() -> Result<(
     manifest["spec"]["databases"][0]["tablegroups"][0]["shards"][0]["spec"]["pools"]["default"]["storage"] = storage;
     let mark = story.mark()?;
     let cluster = story.apply(&manifest).await?;
-    until("conditions that name the missing class", within(TOLD), || async {
-        let servers: Api<TopoServer> = cluster.namespaced();
-        let server = servers.get(&format!("{}-global-topo", cluster.name)).await?.status.unwrap_or_default();
-        let shard = cluster.shard().await?.status.unwrap_or_default();
-        for conditions in [&server.conditions, &shard.conditions] {
-            let told = says(conditions, "StorageClassValid", "False", "StorageClassNotFound", class);
-            ensure!(told, "{:?}", text(conditions));
-        }
+    until("a condition that names the missing class", within(TOLD), || async {
+        let conditions = cluster.get().await?.status.unwrap_or_default().conditions;
+        let told = says(&conditions, "StorageClassMissing", "True", "StorageClassNotFound", class);
+        ensure!(told, "{:?}", text(&conditions));
         Ok(())
     })
     .await?;
@@ -335,6 +331,38 @@ async fn an_exhausted_quota_is_told_and_raising_it_is_enough() -> Result<()> {
     story.few(&mark, 3 * FEW)?;
     quotas.delete("few-pods", &DeleteParams::default()).await?;
     // Deployments and our own passes wait longer after each refusal, five minutes at most.
+    cluster.healthy(480).await?;
+    story.end(cluster).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_etcd_whose_pods_are_refused_is_told_and_allowing_them_is_enough() -> Result<()> {
+    if only_long() {
+        return Ok(());
+    }
+    let Some(story) = Story::begin("no-pods").await? else { return Ok(()) };
+    story.bed.forbid_pods(&story.namespace).await?;
+    let mark = story.mark()?;
+    let cluster = story.apply(&small("no-pods", &json!({}))).await?;
+    let servers: Api<TopoServer> = cluster.namespaced();
+    let name = format!("{}-global-topo", cluster.name);
+    until("a first word of the etcd", within(TOLD), || async {
+        ensure!(servers.get(&name).await?.status.is_some(), "it has no status");
+        Ok(())
+    })
+    .await?;
+    // A StatefulSet has no condition for this, unlike a Deployment.
+    until("an etcd that tells of its pods", within(TOLD), || async {
+        let status = servers.get(&name).await?.status.unwrap_or_default();
+        let told = says(&status.conditions, "PodsCreated", "False", "NotCreated", "quota");
+        ensure!(told && status.phase == Some(Phase::Degraded), "{:?}, {:?}", status.phase, text(&status.conditions));
+        Ok(())
+    })
+    .await?;
+    unwell(&cluster, "quota", TOLD).await?;
+    tokio::time::sleep(Duration::from_secs(LASTS)).await;
+    story.few(&mark, 3 * FEW)?;
+    story.bed.allow_pods(&story.namespace).await?;
     cluster.healthy(480).await?;
     story.end(cluster).await
 }

@@ -3,10 +3,13 @@
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::{
+    core::v1::{Secret, Service},
+    events::v1::Event,
+};
 use kube::{
     Api,
-    api::{Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde_json::json;
 use stories::{Bed, ClusterUnderTest, until, within};
@@ -46,6 +49,23 @@ async fn minimal_becomes_healthy_with_a_confirmed_primary_and_leaves_only_retain
             service.spec.clone().unwrap_or_default().ports.unwrap_or_default().iter().map(|p| p.port).collect();
         ensure!(ports == [5432], "ports {ports:?}");
         ensure!(service.metadata.labels.unwrap_or_default().contains_key("team"), "the foreign label is gone");
+        Ok(())
+    })
+    .await?;
+
+    // So is a deletion; users are told of both.
+    services.delete("minimal-multigateway-replica", &DeleteParams::default()).await?;
+    let events: Api<Event> = cluster.namespaced();
+    until("a Service that is back, and events that tell of it", within(30), || async {
+        services.get("minimal-multigateway-replica").await?;
+        let all = events.list(&ListParams::default()).await?.items.into_iter();
+        let reverted = all.filter(|event| event.reason.as_deref() == Some("DriftReverted"));
+        let notes: Vec<String> = reverted.filter_map(|event| event.note).collect();
+        let told = |words: &str| notes.iter().any(|note| note.contains(words));
+        ensure!(
+            told("/minimal-multigateway: spec.ports") && told("/minimal-multigateway-replica was gone"),
+            "{notes:?}"
+        );
         Ok(())
     })
     .await?;

@@ -1,6 +1,7 @@
 //! The samples do what their page says: its own commands make, change and remove each of them.
 //!
-//! The short form tries one that keeps its volumes and one that does not; the long form all of them at once.
+//! The short form tries one that keeps its volumes and one that does not; the long form all of them at once. With the real data plane
+//! those are tried that need no bucket, one after the other: real databases need the machine.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -21,12 +22,15 @@ use shared::{
 use stories::{
     Bed, ClusterUnderTest, Lesson, Tools,
     audit::{CONTROLLER_USER, Mark},
+    backup::is_real,
     bed::{OPERATOR_NAMESPACE, is_long},
     etcd, inventory, until, within,
 };
 
 /// What is tried in the short form: one cluster that deletes its volumes, and one whose topology is somebody else's.
 const SHORT: [&str; 2] = ["overrides", "external-etcd"];
+/// What is tried with the real data plane.
+const REAL: [&str; 4] = ["minimal", "overrides", "external-etcd", "demo-multi-az-shared-volume"];
 /// Namespace of the etcd that the sample brings along.
 const ETCD_NAMESPACE: &str = "external-etcd";
 /// Root of the sample's keys in it.
@@ -307,11 +311,25 @@ fn name_of(lesson: &Lesson) -> Result<String> {
 async fn samples_do_what_their_page_says_and_cost_nothing_while_idle() -> Result<()> {
     let Some(bed) = Bed::connect().await? else { return Ok(()) };
     let mut lessons = stories::lesson::all()?;
-    if !is_long() {
-        lessons.retain(|lesson| SHORT.contains(&lesson.title.as_str()));
-        ensure!(lessons.len() == SHORT.len(), "the page has no longer all of {SHORT:?}");
+    let some: Option<&[&str]> = match (is_long(), is_real()) {
+        (false, _) => Some(&SHORT),
+        (true, true) => Some(&REAL),
+        (true, false) => None,
+    };
+    if let Some(some) = some {
+        lessons.retain(|lesson| some.contains(&lesson.title.as_str()));
+        ensure!(lessons.len() == some.len(), "the page has no longer all of {some:?}");
     }
-    let attempts = try_join_all(lessons.into_iter().map(|lesson| Attempt::apply(&bed, lesson))).await?;
+    let at_once = if is_real() { 1 } else { lessons.len() };
+    for lessons in lessons.chunks(at_once) {
+        together(&bed, lessons).await?;
+    }
+    Ok(())
+}
+
+/// Makes these at once, looks at what they cost, and changes and removes one after the other.
+async fn together(bed: &Bed, lessons: &[Lesson]) -> Result<()> {
+    let attempts = try_join_all(lessons.iter().map(|lesson| Attempt::apply(bed, lesson.clone()))).await?;
     let patience = if is_long() { 900 } else { 300 };
     try_join_all(attempts.iter().map(|attempt| attempt.cluster.healthy(patience))).await?;
 

@@ -17,18 +17,21 @@ use shared::{
     api::v1alpha1::BackupPhase,
     label::{self, Component},
     name,
-    pki::Authority,
+    pki::{Authority, Certificate},
 };
 use stories::{
     Backups, Bed, ClusterUnderTest,
     backup::{is_real, small},
     bed::is_long,
-    tls::{self, Eye, PGCTLD_GRPC, POOLER_GRPC},
+    secret::stay_hidden,
+    tls::{self, Eye, PGBACKREST, PGCTLD_GRPC, POOLER_GRPC},
     until, within,
 };
 
 /// Longest time in which a kubelet brings a changed Secret to its pods.
 const SPREADS: Duration = Duration::from_secs(100);
+/// So many rows of a kilobyte take longer to be saved than certificates to be renewed.
+const ROWS: usize = 400_000;
 /// The name by which PostgreSQL clients know the cluster.
 const PUBLIC_NAME: &str = "db.example.com";
 /// gRPC ports under TLS, by component.
@@ -51,6 +54,7 @@ async fn secured(bed: &Bed, story: &str, members: u32, besides: &Value) -> Resul
 }
 
 async fn end(cluster: &ClusterUnderTest) -> Result<()> {
+    stay_hidden(&cluster.bed, &cluster.namespace).await?;
     cluster.delete(240).await?;
     cluster.bed.remove_namespace(&cluster.namespace).await
 }
@@ -182,14 +186,58 @@ async fn a_cluster_with_internal_tls_and_a_certificate_for_clients_serves() -> R
     end(&cluster).await
 }
 
-/// Makes one backup after the other until `enough`.
-async fn keep_saving(backups: &Backups<'_>, title: &str, mut enough: impl FnMut(usize) -> bool) -> Result<usize> {
+/// Makes one backup after the other until `enough`, each with so many attempts at most.
+async fn keep_saving(
+    backups: &Backups<'_>,
+    title: &str,
+    attempts: u32,
+    mut enough: impl FnMut(usize) -> bool,
+) -> Result<usize> {
     let mut made = 0;
     while !enough(made) {
         made += 1;
-        backups.make(&format!("{title}-{made}"), &json!({"type": "incremental", "attempts": 5}), 300).await?;
+        let spec = json!({"type": "incremental", "attempts": attempts});
+        backups.make(&format!("{title}-{made}"), &spec, 300).await?;
     }
     Ok(made)
+}
+
+/// Renews a certificate twice while one backup is made, which ends well at the first attempt; when the last renewal was.
+async fn renewed_meanwhile(cluster: &ClusterUnderTest, run: &str, leaf: &str) -> Result<Instant> {
+    let backups = Backups::of(cluster);
+    if !is_real() {
+        backups.fault_everywhere("hang-backup").await?;
+    }
+    backups.order(run, &json!({"type": "full", "attempts": 1})).await?;
+    backups.reaches(run, BackupPhase::Running, "", 60).await?;
+    for _ in 0..2 {
+        tls::renew(cluster, leaf).await?;
+    }
+    let (renewed, at) = (Instant::now(), Timestamp::now());
+    if !is_real() {
+        backups.fault_everywhere("").await?;
+    }
+    let made = backups.completed(run, 300).await?;
+    ensure!(made.attempt == Some(1), "it was not made at once: {made:?}");
+    // Times of backups are whole seconds.
+    let ended = made.completed_at.as_ref().map(|ended| ended.0.as_second());
+    ensure!(ended >= Some(at.as_second()), "it was over before the certificate was renewed at {at}: {made:?}");
+    Ok(renewed)
+}
+
+/// What the servers of pgBackRest show is what they were started with, whatever is in their files by now: that is why their pods are replaced
+/// before it ends.
+async fn go_on_with(cluster: &ClusterUnderTest, before: &Certificate) -> Result<()> {
+    if !is_real() {
+        eprintln!("story certificates: pgBackRest serves with the real data plane alone (MULTIGRES_BIN_DIR names it)");
+        return Ok(());
+    }
+    for address in addresses(cluster, Component::ShardPool).await? {
+        let shown = tls::shown(env!("CARGO_BIN_EXE_peer"), &address, PGBACKREST).await?;
+        let expected = before.fingerprint().to_string();
+        ensure!(shown == expected, "{address} shows {shown} instead of {expected}: it reads its certificate again");
+    }
+    Ok(())
 }
 
 #[tokio::test]
@@ -202,28 +250,21 @@ async fn certificates_roll_while_a_backup_runs() -> Result<()> {
     let cluster = secured(&bed, "rolls", 3, &json!({})).await?;
     let backups = Backups::of(&cluster);
     let leaf = name::pgbackrest_tls(&cluster.shard().await?.name_any());
+    let before = tls::stored(&cluster, &leaf).await?;
+    // Renewals take seconds, and a backup of nothing would be over before.
+    backups.fill(env!("CARGO_BIN_EXE_sql"), ROWS).await?;
     let eye = Eye::open(&cluster, 3);
     for round in 1..=2 {
-        let running = format!("renewal-{round}");
-        backups.order(&running, &json!({"type": "full"})).await?;
-        until("a backup that is under way", within(60), || async {
-            let phase = backups.status(&running).await?.phase;
-            // A small one may be over before anybody looks.
-            ensure!(matches!(phase, Some(BackupPhase::Running | BackupPhase::Completed)), "{phase:?}");
-            Ok(())
-        })
-        .await?;
-        tls::renew(&cluster, &leaf).await?;
-        let renewed = Instant::now();
-        backups.completed(&running, 300).await?;
-        // Some are made with files of before, and some with those that the kubelet has brought meanwhile.
-        let made =
-            keep_saving(&backups, &format!("round-{round}"), |made| made > 1 && renewed.elapsed() > SPREADS).await?;
-        eprintln!("story certificates: {made} backups around renewal {round}");
+        let renewed = renewed_meanwhile(&cluster, &format!("renewal-{round}"), &leaf).await?;
+        // Some are made with files of before, and some with those that the kubelet has brought meanwhile. None fails even once.
+        let enough = |made: usize| made > 1 && renewed.elapsed() > SPREADS;
+        let made = keep_saving(&backups, &format!("round-{round}"), 1, enough).await?;
+        eprintln!("story certificates: {made} backups around the renewals of round {round}");
     }
+    go_on_with(&cluster, &before).await?;
     backups.says("BackupHealthy", "True", "BackupRecent", 90).await?;
-    let (before, first) = (eye.seen(), primary(&cluster).await?);
-    ensure!(before.most_down <= 1, "{} members were down at once", before.most_down);
+    let (seen, first) = (eye.seen(), primary(&cluster).await?);
+    ensure!(seen.most_down <= 1, "{} members were down at once", seen.most_down);
     drop(eye);
 
     // Those of the components are read at the start alone, so pods are replaced, and backups go on meanwhile.
@@ -232,7 +273,8 @@ async fn certificates_roll_while_a_backup_runs() -> Result<()> {
     tls::renew(&cluster, &leaf_of_poolers(&cluster)).await?;
     let renewed = Instant::now();
     let all_gone = || eye.seen().names().len() == 3;
-    keep_saving(&backups, "roll", |_| all_gone() || renewed.elapsed() > Duration::from_mins(12)).await?;
+    // The pod that makes one may be the next to be replaced.
+    keep_saving(&backups, "roll", 5, |_| all_gone() || renewed.elapsed() > Duration::from_mins(12)).await?;
     cluster.healthy(420).await?;
     let seen = eye.seen();
     ensure!(seen.names().len() == 3 && seen.gone.len() == 3, "each pod goes once: {seen:?}");

@@ -25,6 +25,7 @@ pub mod pki;
 pub mod probe;
 pub mod process;
 pub mod progress;
+pub mod schemas;
 pub mod state;
 pub mod tools;
 pub mod volumes;

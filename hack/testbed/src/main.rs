@@ -9,7 +9,8 @@ use clap::{Args, Parser, Subcommand};
 use testbed::home::Home;
 use testbed::image::Config;
 use testbed::{
-    Bed, ControlPlane, Kubernetes, NodeMode, Options, Tools, bed, dataplane, fault, image, process, tools, volumes,
+    Bed, ControlPlane, Kubernetes, NodeMode, Options, Tools, bed, dataplane, fault, image, process, schemas, tools,
+    volumes,
 };
 
 #[derive(Parser)]
@@ -81,6 +82,11 @@ enum Action {
         kubernetes: Kubernetes,
         #[command(flatten)]
         words: Words,
+    },
+    /// Writes JSON Schemas of all kinds that the API server in KUBECONFIG serves, for kubeconform.
+    Schemas {
+        /// Where to.
+        folder: PathBuf,
     },
     /// Serves claims on simulated nodes.
     #[command(hide = true)]
@@ -210,6 +216,11 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Action::Tools { names } => build_tools(&names)?,
         Action::Kubeconfig => println!("{}", Bed::get(&name)?.kubeconfig().display()),
         Action::ControlPlane { kubernetes, words } => return with_control_plane(kubernetes, &words.words),
+        Action::Schemas { folder } => {
+            let tools = Tools::locate(&Home::from_env()?)?;
+            tools.ensure(&["kubectl"])?;
+            eprintln!("testbed: {} schemas", schemas::write(&tools.kubectl(), &folder)?);
+        }
         Action::ServeVolumes { kubeconfig } => {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;

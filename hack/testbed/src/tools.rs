@@ -90,9 +90,20 @@ pub const MONITORING: [Tool; 2] = [
     tool("prometheus", "prometheus", "github.com/prometheus/prometheus/cmd/prometheus", PROMETHEUS),
 ];
 
+/// What only tests of the charts need: the Helm before, and unit tests of templates; in a directory of their own, too.
+pub const CHARTS: [Tool; 2] = [
+    tool("helm3", "helm3", "helm.sh/helm/v3/cmd/helm", "helm.sh/helm/v3"),
+    tool(
+        "helm-unittest",
+        "helm-unittest",
+        "github.com/helm-unittest/helm-unittest/cmd/helm-unittest",
+        "github.com/helm-unittest/helm-unittest",
+    ),
+];
+
 /// The programs that are built when none is named.
 pub fn usual() -> impl Iterator<Item = &'static Tool> {
-    ALL.iter().chain(&CHECKS).chain(&ADDONS).chain(&MONITORING)
+    ALL.iter().chain(&CHECKS).chain(&ADDONS).chain(&MONITORING).chain(&CHARTS)
 }
 
 /// All programs there are.
@@ -131,6 +142,7 @@ pub struct Tools {
     oldest: PathBuf,
     monitoring: PathBuf,
     stores: PathBuf,
+    charts: PathBuf,
     apiserver: &'static str,
 }
 
@@ -174,7 +186,8 @@ impl Tools {
         let oldest = home.tools(&pins_hash(&pins, OLDEST.iter())?);
         let monitoring = home.tools(&pins_hash(&pins, MONITORING.iter())?);
         let stores = home.tools(&pins_hash(&pins, STORES.iter())?);
-        Ok(Self { home: home.clone(), pins, dir, addons, oldest, monitoring, stores, apiserver: APISERVER })
+        let charts = home.tools(&pins_hash(&pins, CHARTS.iter())?);
+        Ok(Self { home: home.clone(), pins, dir, addons, oldest, monitoring, stores, charts, apiserver: APISERVER })
     }
 
     /// The same tools with the API server of another Kubernetes.
@@ -217,6 +230,8 @@ impl Tools {
             &self.monitoring
         } else if among(&STORES) {
             &self.stores
+        } else if among(&CHARTS) {
+            &self.charts
         } else {
             &self.dir
         }
@@ -430,6 +445,8 @@ mod tests {
         assert_ne!(tools.path(OLDEST_APISERVER).parent(), tools.path("cert-manager").parent());
         assert_ne!(tools.path("promtool").parent(), tools.path("helm").parent());
         assert_ne!(tools.path("rclone").parent(), tools.path("cert-manager").parent());
+        assert_ne!(tools.path("helm3").parent(), tools.path("helm").parent());
+        assert_eq!(tools.path("helm3").parent(), tools.path("helm-unittest").parent());
         assert!(usual().all(|tool| tool.name != "rclone"), "it takes minutes, and few need it");
         assert!(tools.manifests("cert-manager").starts_with(tools.path("cert-manager").ancestors().nth(2).unwrap()));
     }

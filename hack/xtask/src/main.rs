@@ -1,7 +1,10 @@
-//! Chores of the repository: `cargo xtask crds` writes the custom resource definitions and `cargo xtask monitoring`
-//! what is made from `monitoring/`, `--check` compares them, and `cargo xtask purity` keeps effects out of the modules that decide.
+//! Chores of the repository: `cargo xtask crds` writes the custom resource definitions, `cargo xtask monitoring` what is made from
+//! `monitoring/` and `cargo xtask chart` the READMEs of the charts, `--check` compares them, and `cargo xtask purity` keeps effects out of
+//! the modules that decide.
 
+mod chart;
 mod crds;
+mod marks;
 mod monitoring;
 mod purity;
 #[cfg(test)]
@@ -22,7 +25,7 @@ struct Arguments {
 /// What to do.
 #[derive(Debug, Subcommand)]
 enum Chore {
-    /// Write the custom resource definitions into `crds/` and into the chart.
+    /// Write the custom resource definitions into `crds/` and into the charts.
     Crds {
         /// Write nothing; fail when a committed file differs.
         #[arg(long)]
@@ -30,6 +33,12 @@ enum Chore {
     },
     /// Write what is made from `monitoring/`: manifests, the chart's copies, pictures and tables of the documentation.
     Monitoring {
+        /// Write nothing; fail when a committed file differs.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Write the tables of values into the READMEs of the charts.
+    Chart {
         /// Write nothing; fail when a committed file differs.
         #[arg(long)]
         check: bool,
@@ -42,6 +51,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().chore {
         Chore::Crds { check } => crds::run(&repository(), check),
         Chore::Monitoring { check } => monitoring::run(&repository(), check),
+        Chore::Chart { check } => chart::run(&repository(), check),
         Chore::Purity => purity::run(&repository()),
     }
 }
@@ -49,4 +59,20 @@ fn main() -> anyhow::Result<()> {
 /// The root of the repository, two levels above this crate.
 fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_name_their_version_and_their_commit() {
+        let version = format!("org.opencontainers.image.version=\"{}\"", env!("CARGO_PKG_VERSION"));
+        for file in ["Dockerfile.controller", "Dockerfile.admission"] {
+            let text = std::fs::read_to_string(repository().join(file)).unwrap();
+            assert!(text.contains(&version), "{file}: no {version}");
+            let taken = text.lines().filter(|line| line.starts_with("ARG GIT_REVISION=")).count();
+            assert_eq!(taken, 2, "{file}: one stage builds the program and the other one has the label");
+        }
+    }
 }

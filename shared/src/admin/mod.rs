@@ -332,9 +332,15 @@ mod tests {
     }
 
     async fn request(address: SocketAddr, head: &str) -> String {
+        send(address, head, "").await
+    }
+
+    async fn send(address: SocketAddr, head: &str, body: &str) -> String {
         let exchange = async {
             let mut stream = TcpStream::connect(address).await.unwrap();
-            let text = format!("{head} HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            let length = body.len();
+            let text =
+                format!("{head} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
             stream.write_all(text.as_bytes()).await.unwrap();
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await.unwrap();
@@ -428,6 +434,31 @@ mod tests {
         let bind = Bind::Host("127.0.0.1".to_owned(), taken.local_addr().unwrap().port());
         let error = Server::bind(&bind, &Bind::Off, state()).err().unwrap();
         assert!(error.to_string().contains(&bind.to_string()), "{error}");
+    }
+
+    #[tokio::test]
+    async fn log_filter_is_changed_by_a_request_and_a_bad_one_changes_nothing() {
+        let settings = telemetry::Settings::preset(false);
+        // The layer has to live, or there is nothing to change.
+        let (_layer, log) = telemetry::log_filter::<tracing_subscriber::Registry>(&settings).unwrap();
+        let local = Bind::Host("127.0.0.1".to_owned(), 0);
+        let server = Server::bind(&Bind::Off, &local, State { log: Some(log.clone()), ..state() }).unwrap();
+        let (probes, token) = (server.probe_address().unwrap(), CancellationToken::new());
+        let task = tokio::spawn(server.run(token.clone()));
+
+        assert!(request(probes, "GET /log-filter").await.ends_with(&log.filter()));
+        let wanted = "info,controller::shard=debug";
+        assert!(send(probes, "PUT /log-filter", wanted).await.starts_with("HTTP/1.1 204"));
+        // Its parts may come back in another order.
+        let shown = request(probes, "GET /log-filter").await;
+        assert!(shown.contains("controller::shard=debug") && shown.contains("info"), "{shown}");
+        assert!(send(probes, "PUT /log-filter", "a=b=c").await.starts_with("HTTP/1.1 400"));
+        assert!(send(probes, "PUT /log-filter", "").await.starts_with("HTTP/1.1 400"));
+        assert!(request(probes, "GET /log-filter").await.ends_with(&log.filter()));
+        assert!(log.filter().contains("controller::shard=debug"), "{}", log.filter());
+
+        token.cancel();
+        timeout(Duration::from_secs(10), task).await.unwrap().unwrap().unwrap();
     }
 
     #[tokio::test]

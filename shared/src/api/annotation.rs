@@ -69,7 +69,7 @@ pub const RESTART_REQUIRED: &str = "multigres.com/restart-required";
 /// How the certificates of a webhook configuration are managed.
 pub const CERT_STRATEGY: &str = "multigres.com/cert-strategy";
 
-/// Prefix that users may not use on Services which the operator exposes.
+/// Prefix of the operator's own annotations, which users may not use on Services that the operator exposes.
 pub const RESERVED_PREFIX: &str = "multigres.com/";
 
 /// On a MultigresBackup that a schedule made: RFC 3339 time of the schedule that it is for.

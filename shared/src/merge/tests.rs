@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use rstest::rstest;
 
 use super::*;
-use crate::api::v1alpha1::{BackupType, PvcRetention};
+use crate::api::v1alpha1::{BackupType, DurabilityPolicy, PostgresConfigRef, PvcRetention};
 
 /// Generators of spec fragments, shared with the tests of the resolver.
 pub(crate) mod generate {
@@ -222,6 +222,37 @@ proptest! {
     #[test]
     fn shards_obey_the_laws(a in generate::shard(), b in generate::shard(), c in generate::shard()) {
         laws(&a, &b, &c)?;
+    }
+
+    #[test]
+    fn overrides_and_templates_are_laid_over_as_inline_settings_are(lower in generate::shard(), upper in generate::shard()) {
+        let upper = ShardInlineSpec {
+            postgres_config_ref: Some(PostgresConfigRef::default()),
+            durability_policy: Some(DurabilityPolicy::MultiCellAtLeast2),
+            ..upper
+        };
+        let overrides = ShardOverrides {
+            multiorch: upper.multiorch.clone(),
+            initdb_args: upper.initdb_args.clone(),
+            postgres_config_ref: upper.postgres_config_ref.clone(),
+            postgres_config: upper.postgres_config.clone(),
+            pools: upper.pools.clone(),
+            durability_policy: upper.durability_policy,
+        };
+        let template = ShardTemplateSpec {
+            multiorch: upper.multiorch.clone(),
+            initdb_args: upper.initdb_args.clone(),
+            postgres_config_ref: upper.postgres_config_ref.clone(),
+            postgres_config: upper.postgres_config.clone(),
+            pools: upper.pools.clone(),
+            pvc_deletion_policy: upper.pvc_deletion_policy,
+        };
+        let mut result = lower.clone();
+        result.merge(&overrides);
+        prop_assert_eq!(result, merged(&lower, &ShardInlineSpec { pvc_deletion_policy: None, ..upper.clone() }));
+        let mut result = lower.clone();
+        result.merge(&template);
+        prop_assert_eq!(result, merged(&lower, &ShardInlineSpec { durability_policy: None, ..upper }));
     }
 
     #[test]

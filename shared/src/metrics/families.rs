@@ -73,6 +73,8 @@ pub const REQUEST_SECONDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5
 /// Buckets of an admission request where it is fast, in seconds.
 pub const LATENCY_SECONDS: [f64; 13] =
     [0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
+/// Buckets of taking a pod out of service, in seconds.
+pub const DRAIN_SECONDS: [f64; 10] = [1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0];
 /// Buckets of a call of the data plane, in seconds.
 pub const CALL_SECONDS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
 
@@ -97,7 +99,7 @@ const fn histogram(
 use Program::{Admission, Both, Controller};
 
 /// All families.
-pub const ALL: [Family; 79] = [
+pub const ALL: [Family; 87] = [
     gauge(
         "multigres_operator_build_info",
         &["version", "revision"],
@@ -209,7 +211,7 @@ pub const ALL: [Family; 79] = [
         "multigres_operator_pool_pods",
         &["cluster", "shard", "pool", "cell", "namespace", "state"],
         Controller,
-        "Pods of a pool in a cell: ready, not_ready, draining, missing, drifted.",
+        "Pods of a pool in a cell: ready, not_ready, draining, missing; of these also drifted and quarantined.",
     ),
     gauge(
         "multigres_operator_pool_pods_drifted",
@@ -283,6 +285,13 @@ pub const ALL: [Family; 79] = [
         Controller,
         "Pods that were taken out of service, by result: success, timeout, cancelled, error.",
     ),
+    histogram(
+        "multigres_operator_drain_duration_seconds",
+        &["reason", "result"],
+        Controller,
+        &DRAIN_SECONDS,
+        "Time from the choice of a pod that is to leave service to the end of that, by the reason of the choice.",
+    ),
     gauge(
         "multigres_operator_shard_info",
         &["cluster", "shard", "namespace", "shard_name", "database", "tablegroup"],
@@ -317,7 +326,7 @@ pub const ALL: [Family; 79] = [
         "multigres_operator_topology_connected",
         &["cluster", "cell", "namespace"],
         Controller,
-        "Whether the operator can read the topology of a cluster: 1 or 0; an empty cell means all of it.",
+        "Whether the operator can read the topology of a cluster: 1 or 0; a cell means its records, no cell all of it.",
     ),
     gauge(
         "multigres_operator_object_phase",
@@ -382,6 +391,12 @@ pub const ALL: [Family; 79] = [
     ),
     gauge("multigres_operator_cache_objects", &["kind"], Controller, "Objects that the watches hold in memory."),
     counter(
+        "multigres_operator_watch_restarts_total",
+        &["kind"],
+        Both,
+        "Watches that an error ended, so that they began anew.",
+    ),
+    counter(
         "multigres_operator_writes_total",
         &["reason"],
         Controller,
@@ -418,6 +433,12 @@ pub const ALL: [Family; 79] = [
         &["operation", "resource", "reason"],
         Admission,
         "Admission requests that could not be judged, dry runs included, by reason.",
+    ),
+    counter(
+        "multigres_operator_webhook_denials_total",
+        &["operation", "resource", "rule"],
+        Admission,
+        "Refused admission requests, dry runs excepted, by the kind of rule that was broken; each counts once for each kind.",
     ),
     histogram(
         "multigres_operator_webhook_request_duration_seconds",
@@ -475,6 +496,12 @@ pub const ALL: [Family; 79] = [
         Admission,
         "Writes of the bundle of authorities into webhook configurations.",
     ),
+    gauge(
+        "multigres_operator_ca_bundle_in_sync",
+        &["configuration"],
+        Admission,
+        "Whether every bundle of a webhook configuration accepts the certificate that this replica serves: 1 or 0.",
+    ),
     counter("certwatcher_read_certificate_total", &[], Admission, "Serving certificates that were taken up."),
     counter(
         "certwatcher_read_certificate_errors_total",
@@ -489,6 +516,10 @@ pub const ALL: [Family; 79] = [
     gauge("process_resident_memory_bytes", &[], Both, "Resident memory of the process."),
     gauge("process_start_time_seconds", &[], Both, "Unix time at which the process started."),
     gauge("process_threads", &[], Both, "Threads of the process."),
+    gauge("tokio_workers", &[], Both, "Threads that run tasks: passes and watches; servers have threads of their own."),
+    gauge("tokio_alive_tasks", &[], Both, "Tasks that have begun and not ended."),
+    gauge("tokio_global_queue_depth", &[], Both, "Tasks that wait for any of these threads."),
+    counter("tokio_workers_busy_seconds_total", &[], Both, "Time that these threads spent with tasks, summed up."),
 ];
 
 /// The family of a name.
@@ -499,11 +530,12 @@ pub fn find(name: &str) -> Option<&'static Family> {
 static ALL_STATIC: [Family; ALL.len()] = ALL;
 
 /// Series of others that rules, dashboards and runbooks use, with who exports them.
-pub const FOREIGN: [(&str, &str); 33] = [
+pub const FOREIGN: [(&str, &str); 34] = [
     ("up", "Prometheus"),
     ("kubelet_volume_stats_available_bytes", "kubelet"),
     ("kubelet_volume_stats_capacity_bytes", "kubelet"),
     ("apiserver_request_total", "API server"),
+    ("etcd_server_has_leader", "etcd"),
     ("pg_up", "postgres_exporter"),
     ("pg_replication_is_replica", "postgres_exporter"),
     ("pg_database_size_mb", "postgres_exporter with our queries"),
@@ -526,7 +558,7 @@ pub const FOREIGN: [(&str, &str); 33] = [
     ("multiorch_recovery_action_duration_milliseconds", "multiorch"),
     ("multiorch_recovery_detected_problems", "multiorch"),
     ("multiorch_recovery_stream_connected", "multiorch"),
-    ("multiorch_recovery_stream_snapshots_received_total", "multiorch"),
+    ("multiorch_recovery_stream_snapshots_received", "multiorch"),
     ("multiorch_recovery_pooler_store_size", "multiorch"),
     ("rpc_client_call_duration_seconds", "all programs of the data plane"),
     ("rpc_server_call_duration_seconds", "all programs of the data plane"),

@@ -21,7 +21,7 @@ pub fn resolve(context: &mut Context<'_>, at: &At<'_>, levels: &Levels<'_>) -> B
     let provenance = &mut context.provenance;
     let mut backup: Option<BackupConfig> = None;
     for (level, source) in levels {
-        if let Some(level) = level {
+        if let Some(level) = *level {
             provenance.overlay(
                 backup.get_or_insert(BackupConfig { r#type: level.r#type, ..BackupConfig::default() }),
                 level,

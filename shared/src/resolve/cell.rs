@@ -17,19 +17,8 @@ pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 /// Node label that a cell's `region` selects.
 pub const REGION_LABEL: &str = "topology.kubernetes.io/region";
 
-/// The spec of the Cell object as far as it says which cell that is, and where.
-pub fn located(config: &CellConfig) -> CellSpec {
-    CellSpec {
-        name: config.name.clone(),
-        zone: config.zone.clone(),
-        zone_id: config.zone_id.clone(),
-        region: config.region.clone(),
-        ..CellSpec::default()
-    }
-}
-
 /// The spec of the Cell object.
-pub fn resolve(context: &mut Context<'_>, config: &CellConfig, located: CellSpec, shared: &Shared) -> CellSpec {
+pub fn resolve(context: &mut Context<'_>, config: &CellConfig, shared: &Shared) -> CellSpec {
     let spec = context.spec;
     let cells = At::Root("cells");
     let at = cells.key(&config.name);
@@ -38,7 +27,13 @@ pub fn resolve(context: &mut Context<'_>, config: &CellConfig, located: CellSpec
     let provenance = &mut context.provenance;
 
     // Filled in place, for it is large.
-    let mut cell = located;
+    let mut cell = CellSpec {
+        name: config.name.clone(),
+        zone: config.zone.clone(),
+        zone_id: config.zone_id.clone(),
+        region: config.region.clone(),
+        ..CellSpec::default()
+    };
     let gateway = at.field("multigateway");
     let mut lay = |upper: Option<&MultigatewaySpec>, placement: &Option<PodPlacementSpec>, source: &Source| {
         if let Some(upper) = upper {
@@ -126,8 +121,10 @@ pub fn topology_labels(spec: &MultigresClusterSpec, settings: &Settings) -> BTre
     let labels = |cell: &CellConfig| {
         [(ZONE_LABEL, &cell.zone), (settings.zone_id_label.as_str(), &cell.zone_id), (REGION_LABEL, &cell.region)]
             .into_iter()
-            .filter_map(|(label, value)| Some((label.to_owned(), value.clone().filter(|value| !value.is_empty())?)))
+            .filter_map(|(label, value)| Some((label, value.as_ref().filter(|value| !value.is_empty())?)))
+            .map(|(label, value)| (label.to_owned(), value.clone()))
             .collect::<BTreeMap<_, _>>()
     };
-    spec.cells.iter().map(|cell| (cell.name.clone(), labels(cell))).filter(|(_, labels)| !labels.is_empty()).collect()
+    let located = spec.cells.iter().map(|cell| (cell, labels(cell))).filter(|(_, labels)| !labels.is_empty());
+    located.map(|(cell, labels)| (cell.name.clone(), labels)).collect()
 }

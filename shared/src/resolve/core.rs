@@ -14,9 +14,6 @@ use super::provenance::{Provenance, Source};
 use super::template::Selected;
 use super::{Context, GlobalTopo, Password, ResolveError, ResolvedStateless, defaults, pvc};
 
-/// Longest address that the children's schema takes.
-const ADDRESS_LIMIT: usize = 512;
-
 /// The image of each component: the cluster's own, else the operator's.
 pub fn images(context: &mut Context<'_>) -> ImageSet {
     let pins = context.spec.images.as_ref().map(ClusterImages::components).unwrap_or_default();
@@ -171,20 +168,10 @@ pub fn global_topo(context: &mut Context<'_>, cluster: &str, namespace: &str) ->
     (GlobalTopo::Managed(Box::new(topo)), reference)
 }
 
-/// All endpoints as one list of addresses, as far as the schema of the children has room.
+/// All endpoints as one list of addresses.
 fn addresses(endpoints: &[String]) -> String {
-    let mut joined = String::new();
-    for endpoint in endpoints.iter().filter(|endpoint| !endpoint.is_empty()) {
-        let needed = endpoint.len() + usize::from(!joined.is_empty());
-        if !joined.is_empty() && joined.len() + needed > ADDRESS_LIMIT {
-            break;
-        }
-        if !joined.is_empty() {
-            joined.push(',');
-        }
-        joined.push_str(endpoint);
-    }
-    joined
+    let given: Vec<&str> = endpoints.iter().map(String::as_str).filter(|endpoint| !endpoint.is_empty()).collect();
+    given.join(",")
 }
 
 /// Applies the defaults of an external topology.
@@ -261,15 +248,25 @@ pub fn multiadmin_web(context: &mut Context<'_>, image: String) -> ResolvedState
     );
     let provenance = &mut context.provenance;
     let mut spec = StatelessSpec::default();
+    let mut placement = None;
     if let Some((template, source)) = section(selected.as_ref(), |template| template.multiadmin_web.as_ref()) {
         provenance.overlay(&mut spec, template, &At::Root("multiadminWeb"), source);
+    }
+    if let Some(selected) = &selected {
+        provenance.replace(
+            &mut placement,
+            &selected.spec.multiadmin_web_placement,
+            &At::Root("multiadminWeb.placement"),
+            &selected.source,
+        );
     }
     if let Some(inline) = &inline.spec {
         provenance.overlay(&mut spec, inline, &At::Root("multiadminWeb"), &Source::Inline);
     }
+    provenance.replace(&mut placement, &inline.placement, &At::Root("multiadminWeb.placement"), &Source::Inline);
     provenance.fill(&mut spec.replicas, &At::Root("multiadminWeb"), "replicas", || defaults::REPLICAS);
     provenance.fill_resources(&mut spec.resources, &At::Root("multiadminWeb"), defaults::multiadmin_web_resources);
-    ResolvedStateless { spec, placement: None, image }
+    ResolvedStateless { spec, placement, image }
 }
 
 /// A section of the selected template with its source.

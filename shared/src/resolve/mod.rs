@@ -168,14 +168,14 @@ struct Context<'a> {
     errors: Vec<ResolveError>,
     notices: Vec<Notice>,
     /// All cell names, sorted.
-    cell_names: Vec<String>,
+    cell_names: Vec<&'a str>,
     represented: &'a Represented<'a>,
 }
 
 /// Parts of a cluster that others stand for, since they are alike.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Represented<'a> {
-    /// Cells, by their places in the list: no more than their names and locations is resolved.
+    /// Cells, by their places in the list: they are left out.
     pub cells: Vec<bool>,
     /// Table groups, by database and name: they are left out.
     pub table_groups: BTreeSet<(&'a str, &'a str)>,
@@ -234,8 +234,8 @@ pub fn cluster(
 }
 
 /// Resolves a cluster as [`cluster`] does, for a judgement: where fields come from is not noted, and what children only copy from their
-/// cluster (images, the names and places of all cells, how to reach the topology) is left out, as are built-in resources of all
-/// components but PostgreSQL, whose settings follow from them. That takes a fraction of the time.
+/// cluster (images, the names and places of all cells, how to reach the topology) is left out, as are the cells of orchestrators that name
+/// none, and built-in resources of all components but PostgreSQL, whose settings follow from them. That takes a fraction of the time.
 pub fn quietly(
     name: &str,
     namespace: &str,
@@ -267,7 +267,9 @@ fn resolve(
     provenance: Provenance,
     represented: &Represented<'_>,
 ) -> Result<ResolvedCluster, Vec<ResolveError>> {
-    let names: BTreeSet<&String> = spec.cells.iter().map(|cell| &cell.name).collect();
+    let mut cell_names: Vec<&str> = spec.cells.iter().map(|cell| cell.name.as_str()).collect();
+    cell_names.sort_unstable();
+    cell_names.dedup();
     let mut context = Context {
         spec,
         settings,
@@ -275,7 +277,7 @@ fn resolve(
         provenance,
         errors: Vec::new(),
         notices: Vec::new(),
-        cell_names: names.into_iter().cloned().collect(),
+        cell_names,
         represented,
     };
     let context = &mut context;
@@ -297,12 +299,9 @@ fn resolve(
         image_pull_secrets,
     };
 
-    let mut cells = Vec::with_capacity(spec.cells.len());
-    for (index, config) in spec.cells.iter().enumerate() {
-        let located = cell::located(config);
-        cells.push(if represented.cell(index) { located } else { cell::resolve(context, config, located, &shared) });
-    }
-    if cells.is_empty() {
+    let own = spec.cells.iter().enumerate().filter(|(index, _)| !represented.cell(*index));
+    let cells = own.map(|(_, config)| cell::resolve(context, config, &shared)).collect();
+    if spec.cells.is_empty() {
         context.notices.push(Notice::NoCells);
     }
     let cell_topology_labels = cell::topology_labels(spec, settings);

@@ -127,7 +127,7 @@ impl Provenance {
     }
 
     /// Lays `upper` over `lower` and notes what it provides.
-    pub(super) fn overlay<T: Merge>(&mut self, lower: &mut T, upper: &T, at: &At<'_>, source: &Source) {
+    pub(super) fn overlay<T: Merge<U>, U>(&mut self, lower: &mut T, upper: &U, at: &At<'_>, source: &Source) {
         if self.quiet {
             lower.merge(upper);
             return;

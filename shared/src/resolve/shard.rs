@@ -1,11 +1,10 @@
 //! Shards and their pools: template, then overrides, then inline settings, then defaults.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::v1alpha1::{
     BackupConfig, BackupScope, BackupType, DurabilityPolicy, PoolSpec, PoolType, PvcDeletionPolicy, ShardConfig,
-    ShardInlineSpec, ShardResolvedSpec,
+    ShardInlineSpec, ShardOverrides, ShardResolvedSpec, ShardTemplateSpec,
 };
 
 use crate::field_path::At;
@@ -36,7 +35,11 @@ pub fn resolve(
     let at = shards.key(&config.name);
     let selected =
         context.templates.shard(config.shard_template.as_deref(), &at.field("shardTemplate"), &mut context.errors);
-    let layers = layers(config, selected.as_ref().map(|selected| (selected.spec, selected.source.clone())));
+    let layers = Layers {
+        inline: config.spec.as_deref(),
+        overrides: config.overrides.as_deref(),
+        template: selected.as_ref().map(|selected| (selected.spec, &selected.source)),
+    };
     if let (Some(selected), Some(overrides)) = (&selected, &config.overrides) {
         for pool in overrides.pools.keys().filter(|pool| !selected.spec.pools.contains_key(*pool)) {
             let pool = at.field("overrides").field("pools").key(pool).to_string();
@@ -45,16 +48,16 @@ pub fn resolve(
     }
 
     let provenance = &mut context.provenance;
-    let mut merged = ShardInlineSpec::default();
-    for (layer, source) in layers.iter().rev() {
-        provenance.overlay(&mut merged, layer, &at, source);
-    }
+    let mut merged = layers.merged(provenance, &at);
 
     let mut multiorch = merged.multiorch.take().unwrap_or_default();
     let orch = at.field("multiorch");
     provenance.fill(&mut multiorch.replicas, &orch, "replicas", || defaults::REPLICAS);
     provenance.fill_resources(&mut multiorch.resources, &orch, defaults::multiorch_resources);
-    provenance.fill_list(&mut multiorch.cells, &orch, "cells", &context.cell_names);
+    // Quietly it stays open: there is nothing to judge in all cells of the cluster.
+    if !provenance.is_quiet() {
+        provenance.fill_list(&mut multiorch.cells, &orch, "cells", &context.cell_names);
+    }
 
     let pools_at = at.field("pools");
     if merged.pools.is_empty() {
@@ -68,14 +71,13 @@ pub fn resolve(
 
     let pinned = context.spec.images.as_ref().and_then(|images| images.components().postgres);
     let default_image = pinned.is_none_or(|image| image.is_empty());
+    let policies = layers.policies(inherited.group_policy, context.spec.pvc_deletion_policy);
     for (name, pool) in &mut merged.pools {
         let at = pools_at.key(name);
         fill_pool(provenance, pool, &at, &context.cell_names, default_image);
-        let chain = pool_policies(&layers, name, inherited.group_policy, context.spec.pvc_deletion_policy);
-        pool.pvc_deletion_policy = Some(pvc::resolve(provenance, &at, &chain));
+        pool.pvc_deletion_policy = Some(pvc::resolve(provenance, &at, &layers.pool_policies(name, &policies)));
     }
-    let chain = shard_policies(&layers, inherited.group_policy, context.spec.pvc_deletion_policy);
-    let policy = pvc::resolve(provenance, &at, &chain);
+    let policy = pvc::resolve(provenance, &at, &policies);
 
     let durability = merged.durability_policy.unwrap_or_else(|| {
         provenance.set(&at.field("durabilityPolicy"), inherited.durability_source);
@@ -88,7 +90,7 @@ pub fn resolve(
         (cluster, Source::Cluster),
         (database, Source::Database),
         (table_group, Source::TableGroup),
-        (config.backup.as_ref(), Source::Inline),
+        (config.backup.as_deref(), Source::Inline),
     ];
     let backup = backup::resolve(context, &at.field("backup"), &levels);
     notice_cell_local(context, &at, &backup, &merged.pools);
@@ -106,91 +108,60 @@ pub fn resolve(
     }
 }
 
-type Layer<'a> = (Cow<'a, ShardInlineSpec>, Source);
+/// Where a shard's settings are written, highest level first.
+struct Layers<'a> {
+    inline: Option<&'a ShardInlineSpec>,
+    overrides: Option<&'a ShardOverrides>,
+    template: Option<(&'a ShardTemplateSpec, &'a Source)>,
+}
 
-/// The layers of a shard, highest first.
-fn layers<'a>(
-    config: &'a ShardConfig,
-    template: Option<(&crate::api::v1alpha1::ShardTemplateSpec, Source)>,
-) -> Vec<Layer<'a>> {
-    let mut layers = Vec::new();
-    if let Some(inline) = &config.spec {
-        layers.push((Cow::Borrowed(inline), Source::Inline));
+/// What a level says about volumes.
+type Policy<'a> = (Option<PvcDeletionPolicy>, &'a Source);
+
+impl<'a> Layers<'a> {
+    /// What they say together.
+    fn merged(&self, provenance: &mut Provenance, at: &At<'_>) -> ShardInlineSpec {
+        let mut merged = ShardInlineSpec::default();
+        if let Some((template, source)) = self.template {
+            provenance.overlay(&mut merged, template, at, source);
+        }
+        if let Some(overrides) = self.overrides {
+            provenance.overlay(&mut merged, overrides, at, &Source::Overrides);
+        }
+        if let Some(inline) = self.inline {
+            provenance.overlay(&mut merged, inline, at, &Source::Inline);
+        }
+        merged
     }
-    if let Some(overrides) = config.overrides.clone() {
-        let layer = ShardInlineSpec {
-            multiorch: overrides.multiorch,
-            initdb_args: overrides.initdb_args,
-            postgres_config_ref: overrides.postgres_config_ref,
-            postgres_config: overrides.postgres_config,
-            pools: overrides.pools,
-            pvc_deletion_policy: None,
-            durability_policy: overrides.durability_policy,
-        };
-        layers.push((Cow::Owned(layer), Source::Overrides));
+
+    /// The volume policies of the shard: its own, then those of its table group and its cluster, and below all of them the template's.
+    fn policies(&self, group: Option<PvcDeletionPolicy>, cluster: Option<PvcDeletionPolicy>) -> [Policy<'a>; 4] {
+        [
+            (self.inline.and_then(|inline| inline.pvc_deletion_policy), &Source::Inline),
+            (group, &Source::TableGroup),
+            (cluster, &Source::Cluster),
+            self.template.map_or((None, &Source::BuiltIn), |(template, source)| (template.pvc_deletion_policy, source)),
+        ]
     }
-    if let Some((template, source)) = template {
-        let template = template.clone();
-        let layer = ShardInlineSpec {
-            multiorch: template.multiorch,
-            initdb_args: template.initdb_args,
-            postgres_config_ref: template.postgres_config_ref,
-            postgres_config: template.postgres_config,
-            pools: template.pools,
-            pvc_deletion_policy: template.pvc_deletion_policy,
-            durability_policy: None,
-        };
-        layers.push((Cow::Owned(layer), source));
+
+    /// The volume policies of a pool: its own, then those of the shard, and what a template says of the pool just above what it says of the
+    /// shard.
+    fn pool_policies(&self, pool: &str, shard: &[Policy<'a>; 4]) -> [Policy<'a>; 7] {
+        let of = |pools: &BTreeMap<String, PoolSpec>| pools.get(pool).and_then(|pool| pool.pvc_deletion_policy);
+        let [own, group, cluster, template] = *shard;
+        [
+            (self.inline.and_then(|inline| of(&inline.pools)), &Source::Inline),
+            (self.overrides.and_then(|overrides| of(&overrides.pools)), &Source::Overrides),
+            own,
+            group,
+            cluster,
+            (self.template.and_then(|(template, _)| of(&template.pools)), template.1),
+            template,
+        ]
     }
-    layers
 }
 
-/// Pool, shard, table group, cluster, and below all of them anything from a template.
-fn pool_policies(
-    layers: &[Layer<'_>],
-    pool: &str,
-    group: Option<PvcDeletionPolicy>,
-    cluster: Option<PvcDeletionPolicy>,
-) -> pvc::Chain {
-    let of_pool = |layer: &ShardInlineSpec| layer.pools.get(pool).and_then(|pool| pool.pvc_deletion_policy);
-    let (own, template) = (|| own(layers), || templates(layers));
-    let mut chain = pvc::Chain::with_capacity(2 * layers.len() + 2);
-    chain.extend(own().map(|(layer, source)| (of_pool(layer), source.clone())));
-    chain.extend(own().map(|(layer, source)| (layer.pvc_deletion_policy, source.clone())));
-    chain.push((group, Source::TableGroup));
-    chain.push((cluster, Source::Cluster));
-    chain.extend(template().map(|(layer, source)| (of_pool(layer), source.clone())));
-    chain.extend(template().map(|(layer, source)| (layer.pvc_deletion_policy, source.clone())));
-    chain
-}
-
-fn shard_policies(
-    layers: &[Layer<'_>],
-    group: Option<PvcDeletionPolicy>,
-    cluster: Option<PvcDeletionPolicy>,
-) -> pvc::Chain {
-    let policy = |(layer, source): &Layer<'_>| (layer.pvc_deletion_policy, source.clone());
-    let mut chain = pvc::Chain::with_capacity(layers.len() + 2);
-    chain.extend(own(layers).map(policy));
-    chain.push((group, Source::TableGroup));
-    chain.push((cluster, Source::Cluster));
-    chain.extend(templates(layers).map(policy));
-    chain
-}
-
-fn own<'l, 'a>(layers: &'l [Layer<'a>]) -> impl Iterator<Item = &'l Layer<'a>> {
-    layers.iter().filter(|(_, source)| !is_template(source))
-}
-
-fn templates<'l, 'a>(layers: &'l [Layer<'a>]) -> impl Iterator<Item = &'l Layer<'a>> {
-    layers.iter().filter(|(_, source)| is_template(source))
-}
-
-fn is_template(source: &Source) -> bool {
-    matches!(source, Source::Template { .. })
-}
-
-fn fill_pool(provenance: &mut Provenance, pool: &mut PoolSpec, at: &At<'_>, cells: &[String], default_image: bool) {
+fn fill_pool(provenance: &mut Provenance, pool: &mut PoolSpec, at: &At<'_>, cells: &[&str], default_image: bool) {
     provenance.fill_list(&mut pool.cells, at, "cells", cells);
     let spans = pool.cells.len();
     provenance.fill(&mut pool.replicas_per_cell, at, "replicasPerCell", || defaults::replicas_per_cell(spans));

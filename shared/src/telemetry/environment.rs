@@ -57,6 +57,23 @@ pub enum Sampling {
     Ratio(f64),
 }
 
+/// How much a span may hold; what is not said is the SDK's to say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Attributes of a span.
+    pub attributes: Option<u32>,
+    /// Events of a span.
+    pub events: Option<u32>,
+    /// Links of a span.
+    pub links: Option<u32>,
+    /// Attributes of an event.
+    pub event_attributes: Option<u32>,
+    /// Attributes of a link.
+    pub link_attributes: Option<u32>,
+    /// Characters of a text in an attribute.
+    pub text: Option<usize>,
+}
+
 /// Files that secure the connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Files {
@@ -87,6 +104,8 @@ pub struct Tracing {
     pub timeout: Duration,
     /// Which spans are exported.
     pub sampling: Sampling,
+    /// How much of a span is exported.
+    pub limits: Limits,
     /// Files that secure the connection.
     pub files: Files,
     /// The name that the process is to be known by.
@@ -100,16 +119,9 @@ pub struct Tracing {
 }
 
 /// Numbers that the SDK reads by itself, and ignores silently when they are none.
-const NUMBERS: [&str; 8] = [
-    "OTEL_BSP_SCHEDULE_DELAY",
-    "OTEL_BSP_EXPORT_TIMEOUT",
-    "OTEL_BSP_MAX_QUEUE_SIZE",
-    "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
-    "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT",
-    "OTEL_SPAN_EVENT_COUNT_LIMIT",
-    "OTEL_SPAN_LINK_COUNT_LIMIT",
-    "OTEL_BSP_MAX_CONCURRENT_EXPORTS",
-];
+const NUMBERS: [&str; 3] = ["OTEL_BSP_SCHEDULE_DELAY", "OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE"];
+/// What the SDK would take for exports side by side; here one follows the other.
+const SIDE_BY_SIDE: &str = "OTEL_BSP_MAX_CONCURRENT_EXPORTS";
 /// Longest time of one export where nothing is said.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Where spans are sent over HTTP below the address for all signals.
@@ -125,8 +137,8 @@ impl Tracing {
     pub fn of(lookup: impl Fn(&str) -> Option<String>) -> Self {
         let mut reader =
             Reader { lookup: &|name| lookup(name).filter(|value| !value.trim().is_empty()), warnings: Vec::new() };
-        let general = reader.text("OTEL_EXPORTER_OTLP_ENDPOINT");
-        let specific = reader.text("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT");
+        let general = reader.address("OTEL_EXPORTER_OTLP_ENDPOINT");
+        let specific = reader.address("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT");
         let disabled = reader.text("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"));
         if disabled || (general.is_none() && specific.is_none()) {
             return Self::default();
@@ -142,9 +154,16 @@ impl Tracing {
             reader.choice(&["OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"], "gzip or none");
         let millis: Option<u64> = reader
             .choice(&["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"], "a number of milliseconds");
+        // The processor of the SDK does not cut an export off, so the exporter does: after the shorter of the two times.
+        let patience: Option<u64> = reader.choice(&["OTEL_BSP_EXPORT_TIMEOUT"], "a number of milliseconds");
+        let timeout = millis.map_or(TIMEOUT, Duration::from_millis);
+        let timeout = patience.map_or(timeout, |patience| timeout.min(Duration::from_millis(patience)));
         let insecure = reader.first(&["OTEL_EXPORTER_OTLP_TRACES_INSECURE", "OTEL_EXPORTER_OTLP_INSECURE"]);
         for name in NUMBERS {
             let _: Option<u64> = reader.choice(&[name], "a number");
+        }
+        if reader.text(SIDE_BY_SIDE).is_some() {
+            reader.warn(SIDE_BY_SIDE, "exports follow one another");
         }
         if let Some((name, value)) = reader.first(&["OTEL_PROPAGATORS"])
             && !value.split(',').any(|one| one.trim() == "tracecontext")
@@ -164,8 +183,9 @@ impl Tracing {
             specific,
             insecure: insecure.is_some_and(|(_, value)| value.eq_ignore_ascii_case("true")),
             compression: compression.unwrap_or_default(),
-            timeout: millis.map_or(TIMEOUT, Duration::from_millis),
+            timeout,
             sampling: reader.sampling(),
+            limits: reader.limits(),
             files,
             service: reader.text("OTEL_SERVICE_NAME"),
             pod: reader.text("POD_NAME"),
@@ -188,6 +208,19 @@ impl Tracing {
             Protocol::Grpc => format!("{}://{address}", if self.insecure { "http" } else { "https" }),
         }
     }
+
+    /// The same for the log: an address may hold a key in its query, or a password where none is expected.
+    pub fn shown_endpoint(&self) -> String {
+        let endpoint = self.endpoint();
+        let start = endpoint.find("://").map_or(0, |at| at + 3);
+        let (scheme, rest) = endpoint.split_at(start);
+        let (address, query) = rest.split_at(rest.find(['?', '#']).unwrap_or(rest.len()));
+        // What looks like a path or a query is a part of the password where somebody wrote its signs as they are.
+        if query.contains('@') {
+            return format!("{scheme}…");
+        }
+        format!("{scheme}{}", address.rsplit('@').next().unwrap_or_default())
+    }
 }
 
 /// Reads variables and keeps what is to be said about them.
@@ -199,6 +232,18 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn text(&self, name: &str) -> Option<String> {
         (self.lookup)(name).map(|value| value.trim().to_owned())
+    }
+
+    /// An address. A user in it would reach nobody, and every log that names it.
+    fn address(&mut self, name: &str) -> Option<String> {
+        let address = self.text(name)?;
+        let start = address.find("://").map_or(0, |at| at + 3);
+        let (scheme, rest) = address.split_at(start);
+        let (host, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        let Some((_, host)) = host.rsplit_once('@') else { return Some(address) };
+        let remedy = "name credentials in OTEL_EXPORTER_OTLP_HEADERS";
+        self.warnings.push(format!("the user in the value of {name} is ignored: {remedy}"));
+        Some(format!("{scheme}{host}{path}"))
     }
 
     /// The first of the variables that is set.
@@ -219,6 +264,21 @@ impl Reader<'_> {
     /// Values stay out of the log: some are credentials.
     fn warn(&mut self, name: &str, remedy: &str) {
         self.warnings.push(format!("the value of {name} is ignored: {remedy}"));
+    }
+
+    /// What is said of all records is said of each kind for which nothing else is.
+    fn limits(&mut self) -> Limits {
+        let all: Option<u32> = self.choice(&["OTEL_ATTRIBUTE_COUNT_LIMIT"], "a number");
+        let text: Option<usize> = self.choice(&["OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT"], "a number of characters");
+        let mut count = |name| self.choice(&[name], "a number");
+        Limits {
+            attributes: count("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT").or(all),
+            events: count("OTEL_SPAN_EVENT_COUNT_LIMIT"),
+            links: count("OTEL_SPAN_LINK_COUNT_LIMIT"),
+            event_attributes: count("OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT").or(all),
+            link_attributes: count("OTEL_LINK_ATTRIBUTE_COUNT_LIMIT").or(all),
+            text: self.choice(&["OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT"], "a number of characters").or(text),
+        }
     }
 
     fn sampling(&mut self) -> Sampling {
@@ -314,6 +374,59 @@ mod tests {
         assert_eq!(tracing.files.authority, Some("/ca.pem".into()));
         assert_eq!(tracing.files.key, Some("/key.pem".into()));
         assert!(tracing.warnings.is_empty());
+    }
+
+    #[test]
+    fn a_limit_of_its_own_wins_over_that_of_all_records() {
+        let tracing = read(&[
+            GENERAL,
+            ("OTEL_ATTRIBUTE_COUNT_LIMIT", "10"),
+            ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "100"),
+            ("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "50"),
+            ("OTEL_SPAN_EVENT_COUNT_LIMIT", "3"),
+            ("OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT", "2"),
+            ("OTEL_SPAN_LINK_COUNT_LIMIT", "none"),
+        ]);
+        let expected = Limits {
+            attributes: Some(10),
+            events: Some(3),
+            links: None,
+            event_attributes: Some(2),
+            link_attributes: Some(10),
+            text: Some(50),
+        };
+        assert_eq!((tracing.limits, tracing.warnings.len()), (expected, 1));
+        assert_eq!(read(&[GENERAL]).limits, Limits::default());
+        assert_eq!(read(&[GENERAL, ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "7")]).limits.text, Some(7));
+    }
+
+    #[test]
+    fn an_export_takes_as_long_as_the_exporter_and_the_processor_may() {
+        let timeout = |variables: &[(&str, &str)]| read(variables).timeout;
+        assert_eq!(timeout(&[GENERAL, ("OTEL_BSP_EXPORT_TIMEOUT", "2000")]), Duration::from_secs(2));
+        assert_eq!(timeout(&[GENERAL, ("OTEL_BSP_EXPORT_TIMEOUT", "60000")]), TIMEOUT);
+        let unused = read(&[GENERAL, ("OTEL_BSP_MAX_CONCURRENT_EXPORTS", "4")]);
+        assert!(unused.warnings[0].contains("OTEL_BSP_MAX_CONCURRENT_EXPORTS"), "{:?}", unused.warnings);
+    }
+
+    #[rstest]
+    #[case("http://user:pa%40ss@collector:4318", "http://collector:4318/v1/traces")]
+    #[case("http://user:p@ss@collector:4318/otlp/", "http://collector:4318/otlp/v1/traces")]
+    #[case("user:pass@collector:4318", "collector:4318/v1/traces")]
+    fn a_user_in_an_address_is_left_out_and_told_of(#[case] endpoint: &str, #[case] expected: &str) {
+        let tracing = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)]);
+        assert_eq!((tracing.endpoint().as_str(), tracing.warnings.len()), (expected, 1));
+        assert!(!tracing.warnings[0].contains("ss"), "{:?}", tracing.warnings);
+    }
+
+    #[rstest]
+    #[case("https://collector/otlp?key=secret", "https://collector/otlp")]
+    #[case("http://user:p/s@collector:4318", "http://collector:4318")]
+    #[case("https://user:p?s@collector:4318", "https://…")]
+    #[case("http://[::1]:4318", "http://[::1]:4318")]
+    fn what_may_be_a_credential_is_not_shown(#[case] endpoint: &str, #[case] expected: &str) {
+        let tracing = read(&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", endpoint)]);
+        assert_eq!((tracing.shown_endpoint().as_str(), tracing.endpoint().as_str()), (expected, endpoint));
     }
 
     #[test]

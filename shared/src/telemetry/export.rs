@@ -43,6 +43,7 @@ use tracing_subscriber::{
 use super::{
     Service,
     environment::{Compression, Files, Protocol, Sampling, Tracing},
+    limit::{self, Cut},
 };
 
 /// Longest answer of a collector that is read.
@@ -65,6 +66,9 @@ pub enum Error {
     /// Only one of certificate and key is named.
     #[error("a client certificate needs its key, and a key its certificate")]
     Pair,
+    /// The endpoint is no address. What it is instead may be anybody's secret.
+    #[error("the endpoint is no address")]
+    Address(#[source] http::uri::InvalidUri),
     /// The exporter refuses its settings.
     #[error("the exporter cannot be set up")]
     Build(#[source] ExporterBuildError),
@@ -75,9 +79,10 @@ pub(super) fn provider(service: Service, tracing: &Tracing) -> Result<Option<Sdk
     if !tracing.enabled {
         return Ok(None);
     }
-    let exporter = exporter(tracing)?;
+    let exporter = Cut { inner: exporter(tracing)?, longest: tracing.limits.text };
     let provider = SdkTracerProvider::builder()
         .with_batch_exporter(exporter)
+        .with_span_limits(limit::of(tracing.limits))
         .with_sampler(sampler(tracing.sampling))
         .with_resource(resource(service, tracing))
         .build();
@@ -133,6 +138,7 @@ fn sampler(sampling: Sampling) -> Sampler {
 
 fn exporter(tracing: &Tracing) -> Result<SpanExporter, Error> {
     let endpoint = tracing.endpoint();
+    endpoint.parse::<http::Uri>().map_err(Error::Address)?;
     let built = match tracing.protocol {
         Protocol::Http => {
             let mut builder = SpanExporter::builder()
@@ -271,6 +277,13 @@ mod tests {
         let told = resource(service, &tracing);
         assert_eq!(named(&told, "service.name").as_deref(), Some("mine"));
         assert_eq!(named(&told, "k8s.pod.name").as_deref(), Some("controller-0"));
+    }
+
+    #[test]
+    fn an_endpoint_that_is_no_address_is_refused_and_not_repeated() {
+        let tracing = Tracing { enabled: true, specific: Some("http://a b:secret".to_owned()), ..Tracing::default() };
+        let refused = exporter(&tracing).unwrap_err();
+        assert!(matches!(refused, Error::Address(_)) && !super::super::chain(&refused).contains("secret"), "{refused}");
     }
 
     #[test]

@@ -166,7 +166,7 @@ pub(super) fn color(settings: &Settings) -> bool {
 }
 
 /// The filter, and the handle that replaces it.
-pub(super) fn filter<S: 'static>(settings: &Settings) -> Result<(reload::Layer<EnvFilter, S>, LogHandle), LogError> {
+pub(crate) fn filter<S: 'static>(settings: &Settings) -> Result<(reload::Layer<EnvFilter, S>, LogHandle), LogError> {
     let (layer, handle) = reload::Layer::new(parse_filter(&settings.filter())?);
     let reader = handle.clone();
     let handle = LogHandle {

@@ -7,6 +7,7 @@
 mod context;
 mod environment;
 mod export;
+mod limit;
 mod line;
 mod log;
 
@@ -16,7 +17,9 @@ use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing_subscriber::{Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 pub use context::{FRESH_FOR, Mark, describe, fail, follow, mark};
-pub use environment::{Compression, Exporter, Protocol, Tracing};
+pub use environment::{Compression, Exporter, Limits, Protocol, Tracing};
+#[cfg(test)]
+pub(crate) use log::filter as log_filter;
 pub use log::{Encoder, LevelError, LogError, LogHandle, LogLevel, Settings, parse_level, parse_verbosity};
 
 /// How long the last spans may take to get out when the process ends.
@@ -91,7 +94,7 @@ pub fn init(settings: &Settings, service: Service, tracing: &Tracing) -> Result<
     }
     if provider.is_some() {
         context::switch(true);
-        tracing::info!(protocol = %tracing.protocol, endpoint = tracing.endpoint(), "exporting spans");
+        tracing::info!(protocol = %tracing.protocol, endpoint = tracing.shown_endpoint(), "exporting spans");
     }
     Ok(Telemetry { log, provider })
 }

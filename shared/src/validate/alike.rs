@@ -51,8 +51,11 @@ pub fn represented<'a>(
     let mut sorts = Sorts::new(cells_alike);
     for (index, cell) in spec.cells.iter().enumerate() {
         let before = old.and_then(|old| old.cells.get(index));
-        // A cell that moved in the list is looked at by itself.
-        let stayed = before.is_none_or(|before| before.name == cell.name);
+        // A cell that moved, in the list or elsewhere, is looked at by itself.
+        let stayed = match before {
+            Some(before) => before.name == cell.name && location(before) == location(cell),
+            None => old.is_none_or(|old| old.cells.iter().all(|before| before.name != cell.name)),
+        };
         represented.cells.push(stayed && sorts.represent(cell, before));
     }
     for database in &spec.databases {
@@ -72,6 +75,11 @@ pub fn represented<'a>(
     }
     let any = represented.cells.contains(&true) || !represented.table_groups.is_empty();
     any.then_some(represented)
+}
+
+/// Where a cell is.
+fn location(cell: &CellConfig) -> [Option<&str>; 3] {
+    [cell.zone.as_deref(), cell.zone_id.as_deref(), cell.region.as_deref()]
 }
 
 /// Whether two cells differ in nothing but their names and locations.
@@ -150,6 +158,13 @@ mod tests {
         assert_eq!(cells(Some(&different), &plain), Some(vec![false, false, false, true]));
         let moved = spec(json!([cell("a", 1), cell("d", 1), cell("c", 2), cell("b", 1)]));
         assert_eq!(cells(Some(&moved), &plain), None);
+        let mut elsewhere = plain.clone();
+        elsewhere.cells[3].zone = Some("e".to_owned());
+        assert_eq!(cells(Some(&elsewhere), &plain), Some(vec![false, true, false, false]));
+        let mut back = spec(json!([cell("e", 1), cell("f", 1), cell("g", 1), cell("a", 1)]));
+        back.cells[3].zone = Some("e".to_owned());
+        let two = spec(json!([cell("a", 1), cell("b", 1)]));
+        assert_eq!(cells(Some(&two), &back), None, "a cell of before is no new one, wherever it is in the list");
         let fewer = spec(json!([cell("a", 1)]));
         assert_eq!(cells(Some(&fewer), &plain), Some(vec![false, false, false, true]));
     }

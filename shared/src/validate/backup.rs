@@ -54,6 +54,17 @@ pub fn together(findings: &mut Findings<'_>, at: &At<'_>, backup: &BackupConfig)
     prefix(findings, &at, s3);
 }
 
+/// Whom poolers believe at an endpoint: the data plane has pgBackRest verify certificates of AWS alone.
+pub fn unverified(findings: &mut Findings<'_>, at: &At<'_>, backup: &BackupConfig) {
+    let s3 = backup.s3.as_ref().filter(|_| backup.r#type == BackupType::S3);
+    if s3.and_then(|s3| s3.endpoint.as_deref()).is_some_and(|endpoint| !endpoint.is_empty()) {
+        findings.warn(
+            &at.field("s3").field("endpoint"),
+            "is not verified: the data plane takes any certificate from a store of yours, so keep others off the way to it",
+        );
+    }
+}
+
 /// The prefix below which the repository lies.
 fn prefix(findings: &mut Findings<'_>, at: &At<'_>, s3: &S3BackupConfig) {
     let given = s3.key_prefix.as_deref().unwrap_or_default();

@@ -20,8 +20,10 @@ pub const POSTGRES_SETTINGS: usize = 200;
 pub const ACCESS_MODES: [&str; 4] = ["ReadWriteOnce", "ReadWriteOncePod", "ReadWriteMany", "ReadOnlyMany"];
 /// Client URLs of an etcd cluster.
 pub const ENDPOINTS: usize = 20;
-/// Characters of a client URL; what children carry has room for no more.
+/// Characters of a client URL.
 pub const ENDPOINT: usize = 512;
+/// Characters of all client URLs with commas in between, which children carry.
+pub const ADDRESS: usize = ENDPOINTS * (ENDPOINT + 1) - 1;
 /// Characters of a mount path.
 pub const PATH: usize = 512;
 /// Labels or annotations of a component's pods.

@@ -12,6 +12,7 @@ pub mod field;
 mod findings;
 pub mod limits;
 mod pending;
+mod place;
 mod postgres;
 pub mod reason;
 mod resource;
@@ -30,6 +31,7 @@ use self::findings::Findings;
 
 pub use self::backup_run::backup_run;
 pub use self::findings::{FieldError, Verdict, Warning};
+pub use self::place::{Keeper, own_root, topology_stays};
 pub use self::postgres::reference as postgres_reference;
 pub use self::review::{Subject, review};
 pub use self::surroundings::{MissingClass, NodeLabels, StorageClasses, Surroundings, missing_classes};
@@ -60,6 +62,13 @@ pub fn cluster(
     findings.verdict
 }
 
+/// Judges what a spec says on its own, whatever templates and the Kubernetes cluster have besides.
+pub fn alone(name: &str, spec: &MultigresClusterSpec) -> Verdict {
+    let mut findings = Findings::new(None);
+    as_written(&mut findings, name, spec);
+    findings.verdict
+}
+
 /// The rules about a spec as it is written; parts of it are judged together.
 fn as_written(findings: &mut Findings<'_>, name: &str, spec: &MultigresClusterSpec) {
     written::check(findings, name, spec);
@@ -75,7 +84,7 @@ fn as_resolved(
     around: &Surroundings,
 ) {
     cluster::check(findings, resolved);
-    let known = shard::Cells::of(resolved);
+    let known = shard::Cells::of(spec);
     resolved.each_shard(&mut |at, one| shard::check(findings, at, one, &known));
     surroundings::check(findings, resolved, before.map(|before| before.resolved), around);
     cluster::notices(findings, resolved);

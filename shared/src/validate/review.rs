@@ -3,7 +3,7 @@
 use crate::api::v1alpha1::MultigresClusterSpec;
 use crate::resolve::{self, Settings, Templates};
 
-use super::{Before, Findings, Surroundings, Verdict, alike, as_resolved, as_written, cluster, unresolved, written};
+use super::{Before, Findings, Surroundings, Verdict, alike, alone, as_resolved, cluster, unresolved};
 
 /// A cluster to judge.
 #[derive(Debug, Clone, Copy)]
@@ -34,10 +34,9 @@ pub fn review(old: Option<&MultigresClusterSpec>, subject: &Subject<'_>, around:
 fn at_a_glance(old: Option<&MultigresClusterSpec>, subject: &Subject<'_>, around: &Surroundings) -> Option<Verdict> {
     let Subject { name, namespace, spec, templates, settings } = *subject;
     let represented = alike::represented(old, spec)?;
-    let mut whole = Findings::new(None);
-    as_written(&mut whole, name, spec);
+    let whole = alone(name, spec);
     // An error names the level that its value came from.
-    if !whole.verdict.is_accepted() {
+    if !whole.is_accepted() {
         return None;
     }
     let resolve = |spec| resolve::quietly_without(&represented, name, namespace, spec, templates, settings).ok();
@@ -46,7 +45,7 @@ fn at_a_glance(old: Option<&MultigresClusterSpec>, subject: &Subject<'_>, around
     let resolved = resolve(spec)?;
     let mut parts = Findings::new(Some(&resolved.provenance));
     as_resolved(&mut parts, before, spec, &resolved, around);
-    (parts.verdict == Verdict::default()).then_some(whole.verdict)
+    (parts.verdict == Verdict::default()).then_some(whole)
 }
 
 /// Judges all of a cluster.
@@ -67,12 +66,10 @@ fn in_full(old: Option<&MultigresClusterSpec>, subject: &Subject<'_>, around: &S
         }
         Err(errors) => {
             // What does not depend on the missing part is said at once, too.
-            let mut findings = Findings::new(None);
-            written::check(&mut findings, name, spec);
-            let mut verdict = unresolved(&errors);
-            verdict.errors.append(&mut findings.verdict.errors);
-            verdict.warnings = findings.verdict.warnings;
-            verdict
+            let Verdict { errors: mut written, warnings } = alone(name, spec);
+            let mut errors = unresolved(&errors).errors;
+            errors.append(&mut written);
+            Verdict { errors, warnings }
         }
     }
 }
@@ -143,6 +140,22 @@ mod tests {
         let mut shared = right.clone();
         shared.backup = serde_json::from_value(json!({"type": "s3", "s3": {"bucket": "b", "region": "r"}})).unwrap();
         assert!(glance(None, &shared));
+    }
+
+    #[test]
+    fn what_is_written_wrongly_is_told_beside_a_missing_template() {
+        let spec: MultigresClusterSpec = serde_json::from_value(json!({
+            "cells": [{"name": "A"}],
+            "multiadmin": {"templateRef": "gone"},
+            "databases": [{"name": "postgres", "bootstrap": {"fromBackup": {}}}],
+        }))
+        .unwrap();
+        let (settings, templates) = (settings(), Templates::default());
+        let subject =
+            Subject { name: "demo", namespace: "prod", spec: &spec, templates: &templates, settings: &settings };
+        let verdict = review(None, &subject, &Surroundings::default());
+        let paths: Vec<_> = verdict.errors.iter().map(|error| error.path.as_str()).collect();
+        assert_eq!(paths, ["multiadmin.templateRef", "cells[A].name", "databases[postgres].bootstrap.fromBackup"]);
     }
 
     proptest! {

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::api::v1alpha1::{BackupConfig, BackupScope, BackupType, DurabilityPolicy, PoolSpec, ShardResolvedSpec};
+use crate::api::v1alpha1::{
+    BackupConfig, BackupScope, BackupType, DurabilityPolicy, MultigresClusterSpec, PoolSpec, ShardResolvedSpec,
+};
 use crate::field_path::At;
-use crate::resolve::{ResolvedCluster, poolers};
+use crate::resolve::poolers;
 
 use super::{Findings, backup, limits, postgres, reason, resource};
 
@@ -16,13 +18,13 @@ pub struct Cells<'a> {
 
 impl<'a> Cells<'a> {
     /// The cells of a cluster.
-    pub fn of(resolved: &'a ResolvedCluster) -> Self {
-        let mut names: Vec<_> = resolved.cells.iter().map(|cell| cell.name.as_str()).collect();
+    pub fn of(spec: &'a MultigresClusterSpec) -> Self {
+        let mut names: Vec<_> = spec.cells.iter().map(|cell| cell.name.as_str()).collect();
         names.sort_unstable();
         Self { names }
     }
 
-    /// All of them exist, and there is at least one where the cluster has any.
+    /// All of them exist. Whoever names none gets all that the cluster has.
     fn check(&self, findings: &mut Findings<'_>, at: &At<'_>, cells: &[String]) {
         let at = at.field("cells");
         // Most lists are in order, so the next one is looked at first.
@@ -42,9 +44,6 @@ impl<'a> Cells<'a> {
                 format!("is no cell of the cluster; use one of {}, or add it to spec.cells", self.names.join(", "))
             };
             findings.error(&at, reason::NOT_FOUND, cell, message);
-        }
-        if cells.is_empty() && !self.names.is_empty() {
-            findings.error(&at, reason::REQUIRED, "", format!("name at least one of {}", self.names.join(", ")));
         }
         findings.unique(&at, cells.iter().map(String::as_str));
     }
@@ -70,6 +69,7 @@ pub fn check(findings: &mut Findings<'_>, at: &At<'_>, shard: &ShardResolvedSpec
     if let Some(config) = &shard.backup {
         let at = at.field("backup");
         backup::together(findings, &at, config);
+        backup::unverified(findings, &at, config);
         shared_volume(findings, &at, config, &shard.pools);
     }
 }

@@ -58,25 +58,58 @@ fn take(kind: TemplateKind, name: &str, templates: &mut Templates) {
     }
 }
 
-/// Judges a template that is written, on its own and through the clusters that use it.
+/// A judgement that goes from one cluster to the next. How long it takes grows with what the namespace holds, so whoever makes it can let
+/// others have their turn after each of them.
+pub struct Judgement<'a> {
+    /// None where there is no cluster to look at.
+    change: Option<Change<'a>>,
+    consumers: std::slice::Iter<'a, Consumer<'a>>,
+    /// Where the template is wrong on its own, which is told once, not for each cluster again.
+    own: BTreeSet<String>,
+    verdict: Verdict,
+}
+
+impl<'a> Judgement<'a> {
+    fn new(change: Option<Change<'a>>, consumers: &'a [Consumer<'a>], verdict: Verdict) -> Self {
+        let own = verdict.errors.iter().map(|error| error.path.clone()).collect();
+        Self { change, consumers: consumers.iter(), own, verdict }
+    }
+
+    /// Looks at the next cluster that may use the template; false when there is none.
+    pub fn step(&mut self) -> bool {
+        let Some(change) = &self.change else { return false };
+        let Some(consumer) = self.consumers.find(|consumer| change.concerns(consumer)) else { return false };
+        let found = change.consumer(consumer);
+        self.verdict.errors.extend(found.errors.into_iter().filter(|error| !self.own.contains(&error.path)));
+        self.verdict.warnings.extend(found.warnings);
+        true
+    }
+
+    /// Looks at all that are left.
+    pub fn finish(mut self) -> Verdict {
+        while self.step() {}
+        self.verdict
+    }
+}
+
+/// The judgement of a template that is written, on its own and through the clusters that use it.
 ///
 /// Each of them is resolved with the stored content, which `old` takes precedence over, and with the new one. What was wrong before does
 /// not count, so a template can be repaired step by step.
 #[expect(clippy::too_many_arguments, reason = "a judgement of everything that is known")]
-pub fn written(
-    namespace: &str,
-    name: &str,
+pub fn written<'a>(
+    namespace: &'a str,
+    name: &'a str,
     old: Option<Content<'_>>,
     new: Content<'_>,
-    consumers: &[Consumer<'_>],
+    consumers: &'a [Consumer<'a>],
     templates: &Templates,
-    settings: &Settings,
-    around: &Surroundings,
-) -> Verdict {
+    settings: &'a Settings,
+    around: &'a Surroundings,
+) -> Judgement<'a> {
     if old == Some(new) {
-        return Verdict::default();
+        return Judgement::new(None, consumers, Verdict::default());
     }
-    let mut verdict = content(new);
     let kind = new.kind();
     let mut stored = templates.clone();
     take(kind, name, &mut stored);
@@ -85,9 +118,8 @@ pub fn written(
         old.put(name, &mut stored);
     }
     new.put(name, &mut incoming);
-    let change = Change { namespace, kind, name, stored: &stored, incoming: &incoming, settings, around };
-    change.judge(consumers, &mut verdict);
-    verdict
+    let change = Change { namespace, kind, name, stored, incoming, gone: false, settings, around };
+    Judgement::new(Some(change), consumers, content(new))
 }
 
 /// Who names the template, as `cluster: field`.
@@ -104,42 +136,34 @@ pub fn users(kind: TemplateKind, name: &str, consumers: &[Consumer<'_>]) -> Vec<
     users
 }
 
-/// Judges the removal of a template: whoever names it needs it, and so do clusters that would be refused without it.
-pub fn deleted(
-    namespace: &str,
-    name: &str,
+/// The judgement of the removal of a template: whoever names it needs it, and so do clusters that would be refused without it.
+pub fn deleted<'a>(
+    namespace: &'a str,
+    name: &'a str,
     old: Content<'_>,
-    consumers: &[Consumer<'_>],
+    consumers: &'a [Consumer<'a>],
     templates: &Templates,
-    settings: &Settings,
-    around: &Surroundings,
-) -> Verdict {
+    settings: &'a Settings,
+    around: &'a Surroundings,
+) -> Judgement<'a> {
     let kind = old.kind();
     let users = users(kind, name, consumers);
-    let mut verdict = Verdict::default();
     if !users.is_empty() {
-        verdict.errors.push(FieldError {
+        let error = FieldError {
             path: "metadata.name".to_owned(),
             value: name.to_owned(),
             message: format!("{kind} {name:?} is in use by {}; let them use another one first", users.join(", ")),
             source: None,
             reason: reason::FORBIDDEN,
-        });
-        return verdict;
+        };
+        return Judgement::new(None, consumers, Verdict { errors: vec![error], warnings: Vec::new() });
     }
     let mut stored = templates.clone();
     old.put(name, &mut stored);
     let mut incoming = stored.clone();
     take(kind, name, &mut incoming);
-    let change = Change { namespace, kind, name, stored: &stored, incoming: &incoming, settings, around };
-    change.judge(consumers, &mut verdict);
-    verdict.warnings.clear();
-    for error in &mut verdict.errors {
-        "metadata.name".clone_into(&mut error.path);
-        name.clone_into(&mut error.value);
-        error.message = format!("without this {kind}, {}", error.message);
-    }
-    verdict
+    let change = Change { namespace, kind, name, stored, incoming, gone: true, settings, around };
+    Judgement::new(Some(change), consumers, Verdict::default())
 }
 
 /// Judges what a template says on its own, whatever other levels add to it.
@@ -171,8 +195,13 @@ fn core(findings: &mut Findings<'_>, root: &At<'_>, spec: &CoreTemplateSpec) {
             resource::resources(findings, &root.field(name), spec.resources.as_ref());
         }
     }
-    if let Some(placement) = &spec.multiadmin_placement {
-        findings.fields(&root.field("multiadminPlacement"), placement);
+    for (name, placement) in [
+        ("multiadminPlacement", &spec.multiadmin_placement),
+        ("multiadminWebPlacement", &spec.multiadmin_web_placement),
+    ] {
+        if let Some(placement) = placement {
+            findings.fields(&root.field(name), placement);
+        }
     }
 }
 
@@ -259,8 +288,10 @@ struct Change<'a> {
     namespace: &'a str,
     kind: TemplateKind,
     name: &'a str,
-    stored: &'a Templates,
-    incoming: &'a Templates,
+    stored: Templates,
+    incoming: Templates,
+    /// Whether there is none after.
+    gone: bool,
     settings: &'a Settings,
     around: &'a Surroundings,
 }
@@ -271,16 +302,6 @@ fn identity(error: &FieldError) -> (&str, &str, &str) {
 }
 
 impl Change<'_> {
-    fn judge(&self, consumers: &[Consumer<'_>], verdict: &mut Verdict) {
-        // What the template says wrongly on its own is told once, not for each cluster again.
-        let own: BTreeSet<String> = verdict.errors.iter().map(|error| error.path.clone()).collect();
-        for consumer in consumers.iter().filter(|consumer| self.concerns(consumer)) {
-            let found = self.consumer(consumer);
-            verdict.errors.extend(found.errors.into_iter().filter(|error| !own.contains(&error.path)));
-            verdict.warnings.extend(found.warnings);
-        }
-    }
-
     /// Whether the cluster may use the template at all.
     fn concerns(&self, consumer: &Consumer<'_>) -> bool {
         let mut named = self.name == resolve::DEFAULT_TEMPLATE;
@@ -296,13 +317,17 @@ impl Change<'_> {
     fn consumer(&self, consumer: &Consumer<'_>) -> Verdict {
         let Consumer { name, spec } = *consumer;
         // A cluster that was broken before has nothing to lose.
-        let Ok(before) = self.resolve(consumer, self.stored) else { return Verdict::default() };
-        let after = match self.resolve(consumer, self.incoming) {
+        let Ok(before) = self.resolve(consumer, &self.stored) else { return Verdict::default() };
+        let after = match self.resolve(consumer, &self.incoming) {
             Ok(after) => after,
             Err(errors) => return self.told(consumer, unresolved(&errors)),
         };
-        let old = super::cluster(None, name, spec, &before, self.around);
         let mut new = super::cluster(Some(Before { spec, resolved: &before }), name, spec, &after, self.around);
+        // Most changes are right, so what was wrong before is only looked at where something is now.
+        if new == Verdict::default() {
+            return new;
+        }
+        let old = super::cluster(None, name, spec, &before, self.around);
         let known: BTreeSet<_> = old.errors.iter().map(identity).collect();
         new.errors.retain(|error| !known.contains(&identity(error)));
         new.warnings.retain(|warning| !old.warnings.contains(warning));
@@ -312,6 +337,19 @@ impl Change<'_> {
     /// Findings about a cluster as findings about the template.
     fn told(&self, consumer: &Consumer<'_>, verdict: Verdict) -> Verdict {
         let cluster = consumer.name;
+        if self.gone {
+            let error = |error: FieldError| FieldError {
+                message: format!(
+                    "without this {}, in cluster {cluster:?} at {}: {}",
+                    self.kind, error.path, error.message
+                ),
+                path: "metadata.name".to_owned(),
+                value: self.name.to_owned(),
+                source: None,
+                ..error
+            };
+            return Verdict { errors: verdict.errors.into_iter().map(error).collect(), warnings: Vec::new() };
+        }
         let error = |error: FieldError| FieldError {
             message: format!("in cluster {cluster:?} at {}: {}", error.path, error.message),
             path: self.own_path(&error.path),

@@ -207,6 +207,9 @@ fn a_finding_names_the_template_that_the_value_came_from() {
 #[case::policy_lost("SHARDPOOL", json!({"cells": ["a"], "replicasPerCell": 1, "storage": {"size": "10Gi"}}), "databases[postgres].tablegroups[default].shards[0-inf].pools")]
 #[case::nobody_stays("SHARD/spec/pools", json!({"other": {}}), "databases[postgres].tablegroups[default].shards[0-inf].pools")]
 #[case::encryption("/backup/encryption", json!({"secretName": "keys"}), "databases[postgres].tablegroups[default].shards[0-inf].backup.encryption")]
+#[case::external_topology("/globalTopoServer", json!({"external": {"endpoints": ["http://e:2379"], "rootPath": "/r"}}), "globalTopoServer")]
+#[case::root_path("/globalTopoServer", json!({"etcd": {"rootPath": "/elsewhere"}}), "globalTopoServer.etcd.rootPath")]
+#[case::local_topology("/cells/0/spec", json!({"localTopoServer": {"etcd": {}}}), "cells[a].localTopoServer")]
 fn a_harmful_change_is_refused(#[case] pointer: &str, #[case] value: Value, #[case] path: &str) {
     let verdict = judge_update(&base(), &with(pointer, value));
     assert_eq!(
@@ -226,6 +229,40 @@ fn a_harmful_change_is_refused(#[case] pointer: &str, #[case] value: Value, #[ca
 fn a_harmless_change_is_accepted(#[case] pointer: &str, #[case] value: Value) {
     let verdict = judge_update(&base(), &with(pointer, value));
     assert!(verdict.is_accepted(), "{:#?}", verdict.errors);
+}
+
+#[rstest]
+#[case::managed_to_external(json!({"etcd": {}}), json!({"external": {"endpoints": ["http://e:2379"]}}), "cells[a].localTopoServer")]
+#[case::given_up(json!({"etcd": {}}), json!(null), "cells[a].localTopoServer")]
+#[case::managed_root(json!({"etcd": {}}), json!({"etcd": {"rootPath": "/r"}}), "cells[a].localTopoServer.etcd.rootPath")]
+#[case::external_root(
+    json!({"external": {"endpoints": ["http://e:2379"]}}),
+    json!({"external": {"endpoints": ["http://e:2379"], "rootPath": "/r"}}),
+    "cells[a].localTopoServer.external.rootPath",
+)]
+fn the_topology_of_a_cell_stays_where_it_is(#[case] before: Value, #[case] after: Value, #[case] path: &str) {
+    let of = |local: Value| {
+        let spec = if local.is_null() { json!({}) } else { json!({"localTopoServer": local}) };
+        with("/cells/0/spec", spec)
+    };
+    let verdict = judge_update(&of(before), &of(after));
+    let errors: Vec<_> = verdict.errors.iter().map(|error| (error.path.as_str(), error.reason)).collect();
+    assert_eq!(errors, [(path, reason::FORBIDDEN)], "{:#?}", verdict.errors);
+}
+
+#[test]
+fn an_external_topology_keeps_its_root_and_may_get_other_members() {
+    let of = |root: &str, endpoints: &[&str]| {
+        with("/globalTopoServer", json!({"external": {"endpoints": endpoints, "rootPath": root}}))
+    };
+    let before = of("/a", &["http://e0:2379", "http://e1:2379"]);
+    assert_eq!(judge_update(&before, &of("/a", &["http://e1:2379", "http://e2:2379"])), Verdict::default());
+    let others = judge_update(&before, &of("/a", &["http://e2:2379"]));
+    assert!(others.is_accepted(), "{:#?}", others.errors);
+    let warned: Vec<_> = others.warnings.iter().map(|warning| warning.path.as_str()).collect();
+    assert_eq!(warned, ["globalTopoServer.external.endpoints"]);
+    let moved = judge_update(&before, &of("/b", &["http://e0:2379"]));
+    assert!(moved.summary().contains("globalTopoServer.external.rootPath") && moved.summary().contains("was /a"));
 }
 
 #[test]

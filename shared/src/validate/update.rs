@@ -3,16 +3,18 @@
 //! Cells, pools and members may go; what is refused is what the data would not survive.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 
 use crate::api::v1alpha1::{
-    BackupConfig, CellSpec, EncryptionConfig, EtcdSpec, FilesystemBackupConfig, InternalTlsConfig, KeyPrefixScope,
-    PoolSpec, ShardResolvedSpec, StorageSpec,
+    BackupConfig, CellSpec, EncryptionConfig, EtcdSpec, ExternalTopoServerSpec, FilesystemBackupConfig,
+    InternalTlsConfig, KeyPrefixScope, LocalTopoServerSpec, PoolSpec, ShardResolvedSpec, StorageSpec,
 };
 use crate::field_path::At;
 use crate::pgconfig::{Identity, Sizing, basis, render};
 use crate::quantity::Quantity;
 use crate::resolve::{GlobalTopo, Repository, ResolvedCluster};
 
+use super::place::{Keeper, topology_stays};
 use super::{Findings, shard};
 
 pub fn check(findings: &mut Findings<'_>, old: &ResolvedCluster, new: &ResolvedCluster) {
@@ -31,14 +33,10 @@ pub fn check(findings: &mut Findings<'_>, old: &ResolvedCluster, new: &ResolvedC
             }
         }
         (GlobalTopo::External(before), GlobalTopo::External(after)) => {
-            if before.root_path != after.root_path {
-                findings.warn(
-                    &at.field("external").field("rootPath"),
-                    "moves the topology; its content is registered anew",
-                );
-            }
+            external(findings, &at.field("external"), before, after);
         }
-        _ => findings.warn(&at, "the topology moves to another server; its content is registered anew"),
+        (GlobalTopo::Managed(_), GlobalTopo::External(_)) => moved(findings, &at, Keeper::Operator, Keeper::Others),
+        (GlobalTopo::External(_), GlobalTopo::Managed(_)) => moved(findings, &at, Keeper::Others, Keeper::Operator),
     }
     if old.postgres_superuser != new.postgres_superuser {
         findings.warn(&At::Root("postgresSuperuser"), "takes effect only on a fresh data directory");
@@ -99,16 +97,44 @@ fn cell_change(findings: &mut Findings<'_>, at: &At<'_>, before: &CellSpec, afte
             );
         }
     }
-    let local = at.field("localTopoServer");
-    match (&before.topo_server, &after.topo_server) {
-        (Some(before), Some(after)) => match (&before.etcd, &after.etcd) {
-            (Some(before), Some(after)) => etcd(findings, &local.field("etcd"), before, after),
-            (None, None) => {}
-            _ => findings.warn(&local, "the cell's topology moves to another server; its content is registered anew"),
-        },
-        (None, None) => {}
-        _ => findings.warn(&local, "the cell's topology moves to another server; its content is registered anew"),
+    local_topology(findings, &at.field("localTopoServer"), before.topo_server.as_ref(), after.topo_server.as_ref());
+}
+
+fn local_topology(
+    findings: &mut Findings<'_>,
+    at: &At<'_>,
+    before: Option<&LocalTopoServerSpec>,
+    after: Option<&LocalTopoServerSpec>,
+) {
+    let (was, is) = (Keeper::of_cell(before), Keeper::of_cell(after));
+    if was != is {
+        moved(findings, at, was, is);
     }
+    let (Some(before), Some(after)) = (before, after) else { return };
+    if let (Some(before), Some(after)) = (&before.etcd, &after.etcd) {
+        etcd(findings, &at.field("etcd"), before, after);
+    }
+    if let (Some(before), Some(after)) = (&before.external, &after.external) {
+        external(findings, &at.field("external"), before, after);
+    }
+}
+
+fn external(findings: &mut Findings<'_>, at: &At<'_>, before: &ExternalTopoServerSpec, after: &ExternalTopoServerSpec) {
+    root_path(findings, at, before.root_path.as_deref(), after.root_path.as_deref());
+    if !after.endpoints.iter().any(|endpoint| before.endpoints.contains(endpoint)) {
+        let message = "have to be other addresses of the same etcd: poolers that run do not register in another one";
+        findings.warn(&at.field("endpoints"), message);
+    }
+}
+
+fn root_path(findings: &mut Findings<'_>, at: &At<'_>, before: Option<&str>, after: Option<&str>) {
+    if before != after {
+        moved(findings, &at.field("rootPath"), before.unwrap_or_default(), after.unwrap_or_default());
+    }
+}
+
+fn moved(findings: &mut Findings<'_>, at: &At<'_>, was: impl Display, is: impl Display) {
+    findings.forbidden(at, is, topology_stays(was));
 }
 
 fn etcd(findings: &mut Findings<'_>, at: &At<'_>, before: &EtcdSpec, after: &EtcdSpec) {
@@ -129,9 +155,7 @@ fn etcd(findings: &mut Findings<'_>, at: &At<'_>, before: &EtcdSpec, after: &Etc
             format!("was {old}; at least {quorum} members must stay to keep the quorum; {remedy}"),
         );
     }
-    if before.root_path != after.root_path {
-        findings.warn(&at.field("rootPath"), "moves the topology; its content is registered anew");
-    }
+    root_path(findings, at, before.root_path.as_deref(), after.root_path.as_deref());
 }
 
 fn shard_change(findings: &mut Findings<'_>, at: &At<'_>, before: &ShardResolvedSpec, after: &ShardResolvedSpec) {

@@ -4,13 +4,13 @@ use std::net::IpAddr;
 
 use crate::api::v1alpha1::{
     BackupConfig, BackupType, CellConfig, DatabaseConfig, DurabilityPolicy, EtcdSpec, ExternalServiceConfig,
-    ExternalServiceType, LocalTopoServerSpec, MultigresClusterSpec, PoolSpec, ShardConfig, StorageSpec,
-    TableGroupConfig,
+    ExternalServiceType, ExternalTopoServerSpec, LocalTopoServerSpec, MultigresClusterSpec, PoolSpec, ShardConfig,
+    StorageSpec, TableGroupConfig,
 };
 use crate::field_path::At;
 use crate::resolve::{self, defaults};
 
-use super::{Findings, limits, reason};
+use super::{Findings, limits, own_root, reason};
 
 pub fn check(findings: &mut Findings<'_>, name: &str, spec: &MultigresClusterSpec) {
     if !name.is_empty() {
@@ -32,6 +32,7 @@ pub fn check(findings: &mut Findings<'_>, name: &str, spec: &MultigresClusterSpe
         ];
         one_of(findings, &at, &given);
         etcd(findings, &at.field("etcd"), topo.etcd.as_ref());
+        check_root(findings, &at.field("external"), topo.external.as_ref());
     }
     for (field, inline, template) in [
         (
@@ -75,6 +76,7 @@ fn cells(findings: &mut Findings<'_>, at: &At<'_>, cells: &[CellConfig]) {
     for cell in cells {
         let at = at.key(&cell.name);
         findings.name(&at.field("name"), &cell.name, limits::LONG_NAME);
+        findings.fields(&at, cell);
         one_of(
             findings,
             &at,
@@ -82,7 +84,7 @@ fn cells(findings: &mut Findings<'_>, at: &At<'_>, cells: &[CellConfig]) {
         );
         one_of(findings, &at, &[("spec", cell.spec.is_some()), ("cellTemplate", cell.cell_template.is_some())]);
         one_of(findings, &at, &[("spec", cell.spec.is_some()), ("overrides", cell.overrides.is_some())]);
-        if let Some(local) = cell.spec.as_ref().and_then(|spec| spec.local_topo_server.as_ref()) {
+        if let Some(local) = cell.spec.as_deref().and_then(|spec| spec.local_topo_server.as_ref()) {
             local_topology(findings, &at.field("localTopoServer"), local);
         }
     }
@@ -95,6 +97,16 @@ pub fn local_topology(findings: &mut Findings<'_>, at: &At<'_>, local: &LocalTop
     }
     one_of(findings, at, &[("etcd", local.etcd.is_some()), ("external", local.external.is_some())]);
     etcd(findings, &at.field("etcd"), local.etcd.as_ref());
+    check_root(findings, &at.field("external"), local.external.as_ref());
+}
+
+/// Below the root that holds unasked every cluster would have its records.
+fn check_root(findings: &mut Findings<'_>, at: &At<'_>, external: Option<&ExternalTopoServerSpec>) {
+    if external.is_some_and(|external| own_root(external).is_none()) {
+        let message = "is not given: clusters with one root in one etcd take each other's poolers for their own. Give each new cluster a \
+                       root of its own; it cannot change later";
+        findings.warn(&at.field("rootPath"), message);
+    }
 }
 
 /// The spellings of an etcd section.
@@ -214,9 +226,9 @@ fn check_shard(findings: &mut Findings<'_>, at: &At<'_>, shard: &ShardConfig) {
     }
     one_of(findings, at, &[("spec", shard.spec.is_some()), ("shardTemplate", shard.shard_template.is_some())]);
     one_of(findings, at, &[("spec", shard.spec.is_some()), ("overrides", shard.overrides.is_some())]);
-    backup(findings, &at.field("backup"), shard.backup.as_ref());
-    let inline = shard.spec.as_ref();
-    let overrides = shard.overrides.as_ref();
+    backup(findings, &at.field("backup"), shard.backup.as_deref());
+    let inline = shard.spec.as_deref();
+    let overrides = shard.overrides.as_deref();
     let policy = inline.and_then(|spec| spec.durability_policy).or(overrides.and_then(|over| over.durability_policy));
     durability(findings, &at.field("durabilityPolicy"), policy);
     pools(findings, &at.field("pools"), inline.into_iter().flat_map(|spec| &spec.pools));

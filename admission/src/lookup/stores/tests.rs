@@ -6,6 +6,7 @@ use http_body_util::{Either, Full, StreamBody};
 use hyper::body::{Bytes, Frame};
 use kube::client::Body;
 use serde_json::{Value, json};
+use shared::metrics::{Build, Metrics};
 
 use super::*;
 
@@ -58,7 +59,8 @@ impl Server {
             namespaces: namespaces.iter().map(ToString::to_string).collect(),
             zone_id_label: "zone-id".to_owned(),
         };
-        let (stores, task) = Stores::start(self.client(), token.clone(), &readiness, settings);
+        let watches = Watches::new(&Metrics::new(Build { version: "1", revision: "a" }).unwrap()).unwrap();
+        let (stores, task) = Stores::start(self.client(), token.clone(), &readiness, settings, &watches);
         (stores, readiness, token, task)
     }
 }

@@ -28,6 +28,8 @@
 {{- with $settings.keepFiringFor -}}{{- $_ := set $rule "keep_firing_for" . -}}{{- end -}}
 {{- $labels := merge (dict) (default dict $own.labels) $settings.additionalRuleLabels (dict "severity" (default $rule.labels.severity $own.severity)) -}}
 {{- $_ := set $rule "labels" $labels -}}
+{{- /* The operator of this release: another one that is up must not hide that this one is down. */ -}}
+{{- $_ := set $rule "expr" (replace "job=~\".*" (printf "job=~\"%s-" (include "multigres-operator.fullname" $)) $rule.expr) -}}
 {{- $url := printf "%s/%s.md" (include "multigres-operator.runbookBaseUrl" $) $rule.alert -}}
 {{- $annotations := merge (dict) (default dict $own.annotations) $settings.additionalRuleAnnotations (dict "runbook_url" $url) $rule.annotations -}}
 {{- $_ := set $rule "annotations" $annotations -}}

@@ -18,8 +18,8 @@ fn known(backups: Vec<Backup>) -> Known {
 
 fn reason(known: &Known, runs: &[Arc<MultigresBackup>]) -> Option<(&'static str, Status)> {
     let contents = known.backups.as_ref().map(|all| contents(all, NOW)).unwrap_or_default();
-    let stale_at = contents.newest.as_ref().map(|newest| newest.stop + FRESH_FOR);
-    backups(known, &contents, runs, stale_at, NOW).map(|opinion| (opinion.reason, opinion.status))
+    let limits = Limits { newest: contents.newest.as_ref().map(|newest| newest.stop + FRESH_FOR), full: None };
+    backups(known, &contents, runs, limits, NOW).map(|opinion| (opinion.reason, opinion.status))
 }
 
 fn run(name: &str, phase: BackupPhase, minutes: i64) -> Arc<MultigresBackup> {
@@ -67,6 +67,25 @@ fn a_full_backup_is_needed_by_those_that_carry_its_name() {
     assert!(built_on(&[failed], "20270101-020000F").is_empty(), "nobody restores an incomplete one");
 }
 
+/// Two full backups with what was made after them: I is for incremental, D for differential.
+fn chain() -> Vec<Backup> {
+    let names = ["1F", "1F_2I", "1F_3I", "1F_4D", "1F_5I", "1F_6I", "1F_7D", "8F", "8F_9I"];
+    names.iter().rev().map(|name| made(name, "", 5)).collect()
+}
+
+#[rstest]
+#[case::all_of_its_name("1F", &["1F_2I", "1F_3I", "1F_4D", "1F_5I", "1F_6I", "1F_7D"])]
+#[case::up_to_the_next_differential_one("1F_2I", &["1F_3I"])]
+#[case::a_differential_one_builds_on_the_full_one("1F_3I", &[])]
+#[case::those_after_a_differential_one("1F_4D", &["1F_5I", "1F_6I"])]
+#[case::the_next_one("1F_5I", &["1F_6I"])]
+#[case::another_differential_one("1F_6I", &[])]
+#[case::not_those_of_the_next_full_one("1F_7D", &[])]
+#[case::the_last_one("8F_9I", &[])]
+fn an_incremental_backup_builds_on_the_one_before_it(#[case] id: &str, #[case] expected: &[&str]) {
+    assert_eq!(built_on(&chain(), id), expected);
+}
+
 #[test]
 fn entries_whose_times_make_no_sense_are_counted_and_left_alone() {
     let mut future = made("future", "full", 0);
@@ -101,6 +120,10 @@ fn entries_whose_times_make_no_sense_are_counted_and_left_alone() {
     Some(("CheckFailed", Status::Unknown))
 )]
 #[case::nobody_ever_answered(Known { failure: Some((slow(), 1)), ..Known::default() }, None)]
+#[case::it_hangs(
+    Known { failure: Some((slow(), 3)), ..known(vec![made("a", "full", 60)]) },
+    Some(("RepositorySlow", Status::False))
+)]
 fn every_state_of_a_repository_has_its_reason(#[case] known: Known, #[case] expected: Option<(&'static str, Status)>) {
     assert_eq!(reason(&known, &[]), expected);
 }
@@ -118,11 +141,29 @@ fn a_run_that_failed_after_the_newest_backup_is_told_until_one_succeeds() {
 }
 
 #[test]
+fn a_run_that_failed_while_the_clock_was_ahead_is_no_failure_of_now() {
+    let known = known(vec![made("a", "full", 60)]);
+    let runs = [run("ahead", BackupPhase::Failed, -600), run("now", BackupPhase::Completed, 20)];
+    assert_eq!(reason(&known, &runs), Some(("BackupRecent", Status::True)));
+}
+
+#[test]
+fn full_backups_that_do_not_come_are_told_although_others_do() {
+    let known = known(vec![made("f", "full", 20_000), made("f_i", "incr", 60)]);
+    let contents = contents(known.backups.as_ref().unwrap(), NOW);
+    let say = |full| backups(&known, &contents, &[], Limits { newest: None, full: Some(full) }, NOW).unwrap();
+    let late = say(ago(0));
+    assert_eq!((late.reason, late.status), ("BackupStale", Status::False));
+    assert!(late.message.starts_with("The newest full backup ended at "), "{}", late.message);
+    assert_eq!(say(ago(-1)).reason, "BackupRecent");
+}
+
+#[test]
 fn what_is_said_does_not_change_as_time_passes() {
     let all = [made("a", "full", 60)];
     let say = |now| {
         let contents = contents(&all, now);
-        backups(&known(all.to_vec()), &contents, &[], None, now).unwrap()
+        backups(&known(all.to_vec()), &contents, &[], Limits::default(), now).unwrap()
     };
     assert_eq!(say(NOW), say(NOW + SignedDuration::from_hours(5)));
 }
@@ -141,5 +182,11 @@ fn wal_archiving_is_judged_by_what_waits(
 ) {
     let opinion = archiving(&Known { archiver: Some(archiver), silent, ..Known::default() }).unwrap();
     assert_eq!((opinion.reason, opinion.status), (reason, status));
-    assert_eq!(archiving(&Known { silent: 9, ..Known::default() }), None);
+}
+
+#[test]
+fn an_exporter_that_never_answered_is_told_in_the_end() {
+    let say = |silent| archiving(&Known { silent, ..Known::default() }).map(|said| (said.reason, said.status));
+    assert_eq!(say(2), None, "the last opinion stands for a while, as after a restart");
+    assert_eq!(say(3), Some(("CheckFailed", Status::Unknown)));
 }

@@ -1,6 +1,16 @@
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use rstest::rstest;
+use shared::{
+    api::v1alpha1::{Shard, ShardSpec, ShardStatus},
+    condition::ConditionSet,
+};
+
 use super::*;
 use crate::{
-    backup::memory::{Due, Memory, Pace},
+    backup::{
+        keeper,
+        memory::{Due, Memory, Pace},
+    },
     upstream::{TopoAddress, backup::Archiver},
 };
 
@@ -26,6 +36,7 @@ fn nothing_is_asked_before_a_pass_has_told_whom_to_ask() {
 fn each_thing_is_asked_once_per_interval() {
     let memory = memory();
     assert_eq!(memory.due("uid", NOW), ALL);
+    memory.listed("uid", Ok(vec![made("a", "full", 5)]), NOW);
     assert_eq!(memory.due("uid", NOW), Due::default());
     assert_eq!(memory.due("uid", later(1)), ARCHIVER);
     assert_eq!(memory.due("uid", later(10)), ALL);
@@ -38,9 +49,37 @@ fn a_failed_look_is_repeated_sooner_and_a_finished_run_at_once() {
     memory.listed("uid", Err(away()), NOW);
     assert_eq!(memory.due("uid", later(1)), ALL);
     memory.listed("uid", Ok(Vec::new()), later(1));
-    assert_eq!(memory.due("uid", later(2)), ARCHIVER);
+    assert_eq!(memory.due("uid", later(2)), ALL, "there may be a first backup by now");
+    memory.listed("uid", Ok(vec![made("a", "full", 5)]), later(2));
+    assert_eq!(memory.due("uid", later(3)), ARCHIVER);
     memory.soon("uid");
-    assert!(memory.due("uid", later(2)).list);
+    assert!(memory.due("uid", later(3)).list);
+}
+
+#[rstest]
+#[case::led(Some("p"), true, 9, false, ALL)]
+#[case::on_its_way(None, false, 0, false, Due::default())]
+#[case::stuck(None, false, 1, false, Due { list: true, archiver: false })]
+#[case::lost_its_primary_for_long(None, false, 9, false, Due { list: true, archiver: false })]
+#[case::going(Some("p"), true, 9, true, Due::default())]
+fn who_is_asked_depends_on_who_leads(
+    #[case] primary: Option<&str>,
+    #[case] confirmed: bool,
+    #[case] minutes: i64,
+    #[case] going: bool,
+    #[case] expected: Due,
+) {
+    let mut shard = Shard::new("demo", ShardSpec::default());
+    let conditions = ConditionSet::continuing(&[], Some(1), ago(minutes)).set("PrimaryConfirmed", confirmed, "R", "");
+    shard.status = Some(ShardStatus {
+        primary: primary.map(str::to_owned),
+        conditions: conditions.finish(),
+        ..ShardStatus::default()
+    });
+    shard.metadata.deletion_timestamp = going.then_some(Time(NOW));
+    assert_eq!(keeper::due(&memory(), &shard, "uid", NOW), expected);
+    shard.status = None;
+    assert_eq!(keeper::due(&memory(), &shard, "uid", NOW), Due::default(), "before anything was said");
 }
 
 #[test]

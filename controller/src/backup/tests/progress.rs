@@ -220,6 +220,31 @@ fn failed_attempts_are_repeated_with_growing_delays(#[case] attempt: i32, #[case
     }
 }
 
+/// An attempt was made while the clock was three days ahead.
+#[rstest]
+#[case::one_that_failed(BackupPhase::Pending, ready(), BackupPhase::Starting)]
+#[case::one_that_never_began(BackupPhase::Starting, Seen { listing: Some(Ok(Vec::new())), ..ready() }, BackupPhase::Pending)]
+#[case::one_that_is_forgotten(
+    BackupPhase::Running,
+    Seen { job: Some(Ok(None)), listing: Some(Ok(Vec::new())), ..ready() },
+    BackupPhase::Pending
+)]
+fn a_clock_that_is_set_back_puts_off_no_attempt(
+    #[case] phase: BackupPhase,
+    #[case] seen: Seen,
+    #[case] expected: BackupPhase,
+) {
+    let mut ahead = in_phase(phase, 1, -3 * 24 * 60);
+    if phase == BackupPhase::Pending {
+        ahead.status.as_mut().unwrap().error = Some("no route to host".to_owned());
+    }
+    let first = step(&ahead, &seen, NOW);
+    assert_eq!(first.status.phase, Some(phase), "not at once");
+    assert_eq!(first.status.attempted_at, Some(stored(NOW)), "what is waited for begins now");
+    let later = step(&run(first.status), &seen, NOW + SignedDuration::from_mins(2));
+    assert_eq!(later.status.phase, Some(expected));
+}
+
 #[test]
 fn after_the_last_attempt_it_is_given_up() {
     let seen = Seen { job: Some(Ok(Some(Job::Failed("x".repeat(5000))))), ..ready() };

@@ -105,6 +105,29 @@ fn a_backup_is_too_old_when_the_next_one_did_not_come() {
     assert_eq!(read(&weekly()).stale_at(newest), Some(at("2027-01-15T05:30:00Z")));
 }
 
+#[test]
+fn a_full_backup_is_too_old_when_the_next_full_one_did_not_come() {
+    let (schedule, full) = (read(&weekly()), at("2027-01-10T02:40:00Z"));
+    assert_eq!(schedule.full_stale_at(full, &ScheduledBackupTimes::default()), None, "none was due yet");
+    let mut made = ScheduledBackupTimes::default();
+    made.set(BackupLevel::Full, stored(at("2027-01-10T02:30:00Z")));
+    assert_eq!(schedule.full_stale_at(full, &made), Some(at("2027-01-17T05:30:00Z")));
+    let incremental = BackupSchedule { full: None, ..weekly() };
+    assert_eq!(read(&incremental).full_stale_at(full, &made), None);
+    let suspended = BackupSchedule { suspend: Some(true), ..weekly() };
+    assert_eq!(read(&suspended).full_stale_at(full, &made), None);
+}
+
+/// A clock that was ahead for a while has had times served that are still to come.
+#[test]
+fn a_clock_that_is_set_back_does_not_stop_the_schedule() {
+    let mut made = ScheduledBackupTimes::default();
+    made.set(BackupLevel::Full, stored(at("2027-03-07T02:30:00Z")));
+    made.set(BackupLevel::Incremental, stored(at("2027-03-08T02:30:00Z")));
+    let expected = Some((BackupLevel::Incremental, at("2027-01-15T02:30:00Z")));
+    assert_eq!(due(&weekly(), &made, "2027-01-15T02:31:00Z"), expected);
+}
+
 #[rstest]
 #[case(BackupSchedule { full: Some("often".into()), ..BackupSchedule::default() })]
 #[case(BackupSchedule { full: Some("0 0 31 2 *".into()), ..BackupSchedule::default() })]

@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use shared::{
     api::v1alpha1::{
-        BackupConfig, BackupKind, BackupPhase, BackupSchedule, MultigresBackup, MultigresBackupStatus, Phase, Shard,
-        ShardSpec, ShardStatus,
+        BackupConfig, BackupKind, BackupPhase, BackupSchedule, MultigresBackup, MultigresBackupStatus, Phase,
+        ScheduledBackupTimes, Shard, ShardBackupStatus, ShardSpec, ShardStatus,
     },
     condition,
     name::ShardId,
@@ -124,6 +124,41 @@ fn a_repository_that_cannot_be_read_makes_the_shard_degraded_and_a_stale_one_doe
     assert_eq!((next.phase, reasons(&plan)), (Some(Phase::Degraded), vec!["RepositoryUnreachable"]));
     let (_, next) = pass(&shard(None), &knowing(vec![made("f", "full", 5000)]), NOW);
     assert_eq!(next.phase, Some(Phase::Healthy));
+}
+
+#[test]
+fn a_full_backup_that_does_not_come_is_told_although_others_do() {
+    let weekly = BackupSchedule {
+        full: Some("0 8 * * SUN".into()),
+        incremental: Some("0 8 * * *".into()),
+        jitter: Some("0s".into()),
+        ..BackupSchedule::default()
+    };
+    let mut shard = shard(Some(weekly));
+    let sight = knowing(vec![made("f", "full", 12 * 1440), made("f_i", "incr", 60)]);
+    let say = |shard: &Shard| {
+        let (_, next) = pass(shard, &sight, NOW);
+        condition::find(&next.conditions, "BackupHealthy").unwrap().clone()
+    };
+    assert_eq!(say(&shard).reason, "BackupRecent", "the schedule has had no full one made yet");
+    let scheduled = ScheduledBackupTimes { full: Some(stored(ago(5 * 1440))), ..ScheduledBackupTimes::default() };
+    let backup = ShardBackupStatus { scheduled: Some(scheduled), ..ShardBackupStatus::default() };
+    shard.status = Some(ShardStatus { backup: Some(backup), ..ShardStatus::default() });
+    let said = say(&shard);
+    assert_eq!(said.reason, "BackupStale", "{}", said.message);
+    assert!(said.message.contains("full"), "{}", said.message);
+}
+
+#[test]
+fn a_repository_that_stays_empty_before_there_is_a_primary_says_where_to_look() {
+    let mut shard = shard(None);
+    let message = |shard: &Shard| {
+        let (_, next) = pass(shard, &knowing(Vec::new()), NOW);
+        condition::find(&next.conditions, "BackupHealthy").unwrap().message.clone()
+    };
+    assert!(message(&shard).contains("see the log of multipooler"));
+    shard.status = Some(ShardStatus { primary: Some("p".into()), ..ShardStatus::default() });
+    assert_eq!(message(&shard), "The repository holds no backup");
 }
 
 #[test]

@@ -124,7 +124,7 @@ fn a_drained_cell_leaves_the_database_then_the_topology_and_is_deleted_last() {
     let mut observed = removed();
     asked(&mut observed);
     ready(&mut observed, true);
-    observed.leftovers = vec![PoolerId::new("b", "p-1"), PoolerId::new("a", "p-2")];
+    observed.leftovers.poolers = vec![PoolerId::new("b", "p-1"), PoolerId::new("a", "p-2")];
     assert_eq!(database_lists(&observed), ["a"]);
     assert_eq!(steps(&observed).len(), 1);
     assert!(steps(&observed)[0].starts_with("topology PutDatabase"));
@@ -142,9 +142,13 @@ fn a_drained_cell_leaves_the_database_then_the_topology_and_is_deleted_last() {
         ]
     );
     assert_eq!(condition(&observed).0, "Unregistering");
+    // Poolers of another cluster need the record of the cell, too.
+    let mut contested = observed.clone();
+    contested.leftovers.strangers = true;
+    assert_eq!(steps(&contested), [format!("delete Cell prod/{}", name::cell("two", "b"))]);
 
     observed.topology = seen(&wanted.cells, &wanted.databases);
-    observed.leftovers.clear();
+    observed.leftovers.poolers.clear();
     assert_eq!(steps(&observed), [format!("delete Cell prod/{}", name::cell("two", "b"))]);
     edit_cell(&mut observed, |cell| cell.metadata.deletion_timestamp = Some(Time(now())));
     assert!(steps(&observed).is_empty());
@@ -266,6 +270,9 @@ fn records_of_crashed_gateways_go_once_no_pod_can_have_written_them() {
         ["crashed", "orchestrator"],
         "a gateway at an address makes no orchestrator live"
     );
+    let mut contested = observed.clone();
+    contested.leftovers.strangers = true;
+    assert!(left_behind(&contested).is_empty(), "they may be of another cluster");
     observed.pods.push(gateway_at(None));
     assert_eq!(left_behind(&observed), ["orchestrator"], "one that starts may have written any of them");
     observed.topology = Sight::Failed { reason: "Unavailable".into(), message: "refused".into() };

@@ -85,10 +85,20 @@ fn records_in_a_topology_of_others_are_removed_before_the_finalizer() {
 fn registered_poolers_go_with_the_records_of_the_cells_that_lead_to_them() {
     let mut observed = observed(EXTERNAL);
     register_all(&mut observed);
-    observed.leftovers = vec![PoolerId::new("a", "p-1"), PoolerId::new("of-others", "p-2")];
+    observed.leftovers.poolers = vec![PoolerId::new("a", "p-1"), PoolerId::new("of-others", "p-2")];
     let lines = outline(&run(&leaving(observed)));
     assert_eq!(lines.len(), 3, "{lines:?}");
     assert_eq!(lines[0], "topology DeletePooler(PoolerId { cell: \"a\", name: \"p-1\" })");
+}
+
+#[test]
+fn records_that_another_cluster_needs_stay() {
+    let mut observed = observed(EXTERNAL);
+    register_all(&mut observed);
+    observed.leftovers = Leftovers { poolers: vec![PoolerId::new("a", "p-1")], strangers: true };
+    let plan = run(&leaving(observed));
+    assert_eq!(outline(&plan), ["merge MultigresCluster prod/ext"]);
+    assert_eq!(plan.notes.first().map(|note| note.reason.as_str()), Some("RecordsLeftBehind"));
 }
 
 #[test]

@@ -219,6 +219,20 @@ fn a_pod_that_goes_is_marked_step_by_step() {
 }
 
 #[test]
+fn the_write_that_ends_a_drain_tells_why_and_since_when() {
+    let mut observed = healthy(three_cells());
+    change_image(&mut observed.shard);
+    let mut ends = Vec::new();
+    for _ in 0..5 {
+        let writes = weigh(&observed, &settings(), NOW).unwrap().plan.writes;
+        ends.extend(writes.iter().filter_map(|write| Some((write.reason, write.drain?))));
+        obey(&mut observed, &mut Vec::new());
+    }
+    let [(reason, drain)] = ends.as_slice() else { panic!("{ends:?}") };
+    assert_eq!((*reason, drain.cause, drain.took.as_secs()), ("DrainCompleted", "rolling-update", 0));
+}
+
+#[test]
 fn a_standby_that_nobody_wants_leaves_the_cohort_before_it_goes() {
     let mut shard = minimal();
     shard.spec.pools.get_mut("default").unwrap().replicas_per_cell = Some(4);

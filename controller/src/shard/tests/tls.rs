@@ -10,6 +10,7 @@ use k8s_openapi::{
 use kube::{ResourceExt as _, client::Body};
 use shared::{
     annotation::{CERTIFICATES_HASH, PGBACKREST_CERTIFICATE},
+    api::v1alpha1::PgbackrestTlsConfig,
     condition,
 };
 
@@ -179,6 +180,33 @@ fn a_pod_that_waits_for_the_certificate_of_pgbackrest_is_marked_when_it_is_known
     // From then on it follows renewals as the others do.
     observed.certificates.served = Some("2040-12-31T00:00:00Z fedcba9876543210".parse().unwrap());
     assert_eq!(status(&observed).drift.len(), 3);
+}
+
+#[test]
+fn a_certificate_of_the_users_for_pgbackrest_is_told_of_before_it_ends() {
+    let mut shard = three_cells();
+    shard.spec.backup.as_mut().unwrap().pgbackrest_tls = Some(PgbackrestTlsConfig { secret_name: Some("mine".into()) });
+    let mut observed = healthy(shard);
+    let until = |end: &str| -> Option<Served> { format!("{end}T00:00:00Z 0123456789abcdef").parse().ok() };
+    let said = |observed: &Observed| {
+        let plan = pass(observed);
+        let told = plan.notes.iter().any(|note| note.reason == "CertificateEnding");
+        let conditions = plan.status.unwrap().conditions;
+        (condition::find(&conditions, "CertificateEnding").map(|it| (it.reason.clone(), it.message.clone())), told)
+    };
+    // It is the 15th of January.
+    observed.certificates.served = until("2027-02-20");
+    assert_eq!(said(&observed), (None, false));
+    observed.certificates.served = until("2027-02-10");
+    let (soon, told) = said(&observed);
+    let (reason, message) = soon.unwrap();
+    assert!(reason == "EndsSoon" && message.contains("Secret mine") && message.contains("2027-02-10"), "{message}");
+    assert!(told);
+    remember(&mut observed);
+    assert!(!said(&observed).1, "once");
+    observed.certificates.served = until("2027-01-01");
+    let (ended, told) = said(&observed);
+    assert!(ended.unwrap().0 == "Ended" && told);
 }
 
 async fn client() -> Client {

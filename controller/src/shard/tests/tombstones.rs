@@ -129,6 +129,21 @@ fn records_of_cells_that_the_shard_does_not_use_are_left_alone() {
 }
 
 #[test]
+fn records_of_another_namespace_are_left_alone() {
+    let (mut observed, _) = haunted();
+    let host = |observed: &mut Observed, name: &str| {
+        let records = observed.topology.cells.get_mut("zone-a").unwrap().as_mut().unwrap();
+        name.clone_into(&mut records.last_mut().unwrap().hostname);
+    };
+    host(&mut observed, "gone-pod-9.headless.team.svc.cluster.local");
+    assert!(marked(&observed).is_empty());
+    for own in ["gone-pod-9.headless.prod.svc", "gone-pod-9.headless", "gone-pod-9"] {
+        host(&mut observed, own);
+        assert_eq!(marked(&observed).len(), 1, "{own}");
+    }
+}
+
+#[test]
 fn nobody_who_serves_is_ever_marked() {
     for primary in 0..3 {
         let mut observed = healthy(three_cells());

@@ -11,7 +11,10 @@ use std::{
     collections::BTreeMap,
     fs,
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -24,7 +27,7 @@ use controller::{
     settings::Settings,
     upstream::{self, TopoAddress, fake::FakeDataPlane},
 };
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use kube::{
     Api, Client, Config, ResourceExt as _,
     api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
@@ -33,7 +36,10 @@ use kube::{
     runtime::wait::{await_condition, conditions},
 };
 use serde_json::{Value, json};
-use shared::metrics::{Build, FrameworkMetrics, Metrics};
+use shared::{
+    clock::Clock,
+    metrics::{Build, FrameworkMetrics, Metrics},
+};
 use tokio::{
     sync::oneshot,
     task::{AbortHandle, JoinHandle},
@@ -91,6 +97,25 @@ pub struct Bed {
     cast: Arc<stage::Cast>,
     /// Whether this server knows them.
     native_sidecars: bool,
+    /// The clock of its controllers.
+    clock: Arc<Shifted>,
+}
+
+/// The clock of the machine, until it is said to be ahead of it.
+#[derive(Debug, Default)]
+pub struct Shifted(AtomicI64);
+
+impl Shifted {
+    /// Puts it ahead of the machine's by this much from now on; nothing sets it right.
+    pub fn ahead_by(&self, difference: SignedDuration) {
+        self.0.store(difference.as_secs(), Ordering::Relaxed);
+    }
+}
+
+impl Clock for Shifted {
+    fn now(&self) -> Timestamp {
+        Timestamp::now() + SignedDuration::from_secs(self.0.load(Ordering::Relaxed))
+    }
 }
 
 impl Bed {
@@ -118,8 +143,15 @@ impl Bed {
         let namespace = format!("env-{:08x}", rand::random::<u32>());
         let (_, features) = server::discover(&client, Sidecars::Auto).await.unwrap();
         let native_sidecars = features.native_sidecars;
-        let bed =
-            Self { namespace, client, config, plane: FakeDataPlane::new(), cast: Arc::default(), native_sidecars };
+        let bed = Self {
+            namespace,
+            client,
+            config,
+            plane: FakeDataPlane::new(),
+            cast: Arc::default(),
+            native_sidecars,
+            clock: Arc::default(),
+        };
         let namespaces = Api::<DynamicObject>::all_with(bed.client.clone(), &resource("v1", "Namespace", "namespaces"));
         create(&namespaces, json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": bed.namespace}}))
             .await;
@@ -186,6 +218,7 @@ impl Bed {
             instance: "test".to_owned(),
             upstream: self.plane.upstream(),
             backups: QUICK,
+            clock: self.clock.clone(),
         };
         let stop = CancellationToken::new();
         let (tell, ready) = oneshot::channel();
@@ -196,6 +229,11 @@ impl Bed {
         });
         let abort = task.abort_handle();
         Running { task: Some(task), abort, etcd: Vec::new(), stop, metrics, wire, ready: Some(ready) }
+    }
+
+    /// The clock of its controllers.
+    pub fn clock(&self) -> &Shifted {
+        &self.clock
     }
 
     /// The data plane of the clusters.

@@ -253,7 +253,9 @@ impl MultiadminService for Admin {
             .map_err(|_| Status::not_found(format!("job not found: {}", request.job_id)))?;
         let record = self.pick(&key, false).await?;
         let asked = pooler::GetBackupByJobIdRequest { job_id: request.job_id.clone() };
-        let backup = self.client(&record)?.get_backup_by_job_id(asked).await?.into_inner().backup;
+        // A pooler that cannot tell is a job that nobody knows.
+        let answer = self.client(&record)?.get_backup_by_job_id(asked).await.ok();
+        let backup = answer.and_then(|answer| answer.into_inner().backup);
         let backup = backup.ok_or_else(|| Status::not_found(format!("job not found: {}", request.job_id)))?;
         Ok(Response::new(data::GetBackupJobStatusResponse {
             job_id: request.job_id,
@@ -310,7 +312,8 @@ impl MultiadminService for Admin {
         let request = request.into_inner();
         let record = self.pick(&shard_key(&request.database, &request.table_group, &request.shard)?, false).await?;
         let asked = pooler::ExpireBackupsRequest { overrides: request.overrides };
-        let answer = self.client(&record)?.expire_backups(asked).await?.into_inner();
+        let refused = |status: Status| Status::internal(format!("failed to expire backups: {}", status.message()));
+        let answer = self.client(&record)?.expire_backups(asked).await.map_err(refused)?.into_inner();
         Ok(Response::new(data::ExpireBackupsResponse { expired_backup_ids: answer.expired_backup_ids }))
     }
 

@@ -126,7 +126,8 @@ impl Agent {
         }
         manifest.configuration = self.data.configuration();
         let id = repository::label(now_ms() / 1000, kind, &manifest);
-        let kind = if id.ends_with('F') { "full" } else { kind };
+        let prior = manifest.prior(kind).map(|prior| prior.id.clone());
+        let kind = if prior.is_none() { "full" } else { kind };
         manifest.add(Backup {
             id: id.clone(),
             kind: kind.to_owned(),
@@ -138,6 +139,7 @@ impl Agent {
             table_group: self.settings.shard.table_group.clone(),
             shard: self.settings.shard.shard.clone(),
             content,
+            prior,
         });
         repository.save(&self.store, &manifest).await?;
         Ok(id)

@@ -192,6 +192,31 @@ impl Manager {
         Ok(repository.load(&self.0.store).await.map_err(|error| internal(&error))?.unwrap_or_default())
     }
 
+    /// Removes backups; the lease is held.
+    async fn expire(&self, request: &data::ExpireBackupsRequest) -> Result<Vec<String>, Status> {
+        let mut manifest = self.manifest().await?;
+        let repository = self.0.repository().map_err(|error| internal(&error))?;
+        let kept = match request.overrides.get("repo1_retention_full").map(|count| count.parse()) {
+            None => repository::KEPT_FULL,
+            Some(Ok(count)) if count > 0 => count,
+            Some(_) => {
+                return Err(Status::internal("pgbackrest expire failed: 'repo1-retention-full' is out of range"));
+            }
+        };
+        let mut expired = match request.overrides.get("set") {
+            Some(set) => manifest.expire_set(set).map_err(|error| internal(&error))?,
+            None => manifest.expire_beyond(kept),
+        };
+        if !expired.is_empty() {
+            repository.save(&self.0.store, &manifest).await.map_err(|error| internal(&error))?;
+        }
+        if self.0.faults.has(Fault::EmptyBackups) {
+            // What is gone is known by two looks, and both were cut off.
+            expired.clear();
+        }
+        Ok(expired)
+    }
+
     /// The conditions under which this pooler can take a backup now.
     async fn check_backup(&self, request: &data::BackupRequest, is_primary: bool) -> Result<(), Status> {
         if !matches!(request.r#type.as_str(), "full" | "differential" | "incremental") {
@@ -327,7 +352,12 @@ impl MultipoolerManager for Manager {
                 }
             }
             let repository = self.0.repository().context("pgbackrest backup failed")?;
-            self.0.backup_into(&repository, kind, &request.job_id, is_primary).await
+            let made = self.0.backup_into(&repository, kind, &request.job_id, is_primary).await?;
+            if self.0.faults.has(Fault::EmptyBackups) {
+                // It is there, and nobody finds it.
+                anyhow::bail!("failed to find backup by annotations: pgbackrest info failed: signal: killed");
+            }
+            Ok(made)
         }
         .await;
         let _ = global.revoke(lease).await;
@@ -348,6 +378,9 @@ impl MultipoolerManager for Manager {
         if self.0.faults.has(Fault::GarbleBackups) {
             backups.iter_mut().for_each(repository::garble);
         }
+        if self.0.faults.has(Fault::EmptyBackups) {
+            backups.clear();
+        }
         if limit > 0 {
             backups.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
         }
@@ -366,6 +399,7 @@ impl MultipoolerManager for Manager {
         let _held = self.0.action_lock.lock().await;
         let manifest = self.manifest().await?;
         let backup = manifest.backups.iter().find(|backup| backup.job_id == job_id).map(repository::metadata);
+        let backup = backup.filter(|_| !self.0.faults.has(Fault::EmptyBackups));
         Ok(Response::new(data::GetBackupByJobIdResponse { backup }))
     }
 
@@ -374,25 +408,17 @@ impl MultipoolerManager for Manager {
         request: Request<data::ExpireBackupsRequest>,
     ) -> Result<Response<data::ExpireBackupsResponse>, Status> {
         self.0.ready()?;
-        let overrides = request.into_inner().overrides;
+        let request = request.into_inner();
         let _held = self.0.action_lock.lock().await;
-        let mut manifest = self.manifest().await?;
-        let repository = self.0.repository().map_err(|error| internal(&error))?;
-        let kept = match overrides.get("repo1_retention_full").map(|count| count.parse()) {
-            None => repository::KEPT_FULL,
-            Some(Ok(count)) if count > 0 => count,
-            Some(_) => {
-                return Err(Status::internal("pgbackrest expire failed: 'repo1-retention-full' is out of range"));
-            }
-        };
-        let expired_backup_ids = match overrides.get("set") {
-            Some(set) => manifest.expire_set(set).map_err(|error| internal(&error))?,
-            None => manifest.expire_beyond(kept),
-        };
-        if !expired_backup_ids.is_empty() {
-            repository.save(&self.0.store, &manifest).await.map_err(|error| internal(&error))?;
-        }
-        Ok(Response::new(data::ExpireBackupsResponse { expired_backup_ids }))
+        let global = &self.0.store.global;
+        let lock = key::backup_lock(&self.0.settings.shard);
+        let holder = serde_json::json!({"Action": "expire", "HostName": self.0.record.base().hostname});
+        // The lease is taken from nobody: while somebody makes a backup this fails.
+        let lease = global.lock(&lock, holder.to_string().into_bytes(), 30).await.map_err(|error| internal(&error))?;
+        let lease = lease.ok_or_else(|| Status::internal("backup lease is held by somebody else"))?;
+        let outcome = self.expire(&request).await;
+        let _ = global.revoke(lease).await;
+        Ok(Response::new(data::ExpireBackupsResponse { expired_backup_ids: outcome? }))
     }
 
     async fn verify_backups(

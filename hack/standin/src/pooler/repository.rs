@@ -12,6 +12,8 @@ use crate::topology::{Store, key};
 
 /// How many full backups are kept.
 pub const KEPT_FULL: usize = 7;
+/// How many of the full and differential ones a differential one has to be among to be kept.
+const KEPT_DIFFERENTIAL: usize = 1;
 
 /// One backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +38,9 @@ pub struct Backup {
     pub shard: String,
     /// What a restore yields.
     pub content: Content,
+    /// The backup that it builds on.
+    #[serde(default)]
+    pub prior: Option<String>,
 }
 
 /// Everything in a repository.
@@ -57,6 +62,15 @@ impl Manifest {
         self.backups.last()
     }
 
+    /// What a backup of this kind builds on: a differential one on the last full one, an incremental one on whatever came last.
+    pub fn prior(&self, kind: &str) -> Option<&Backup> {
+        match kind {
+            "diff" => self.backups.iter().rev().find(|backup| backup.kind == "full"),
+            "incr" => self.latest(),
+            _ => None,
+        }
+    }
+
     /// Adds a backup and drops what retention no longer keeps: with a full backup go those that depend on it.
     pub fn add(&mut self, backup: Backup) {
         self.backups.push(backup);
@@ -73,23 +87,41 @@ impl Manifest {
         let full = self.backups.iter().filter(|backup| backup.kind == "full").count();
         if full < 2 && self.backups.iter().any(|backup| backup.id == set && backup.kind == "full") {
             bail!(
-                "pgbackrest expire failed: full backup {set} cannot be expired until another full backup has been created"
+                "pgbackrest expire failed: exit status 103\nOutput: P00  ERROR: [082]: repo1: full backup {set} cannot be expired until \
+                 another full backup has been created on this repo"
             );
         }
-        let (gone, kept) = std::mem::take(&mut self.backups).into_iter().partition(|backup| backup.id.starts_with(set));
-        self.backups = kept;
-        let gone: Vec<Backup> = gone;
-        Ok(gone.into_iter().map(|backup| backup.id).collect())
+        Ok(self.remove(vec![set.to_owned()]))
     }
 
-    /// Keeps so many full backups; yields the labels that went away.
+    /// Keeps so many full backups, and the differential ones that are not older than the last full or differential one; yields the labels
+    /// that went away.
     pub fn expire_beyond(&mut self, kept: usize) -> Vec<String> {
-        let full: Vec<usize> =
-            self.backups.iter().enumerate().filter(|(_, backup)| backup.kind == "full").map(|(at, _)| at).collect();
-        match full.len().checked_sub(kept) {
-            Some(excess) if excess > 0 => self.backups.drain(..full[excess]).map(|backup| backup.id).collect(),
-            _ => Vec::new(),
+        let beyond = |kinds: &[&str], kept: usize, backups: &[Backup]| -> Vec<Backup> {
+            let listed: Vec<&Backup> = backups.iter().filter(|backup| kinds.contains(&backup.kind.as_str())).collect();
+            let excess = listed.len().saturating_sub(kept);
+            listed.into_iter().take(excess).cloned().collect()
+        };
+        let old = beyond(&["full"], kept, &self.backups);
+        let mut gone = self.remove(old.into_iter().map(|backup| backup.id).collect());
+        let old = beyond(&["full", "diff"], KEPT_DIFFERENTIAL, &self.backups);
+        gone.extend(self.remove(old.into_iter().filter(|old| old.kind == "diff").map(|backup| backup.id).collect()));
+        gone
+    }
+
+    /// Removes backups with all that builds on them, whatever it is; yields the labels that went away.
+    fn remove(&mut self, mut unwanted: Vec<String>) -> Vec<String> {
+        // What builds on a backup comes after it.
+        for backup in &self.backups {
+            if backup.prior.as_ref().is_some_and(|prior| unwanted.contains(prior)) {
+                unwanted.push(backup.id.clone());
+            }
         }
+        let all = std::mem::take(&mut self.backups);
+        let (gone, kept): (Vec<Backup>, Vec<Backup>) =
+            all.into_iter().partition(|backup| unwanted.contains(&backup.id));
+        self.backups = kept;
+        gone.into_iter().map(|backup| backup.id).collect()
     }
 }
 
@@ -193,10 +225,12 @@ fn manifest_path(path: &Path) -> PathBuf {
     path.join("backup/multigres/standin-backup.json")
 }
 
-/// A label for a backup that ends at `seconds` since 1970.
+/// A label for a backup that ends at `seconds` since 1970, or a little later where there is one from then: of what builds on another one,
+/// after the full backup at their base.
 pub fn label(seconds: u64, kind: &str, manifest: &Manifest) -> String {
-    let stamp = stamp(seconds);
-    let base = manifest.backups.iter().rev().find(|backup| backup.kind == "full").map(|backup| backup.id.clone());
+    let taken = |stamp: &String| manifest.backups.iter().any(|backup| backup.id.contains(stamp));
+    let stamp = (seconds..=u64::MAX).map(stamp).find(|stamp| !taken(stamp)).unwrap_or_default();
+    let base = manifest.prior(kind).and_then(|prior| prior.id.split('_').next());
     match (kind, base) {
         ("diff", Some(base)) => format!("{base}_{stamp}D"),
         ("incr", Some(base)) => format!("{base}_{stamp}I"),
@@ -267,7 +301,22 @@ mod tests {
             table_group: String::new(),
             shard: String::new(),
             content: Content::default(),
+            prior: None,
         }
+    }
+
+    /// A repository to which backups of these kinds were added in turn: each is called by its kind and its number.
+    fn after(kinds: &[&str]) -> Manifest {
+        let mut manifest = Manifest::default();
+        for (number, kind) in kinds.iter().enumerate() {
+            let prior = manifest.prior(kind).map(|prior| prior.id.clone());
+            manifest.add(Backup { id: format!("{kind}-{number}"), prior, ..backup(kind, number) });
+        }
+        manifest
+    }
+
+    fn held(manifest: &Manifest) -> Vec<&str> {
+        manifest.backups.iter().map(|backup| backup.id.as_str()).collect()
     }
 
     fn database(location: Location) -> Database {
@@ -284,31 +333,37 @@ mod tests {
         let mut manifest = Manifest::default();
         assert_eq!(label(1_767_225_600, "incr", &manifest), "20260101-000000F", "without a base it is a full one");
         manifest.add(Backup { id: "20260101-000000F".into(), ..backup("full", 0) });
-        assert_eq!(label(1_767_225_601, "diff", &manifest), "20260101-000000F_20260101-000001D");
+        let differential = label(1_767_225_601, "diff", &manifest);
+        assert_eq!(differential, "20260101-000000F_20260101-000001D");
+        manifest.add(Backup { id: differential, ..backup("diff", 0) });
+        assert_eq!(label(1_767_225_602, "incr", &manifest), "20260101-000000F_20260101-000002I");
+        assert_eq!(label(1_767_225_600, "full", &manifest), "20260101-000002F", "no two have one name");
     }
 
     #[test]
     fn retention_drops_the_oldest_full_backup_with_its_dependants() {
-        let mut manifest = Manifest::default();
-        for round in 0..=KEPT_FULL {
-            manifest.add(backup("full", round * 10));
-            manifest.add(backup("incr", round * 10 + 1));
-        }
-        assert_eq!(manifest.backups.first().map(|backup| backup.id.as_str()), Some("10"));
+        let kinds: Vec<&str> = (0..=KEPT_FULL).flat_map(|_| ["full", "incr"]).collect();
+        let manifest = after(&kinds);
+        assert_eq!(held(&manifest).first(), Some(&"full-2"));
         assert_eq!(manifest.backups.len(), KEPT_FULL * 2);
     }
 
     #[test]
+    fn a_differential_backup_goes_with_the_next_one_and_with_the_next_full_one() {
+        assert_eq!(held(&after(&["full", "diff", "incr", "diff"])), ["full-0", "diff-3"]);
+        assert_eq!(held(&after(&["full", "incr", "diff", "incr", "full"])), ["full-0", "incr-1", "full-4"]);
+    }
+
+    #[test]
     fn a_backup_goes_with_those_that_build_on_it_and_the_last_full_one_stays() {
-        let mut manifest = Manifest::default();
-        for (kind, id) in [("full", "1F"), ("incr", "1F_2I"), ("full", "3F")] {
-            manifest.add(Backup { id: id.into(), ..backup(kind, 0) });
-        }
-        assert_eq!(manifest.expire_set("1F").unwrap(), ["1F", "1F_2I"]);
-        assert!(manifest.expire_set("3F").is_err());
-        assert!(manifest.expire_set("9F").unwrap().is_empty());
+        let mut manifest = after(&["full", "incr", "incr", "full", "incr"]);
+        assert_eq!(manifest.expire_set("incr-1").unwrap(), ["incr-1", "incr-2"]);
+        assert_eq!(manifest.expire_set("full-0").unwrap(), ["full-0"]);
+        assert!(manifest.expire_set("full-3").unwrap_err().to_string().contains("cannot be expired until another"));
+        assert!(manifest.expire_set("nothing").unwrap().is_empty());
+        assert_eq!(manifest.expire_set("incr-4").unwrap(), ["incr-4"]);
         manifest.add(Backup { id: "4F".into(), ..backup("full", 0) });
-        assert_eq!(manifest.expire_beyond(1), ["3F"]);
+        assert_eq!(manifest.expire_beyond(1), ["full-3"]);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The monitors and alerts of the chart, as it renders them.
 
+use std::fs;
+
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
@@ -32,6 +34,17 @@ pub(super) async fn render(tools: &Tools, interval: &str, values: &[String]) -> 
     }
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     documents(&tools.succeed("helm", &words).await?)
+}
+
+/// The attributes of resources that become labels of pushed series: those of the evaluation stack's server.
+pub(super) fn promoted() -> Result<Value> {
+    let path = lesson::root().join("monitoring/overlay/prometheus.yaml");
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let servers = documents(&text).with_context(|| format!("parsing {}", path.display()))?;
+    let server = servers.into_iter().find(|document| document["kind"] == "Prometheus").context("no Prometheus")?;
+    let attributes = server["spec"]["otlp"]["promoteResourceAttributes"].clone();
+    ensure!(attributes.is_array(), "{} promotes nothing", path.display());
+    Ok(attributes)
 }
 
 /// The documents of a text.
@@ -103,6 +116,12 @@ mod tests {
             documents("---\n# Source: x\nkind: A\n---\n# nothing\n\n---\nkind: B\ntext: |\n  a\n  --- b\n").unwrap();
         let kinds: Vec<&Value> = all.iter().map(|document| &document["kind"]).collect();
         assert_eq!(kinds, [&json!("A"), &json!("B")]);
+    }
+
+    #[test]
+    fn clusters_are_told_apart_by_what_the_evaluation_stack_promotes() {
+        let promoted: Vec<String> = serde_json::from_value(promoted().unwrap()).unwrap();
+        assert!(promoted.contains(&"multigres.cluster".to_owned()), "{promoted:?}");
     }
 
     #[test]

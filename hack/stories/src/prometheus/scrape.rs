@@ -1,6 +1,6 @@
 //! What is scraped: the targets of the chart's monitors, found and selected as the Prometheus Operator does it, and the kubelets.
 //!
-//! All of it goes through the API server, which passes requests on to pods and nodes.
+//! Pods are asked themselves, as their monitors say; kubelets through the API server, which knows who may ask them.
 
 use std::{
     fs,
@@ -68,20 +68,41 @@ impl Access {
         }
         found.into()
     }
+}
 
-    fn job(&self, name: &str, interval: &str, honor_labels: bool, discovery: Value, relabelings: Vec<Value>) -> Value {
-        let mut job = self.client.clone();
-        job.insert("job_name".to_owned(), name.into());
-        job.insert("scheme".to_owned(), "https".into());
-        job.insert("scrape_interval".to_owned(), interval.into());
-        job.insert("scrape_timeout".to_owned(), interval.into());
-        job.insert("honor_labels".to_owned(), honor_labels.into());
-        // The API server does not pass on what kind of text it is from everybody.
-        job.insert("fallback_scrape_protocol".to_owned(), "PrometheusText0.0.4".into());
-        job.insert("kubernetes_sd_configs".to_owned(), Value::Array(vec![discovery]));
-        job.insert("relabel_configs".to_owned(), relabelings.into());
-        job.into()
+/// A job whose targets are asked in some way: `scheme` and, with TLS, how.
+fn scraped(
+    mut job: Map<String, Value>,
+    name: &str,
+    interval: &str,
+    honor_labels: bool,
+    discovery: Value,
+    relabelings: Vec<Value>,
+) -> Value {
+    job.insert("job_name".to_owned(), name.into());
+    job.insert("scrape_interval".to_owned(), interval.into());
+    job.insert("scrape_timeout".to_owned(), interval.into());
+    job.insert("honor_labels".to_owned(), honor_labels.into());
+    // Not everybody says what kind of text it is.
+    job.insert("fallback_scrape_protocol".to_owned(), "PrometheusText0.0.4".into());
+    job.insert("kubernetes_sd_configs".to_owned(), Value::Array(vec![discovery]));
+    job.insert("relabel_configs".to_owned(), relabelings.into());
+    job.into()
+}
+
+/// How a monitor wants its pods to be asked. The file of its token is one of the Prometheus that the monitor is for; `token` takes its place.
+fn manner(endpoint: &Value, token: Option<&Path>) -> Result<Map<String, Value>> {
+    let mut how = Map::new();
+    let scheme = endpoint["scheme"].as_str().unwrap_or("http");
+    how.insert("scheme".to_owned(), scheme.into());
+    if !endpoint["bearerTokenFile"].is_null() {
+        let token = token.context("the monitor shows a token, and this server has none")?;
+        how.insert("authorization".to_owned(), json!({ "credentials_file": token }));
     }
+    if !endpoint["tlsConfig"].is_null() {
+        how.insert("tls_config".to_owned(), snake(&endpoint["tlsConfig"])?);
+    }
+    Ok(how)
 }
 
 /// The entry of a kubeconfig's list that has this name.
@@ -105,8 +126,8 @@ fn file(entry: &Value, key: &str, dir: &Path) -> Result<Option<PathBuf>> {
     Ok(Some(path))
 }
 
-/// The jobs of all monitors, and one for the kubelets.
-pub(super) fn configs(manifests: &[Value], access: &Access) -> Result<Vec<Value>> {
+/// The jobs of all monitors, and one for the kubelets. A monitor that shows a token shows the one in this file.
+pub(super) fn configs(manifests: &[Value], access: &Access, token: Option<&Path>) -> Result<Vec<Value>> {
     let mut jobs = Vec::new();
     for manifest in manifests {
         let name = format!("{}/{}", text(&manifest["metadata"]["namespace"])?, text(&manifest["metadata"]["name"])?);
@@ -116,7 +137,8 @@ pub(super) fn configs(manifests: &[Value], access: &Access) -> Result<Vec<Value>
             _ => continue,
         };
         for endpoint in endpoints.as_array().with_context(|| format!("{name} has no endpoints"))? {
-            jobs.push(job(access, role, &name, &manifest["spec"], endpoint).with_context(|| name.clone())?);
+            let how = manner(endpoint, token).with_context(|| name.clone())?;
+            jobs.push(job(access, role, &name, &manifest["spec"], endpoint, how).with_context(|| name.clone())?);
         }
     }
     ensure!(!jobs.is_empty(), "the chart renders no monitors");
@@ -133,15 +155,21 @@ enum Role {
     Pod,
 }
 
-fn job(access: &Access, role: Role, name: &str, spec: &Value, endpoint: &Value) -> Result<Value> {
-    ensure!(endpoint["scheme"].is_null(), "pods that serve metrics by TLS are not reached through the API server");
+fn job(
+    access: &Access,
+    role: Role,
+    name: &str,
+    spec: &Value,
+    endpoint: &Value,
+    how: Map<String, Value>,
+) -> Result<Value> {
     let port = text(&endpoint["port"])?;
     let (role, of, port_name) = match role {
         Role::EndpointSlice => ("endpointslice", "service", "__meta_kubernetes_endpointslice_port_name"),
         Role::Pod => ("pod", "pod", "__meta_kubernetes_pod_container_port_name"),
     };
     let selected = spec["selector"]["matchLabels"].as_object().context("it selects nothing")?;
-    let mut relabelings = Vec::new();
+    let mut relabelings = vec![keep("__meta_kubernetes_pod_name", ".+")];
     for (label, value) in selected {
         let source =
             format!("__meta_kubernetes_{of}_label_{}", label.replace(|c: char| !c.is_ascii_alphanumeric(), "_"));
@@ -164,11 +192,10 @@ fn job(access: &Access, role: Role, name: &str, spec: &Value, endpoint: &Value) 
     for own in endpoint["relabelings"].as_array().into_iter().flatten() {
         relabelings.push(snake(own)?);
     }
-    relabelings.extend(through_pods(&access.host));
     let namespaces = &spec["namespaceSelector"]["matchNames"];
     let honor_labels = endpoint["honorLabels"].as_bool().unwrap_or_default();
     let discovery = access.discovery(role, namespaces);
-    Ok(access.job(&format!("{of}/{name}"), text(&endpoint["interval"])?, honor_labels, discovery, relabelings))
+    Ok(scraped(how, &format!("{of}/{name}"), text(&endpoint["interval"])?, honor_labels, discovery, relabelings))
 }
 
 fn kubelets(access: &Access) -> Value {
@@ -181,23 +208,12 @@ fn kubelets(access: &Access) -> Value {
         }),
         json!({ "target_label": "__address__", "replacement": access.host }),
     ];
-    let mut job = access.job("kubelet", KUBELET_INTERVAL, true, access.discovery("node", &Value::Null), relabelings);
+    let mut how = access.client.clone();
+    how.insert("scheme".to_owned(), "https".into());
+    let discovery = access.discovery("node", &Value::Null);
+    let mut job = scraped(how, "kubelet", KUBELET_INTERVAL, true, discovery, relabelings);
     job["metric_relabel_configs"] = json!([keep("__name__", KUBELET_SERIES)]);
     job
-}
-
-/// Leads from the address of a pod to the API server, and leaves the address of the pod in the label `instance`.
-fn through_pods(host: &str) -> [Value; 4] {
-    [
-        keep("__meta_kubernetes_pod_name", ".+"),
-        copy("__address__", "instance"),
-        json!({
-            "source_labels": ["__meta_kubernetes_namespace", "__meta_kubernetes_pod_name", "__address__"],
-            "separator": ";", "regex": "([^;]+);([^;]+);.*:([0-9]+)", "target_label": "__metrics_path__",
-            "replacement": "/api/v1/namespaces/$1/pods/$2:$3/proxy/metrics",
-        }),
-        json!({ "target_label": "__address__", "replacement": host }),
-    ]
 }
 
 fn keep(source: &str, pattern: &str) -> Value {
@@ -208,9 +224,9 @@ fn copy(source: &str, target: &str) -> Value {
     json!({ "source_labels": [source], "target_label": target })
 }
 
-/// A relabeling of a monitor in the words of Prometheus.
-fn snake(relabeling: &Value) -> Result<Value> {
-    let fields = relabeling.as_object().context("a relabeling without fields")?;
+/// A part of a monitor in the words of Prometheus.
+fn snake(part: &Value) -> Result<Value> {
+    let fields = part.as_object().context("a part of a monitor without fields")?;
     let renamed = fields.iter().map(|(name, value)| {
         let mut words = String::new();
         for letter in name.chars() {
@@ -273,29 +289,46 @@ mod tests {
         let jobs = configs(
             &[monitor, json!({ "kind": "PrometheusRule", "metadata": { "namespace": "n", "name": "r" } })],
             &access(dir.path()),
+            None,
         );
         let jobs = jobs.unwrap();
         assert_eq!(jobs.len(), 2, "one of the monitor and one of the kubelets");
         let job = &jobs[0];
         assert_eq!((&job["job_name"], &job["honor_labels"]), (&json!("service/n/m"), &json!(true)));
+        assert_eq!((&job["scheme"], &job["authorization"]), (&json!("http"), &Value::Null));
         assert_eq!(job["kubernetes_sd_configs"][0]["namespaces"]["names"], json!(["n"]));
         let relabelings = job["relabel_configs"].as_array().unwrap();
-        assert_eq!(relabelings[0], keep("__meta_kubernetes_service_label_app_kubernetes_io_component", "controller"));
+        assert_eq!(relabelings[1], keep("__meta_kubernetes_service_label_app_kubernetes_io_component", "controller"));
         assert!(relabelings.contains(&json!({ "action": "replace", "source_labels": ["a"], "target_label": "b" })));
-        assert_eq!(relabelings.last().unwrap()["replacement"], "10.0.0.1:6443");
+        let kubelets = &jobs[1];
+        assert_eq!(
+            (&kubelets["scheme"], &kubelets["authorization"]["credentials"]),
+            (&json!("https"), &json!("secret"))
+        );
+        let last = &kubelets["relabel_configs"].as_array().unwrap().last().unwrap()["replacement"];
+        assert_eq!(last, "10.0.0.1:6443");
     }
 
     #[test]
-    fn a_monitor_of_pods_that_ask_for_tls_is_refused() {
+    fn secured_pods_are_shown_the_token_of_the_story() {
         let dir = tempfile::tempdir().unwrap();
         let monitor = json!({
             "kind": "PodMonitor", "metadata": { "namespace": "n", "name": "m" },
             "spec": {
                 "selector": { "matchLabels": { "a": "b" } },
-                "podMetricsEndpoints": [{ "port": "metrics", "interval": "3s", "scheme": "https" }],
+                "podMetricsEndpoints": [{
+                    "port": "metrics", "interval": "3s", "scheme": "https",
+                    "bearerTokenFile": "/var/run/secrets/kubernetes.io/serviceaccount/token",
+                    "tlsConfig": { "insecureSkipVerify": true },
+                }],
             },
         });
-        let error = configs(&[monitor], &access(dir.path())).unwrap_err();
-        assert!(format!("{error:#}").contains("TLS"), "{error:#}");
+        let all = std::slice::from_ref(&monitor);
+        let jobs = configs(all, &access(dir.path()), Some(Path::new("/dir/token"))).unwrap();
+        let how = (&jobs[0]["scheme"], &jobs[0]["authorization"], &jobs[0]["tls_config"]);
+        let (token, tls) = (json!({ "credentials_file": "/dir/token" }), json!({ "insecure_skip_verify": true }));
+        assert_eq!(how, (&json!("https"), &token, &tls));
+        let error = configs(all, &access(dir.path()), None).unwrap_err();
+        assert!(format!("{error:#}").contains("token"), "{error:#}");
     }
 }

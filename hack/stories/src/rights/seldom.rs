@@ -11,8 +11,8 @@ pub(super) struct Seldom {
     pub(super) why: &'static str,
 }
 
-/// What is given and seldom used. The controller's API server tests `rights` try that its own are given, and are enough; those of admission
-/// were found by reading its code.
+/// What is given and seldom used. The controller's API server tests `rights` try that its own are given, and are enough; that those of admission
+/// are given is asked in the chart's test.
 pub(super) const SELDOM: &[Seldom] = &[
     Seldom {
         account: Account::Controller,

@@ -1,12 +1,18 @@
 //! Backups that cannot be made: the stand-in's faults, and what is told of them.
 
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, api::PostParams};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
+use kube::{
+    Api,
+    api::{DeleteParams, PostParams},
+};
 use serde_json::{Value, json};
-use shared::api::v1alpha1::{BackupPhase, Phase};
+use shared::{
+    api::v1alpha1::{BackupPhase, Phase},
+    name::{ShardId, cell_backup_pvc},
+};
 use stories::{
     Backups, Bed, ClusterUnderTest,
     audit::{CONTROLLER_USER, Mark},
@@ -92,7 +98,21 @@ async fn backups_that_hang_or_fail_and_wal_that_is_not_archived_are_told_and_not
     backups.says("BackupHealthy", "False", "NoBackups", 60).await?;
     few(&cluster, &mark)?;
     backups.fault_everywhere("").await?;
-    backups.make("sound", &json!({"type": "full"}), SOON).await?;
+    let sound = backups.make("sound", &json!({"type": "full", "deletionPolicy": "Delete"}), SOON).await?;
+    let sound = sound.backup_id.context("its name in the repository")?;
+    backups.says("BackupHealthy", "True", "BackupRecent", 60).await?;
+
+    // A look that is cut off shows nothing, which does not mean that there is nothing.
+    backups.fault_everywhere("empty-backups").await?;
+    let mark = Mark::now(&log)?;
+    backups.runs().delete("sound", &DeleteParams::default()).await?;
+    backups.told("sound", "BackupDataKept", "lists no backup", 60).await?;
+    let kept = backups.runs().get_opt("sound").await?;
+    ensure!(kept.is_some(), "the object of a backup is gone, and nobody knows whether the backup is");
+    few(&cluster, &mark)?;
+    backups.fault_everywhere("").await?;
+    backups.holds(&sound, false, 90).await?;
+    backups.is_gone("sound", 60).await?;
     backups.says("BackupHealthy", "True", "BackupRecent", 60).await?;
 
     backups.fault(&primary, EXPORTER, "").await?;
@@ -101,8 +121,16 @@ async fn backups_that_hang_or_fail_and_wal_that_is_not_archived_are_told_and_not
     end(&cluster).await
 }
 
+/// A fault, what the shard says of it, and what a run that it has stopped says.
+#[derive(Clone, Copy)]
+struct Trouble {
+    fault: &'static str,
+    shard: &'static str,
+    run: &'static str,
+}
+
 /// A cluster whose poolers cannot read their repository tells it, tries no harder for it, and is well once they can.
-async fn refused(story: &str, change: &Value, secret: Option<Secret>, fault: &str, words: &str) -> Result<()> {
+async fn refused(story: &str, change: &Value, secret: Option<Secret>, trouble: Trouble) -> Result<()> {
     let Some(bed) = Bed::connect().await? else { return Ok(()) };
     let log = log(&bed)?;
     let namespace = bed.namespace(story).await?;
@@ -121,18 +149,18 @@ async fn refused(story: &str, change: &Value, secret: Option<Secret>, fault: &st
     until("two poolers with the fault", within(180), || async {
         let pods = backups.pods().await?;
         ensure!(pods.len() == 2, "{} pods", pods.len());
-        backups.fault_everywhere(fault).await
+        backups.fault_everywhere(trouble.fault).await
     })
     .await?;
     let told = backups.says("BackupHealthy", "False", "RepositoryUnreachable", ONE_LOOK).await?;
     ensure!(told.phase == Some(Phase::Degraded), "{:?} without a repository", told.phase);
     let message = told.message.unwrap_or_default();
-    ensure!(message.contains(words), "it does not say why: {message}");
+    ensure!(message.contains(trouble.shard), "it does not say why: {message}");
     let mark = Mark::now(&log)?;
     backups.order("refused", &json!({"type": "full", "attempts": 3})).await?;
     let status = backups.ended("refused", SOON).await?;
     ensure!(status.phase == Some(BackupPhase::Failed), "{status:?}");
-    ensure!(status.error.is_some_and(|error| error.contains(words)), "the reason is not told");
+    ensure!(status.error.is_some_and(|error| error.contains(trouble.run)), "the reason is not told");
     few(&cluster, &mark)?;
     backups.fault_everywhere("").await?;
     backups.make("healed", &json!({"type": "full"}), SOON).await?;
@@ -146,7 +174,17 @@ async fn a_repository_that_is_away_is_told_within_one_look() -> Result<()> {
     if only_long() || without_faults() {
         return Ok(());
     }
-    refused("away", &json!({}), None, "lose-repository", "unable to reach the repository").await
+    let words = "unable to reach the repository";
+    refused("away", &json!({}), None, Trouble { fault: "lose-repository", shard: words, run: words }).await
+}
+
+#[tokio::test]
+async fn a_repository_that_lists_nothing_is_told_within_one_look() -> Result<()> {
+    if only_long() || without_faults() {
+        return Ok(());
+    }
+    let trouble = Trouble { fault: "empty-backups", shard: "lists no backup", run: "failed to find backup" };
+    refused("empty", &json!({}), None, trouble).await
 }
 
 #[tokio::test]
@@ -156,5 +194,51 @@ async fn keys_that_are_revoked_are_told_within_one_look() -> Result<()> {
     }
     let s3 = json!({"bucket": "b", "region": "r", "useEnvCredentials": true, "credentialsSecret": "keys"});
     let change = json!({"backup": {"type": "s3", "filesystem": null, "s3": s3}});
-    refused("revoked", &change, Some(keys("story", "secret")), "revoke-credentials", "403").await
+    let keys = keys("story", "Wq7vT2mPz9LkX4rB8s");
+    refused("revoked", &change, Some(keys), Trouble { fault: "revoke-credentials", shard: "403", run: "403" }).await
+}
+
+/// Where the stand-in keeps its list of backups, below the place of the repository.
+const MANIFEST: &str = "backup/multigres/standin-backup.json";
+
+#[tokio::test]
+async fn a_repository_that_nobody_can_read_at_the_bootstrap_is_told_and_reading_it_is_enough() -> Result<()> {
+    if only_long() || without_faults() {
+        return Ok(());
+    }
+    let Some(bed) = Bed::connect().await? else { return Ok(()) };
+    let cluster = begin(&bed, "damaged", 2, &json!({})).await?;
+    let shard = ShardId { cluster: &cluster.name, database: "postgres", table_group: "default", shard: "0-inf" };
+    let kept = cell_backup_pvc(shard, "zone-a");
+    cluster.delete(240).await?;
+    // Only the repository stays, so the next cluster begins with it, and it is no repository any more.
+    let claims: Api<PersistentVolumeClaim> = cluster.namespaced();
+    for claim in cluster.claims().await?.iter().filter(|claim| **claim != kept) {
+        claims.delete(claim, &DeleteParams::default()).await?;
+    }
+    until("the end of the volumes with data", within(90), || async {
+        let left = cluster.claims().await?;
+        ensure!(left == [kept.clone()], "{left:?}");
+        Ok(())
+    })
+    .await?;
+    let manifest = cluster.directory(&kept).await?.join(MANIFEST);
+    ensure!(manifest.exists(), "{} is not there", manifest.display());
+    fs::write(&manifest, "scrambled").with_context(|| format!("writing {}", manifest.display()))?;
+    ClusterUnderTest::apply_value(&bed, &cluster.namespace, &small("damaged", 2, &json!({}))).await?;
+    let backups = Backups::of(&cluster);
+    let told = backups.says("BackupHealthy", "False", "RepositoryUnreachable", 240).await?;
+    ensure!(told.phase == Some(Phase::Degraded), "{:?} without a repository", told.phase);
+    until("a cluster that names its repository", within(30), || async {
+        let status = cluster.get().await?.status.unwrap_or_default();
+        let message = status.message.unwrap_or_default();
+        let named = message.contains("repository cannot be read") && message.contains("backup.info is damaged");
+        ensure!(status.phase == Some(Phase::Degraded) && named, "{:?}: {message}", status.phase);
+        Ok(())
+    })
+    .await?;
+    fs::remove_file(&manifest).with_context(|| format!("removing {}", manifest.display()))?;
+    backups.says("BackupHealthy", "True", "BackupRecent", 240).await?;
+    cluster.healthy(120).await?;
+    end(&cluster).await
 }

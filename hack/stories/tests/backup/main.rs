@@ -10,14 +10,15 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
     ResourceExt as _,
-    api::{DeleteParams, ListParams, ObjectMeta},
+    api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams},
 };
 use serde_json::{Value, json};
 use shared::{
     annotation,
     api::v1alpha1::{BackupKind, BackupPhase, MultigresBackup, MultigresBackupStatus, ScheduledBackupTimes},
+    condition,
 };
-use stories::{Backups, Bed, ClusterUnderTest, Tools, backup::small, bed::is_long, until, within};
+use stories::{Backups, Bed, ClusterUnderTest, Tools, backup::small, bed::is_long, secret::stay_hidden, until, within};
 
 /// A backup of next to nothing takes no longer, even on a machine with other things to do.
 const SOON: u64 = 180;
@@ -39,6 +40,7 @@ async fn begin(bed: &Bed, story: &str, members: u32, change: &Value) -> Result<C
 }
 
 async fn end(cluster: &ClusterUnderTest) -> Result<()> {
+    stay_hidden(&cluster.bed, &cluster.namespace).await?;
     cluster.delete(240).await?;
     cluster.bed.remove_namespace(&cluster.namespace).await
 }
@@ -79,9 +81,11 @@ async fn backups_are_made_by_schedule_and_on_demand() -> Result<()> {
     tells(&backups, &base, BackupKind::Full, &primary).await?;
     let later = backups.make("later", &delete("incremental"), SOON).await?;
     tells(&backups, &later, BackupKind::Incr, &primary).await?;
+    backups.make("latest", &delete("incremental"), SOON).await?;
     let second = Timestamp::now().as_second();
-    let (base, later) = (backups.id("base").await?, backups.id("later").await?);
-    ensure!(later.starts_with(&base), "{later} builds on {base}");
+    let base = backups.id("base").await?;
+    let chain = [backups.id("later").await?, backups.id("latest").await?];
+    ensure!(chain.iter().all(|later| later.starts_with(&base)), "{chain:?} build on {base}");
     // Backups that end within the same second have no order.
     until("another second", within(10), || async {
         ensure!(Timestamp::now().as_second() > second, "it is still that of the last backup");
@@ -94,8 +98,8 @@ async fn backups_are_made_by_schedule_and_on_demand() -> Result<()> {
     until("a shard that tells of its newest backup", within(90), || async {
         let backup = cluster.shard().await?.status.unwrap_or_default().backup.unwrap_or_default();
         ensure!(backup.last_id.as_ref() == Some(&kept) && backup.last_full == backup.last, "{backup:?}");
-        // The one of the bootstrap, and three of ours.
-        ensure!(backup.complete == Some(4) && backup.last_size_bytes.is_some(), "{backup:?}");
+        // The one of the bootstrap, and four of ours.
+        ensure!(backup.complete == Some(5) && backup.last_size_bytes.is_some(), "{backup:?}");
         ensure!(backup.earliest_recoverable < backup.last, "{backup:?}");
         Ok(())
     })
@@ -107,26 +111,49 @@ async fn backups_are_made_by_schedule_and_on_demand() -> Result<()> {
     scheduled(&backups, &cluster, &primary, BackupKind::Incr, SOON).await?;
     columns(&cluster).await?;
 
-    // What builds on a backup goes first; what is to stay stays.
-    backups.runs().delete("later", &DeleteParams::default()).await?;
-    backups.holds(&later, false, SOON).await?;
+    one_after_the_other(&backups, &chain).await?;
     backups.runs().delete("base", &DeleteParams::default()).await?;
     backups.holds(&base, false, SOON).await?;
-    until("the end of the objects", within(60), || async {
-        let left: Vec<String> =
-            backups.runs().list(&ListParams::default()).await?.iter().map(kube::ResourceExt::name_any).collect();
-        ensure!(!left.iter().any(|name| name == "base" || name == "later"), "{left:?}");
-        Ok(())
-    })
-    .await?;
+    for run in ["later", "latest", "base"] {
+        backups.is_gone(run, 60).await?;
+    }
+    // What is to stay stays.
     backups.runs().delete("kept", &DeleteParams::default()).await?;
-    until("the end of an object without data", within(60), || async {
-        ensure!(backups.runs().get_opt("kept").await?.is_none(), "it is still there");
-        Ok(())
-    })
-    .await?;
+    backups.is_gone("kept", 60).await?;
     backups.holds(&kept, true, SOON).await?;
+    the_only_full_one(&backups, &cluster, &kept).await?;
     end(&cluster).await
+}
+
+/// Of two incremental backups the one that the other builds on goes last, although its object was deleted first.
+async fn one_after_the_other(backups: &Backups<'_>, [later, latest]: &[String; 2]) -> Result<()> {
+    backups.runs().delete("later", &DeleteParams::default()).await?;
+    backups.told("later", "BackupDataKept", latest, 60).await?;
+    for id in [later, latest] {
+        backups.holds(id, true, 10).await?;
+    }
+    backups.runs().delete("latest", &DeleteParams::default()).await?;
+    for id in [latest, later] {
+        backups.holds(id, false, SOON).await?;
+    }
+    Ok(())
+}
+
+/// The only full backup stays with its object, which says why, until its user lets it stay.
+async fn the_only_full_one(backups: &Backups<'_>, cluster: &ClusterUnderTest, before: &str) -> Result<()> {
+    change_backup(cluster, "retention", &json!({"full": 1})).await?;
+    cluster.healthy(120).await?;
+    let only = backups.make("only", &json!({"type": "full", "deletionPolicy": "Delete"}), SOON).await?;
+    let only = only.backup_id.context("its name in the repository")?;
+    backups.holds(before, false, SOON).await?;
+    backups.runs().delete("only", &DeleteParams::default()).await?;
+    backups.told("only", "BackupDataKept", "cannot be expired until another full backup", 60).await?;
+    let conditions = backups.status("only").await?.conditions;
+    ensure!(condition::find(&conditions, "Reconciled").is_none(), "a refusal counts as a failure: {conditions:?}");
+    let retain = json!({"spec": {"deletionPolicy": "Retain"}});
+    backups.runs().patch("only", &PatchParams::default(), &Patch::Merge(&retain)).await?;
+    backups.is_gone("only", 60).await?;
+    backups.holds(&only, true, SOON).await
 }
 
 /// The field with the schedule of a kind of backup.

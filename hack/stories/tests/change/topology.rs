@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::DeleteParams};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
@@ -123,20 +123,6 @@ async fn a_slow_topology_delays_a_scale_down_and_harms_nobody() -> Result<()> {
     done(&cluster).await
 }
 
-/// Where the data of a claim is on this machine.
-async fn directory(cluster: &ClusterUnderTest, claim: &str) -> Result<PathBuf> {
-    let claims: Api<PersistentVolumeClaim> = cluster.namespaced();
-    let volume = claims.get(claim).await?.spec.and_then(|spec| spec.volume_name).context("a bound volume")?;
-    let volumes: Api<PersistentVolume> = Api::all(cluster.bed.client.clone());
-    let spec = volumes.get(&volume).await?.spec.unwrap_or_default();
-    let path = spec.host_path.map(|host| host.path).or(spec.local.map(|local| local.path));
-    let path = path.with_context(|| format!("volume {volume} is no directory of the host"))?;
-    // Whatever is below it is about to go.
-    let ours = format!("_{}_{claim}", cluster.namespace);
-    ensure!(path.ends_with(&ours), "{path} is not the directory of {claim}");
-    Ok(PathBuf::from(path))
-}
-
 /// Removes what is in a directory.
 fn wipe(directory: &Path) -> Result<()> {
     let gone = |outcome: std::io::Result<()>| match outcome {
@@ -155,7 +141,7 @@ fn wipe(directory: &Path) -> Result<()> {
 async fn lose(cluster: &ClusterUnderTest, ordinals: impl Iterator<Item = u32> + Clone) -> Result<()> {
     let topo = name::global_topo(&cluster.name);
     for ordinal in ordinals.clone() {
-        wipe(&directory(cluster, &name::topo_pvc(&topo, ordinal)).await?)?;
+        wipe(&cluster.directory(&name::topo_pvc(&topo, ordinal)).await?)?;
     }
     let pods: Api<Pod> = cluster.namespaced();
     for ordinal in ordinals {

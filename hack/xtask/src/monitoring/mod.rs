@@ -3,7 +3,6 @@
 
 mod picture;
 #[cfg(test)]
-#[cfg(test)]
 mod query;
 mod table;
 #[cfg(test)]

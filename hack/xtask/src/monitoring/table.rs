@@ -2,23 +2,16 @@
 
 use std::fmt::Write as _;
 
-use anyhow::Context;
 use shared::metrics::families::{ALL, FOREIGN, Program};
 
 use super::Alert;
+use crate::marks;
 
 /// The text with its tables made anew.
 pub fn fill(text: &str, alerts: &[Alert]) -> anyhow::Result<String> {
-    let text = replace(text, "families", &families())?;
-    let text = replace(&text, "foreign", &foreign())?;
-    replace(&text, "alerts", &alerts_table(alerts))
-}
-
-fn replace(text: &str, name: &str, table: &str) -> anyhow::Result<String> {
-    let (start, end) = (format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->"));
-    let (before, rest) = text.split_once(&start).with_context(|| format!("no {start:?}"))?;
-    let (_, after) = rest.split_once(&end).with_context(|| format!("no {end:?}"))?;
-    Ok(format!("{before}{start}\n{table}\n{end}{after}"))
+    let text = marks::fill(text, "families", &families())?;
+    let text = marks::fill(&text, "foreign", &foreign())?;
+    marks::fill(&text, "alerts", &alerts_table(alerts))
 }
 
 fn families() -> String {

@@ -137,7 +137,7 @@ pub enum BackupDeletionPolicy {
     /// It stays until the repository's retention removes it.
     #[default]
     Retain,
-    /// It is removed from the repository, together with those that build on it.
+    /// It is removed from the repository once no other backup builds on it.
     Delete,
 }
 

@@ -45,15 +45,15 @@ pub struct CellSpec {
     pub name: String,
     /// Value of the node label `topology.kubernetes.io/zone` that the cell's pods need.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[validate(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63))]
     pub zone: Option<String>,
     /// Value of the zone id label of nodes that the cell's pods need.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[validate(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63))]
     pub zone_id: Option<String>,
     /// Value of the node label `topology.kubernetes.io/region` that the cell's pods need.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[validate(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63))]
     pub region: Option<String>,
     /// Images of the cell.
     pub images: CellImages,

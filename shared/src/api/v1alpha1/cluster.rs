@@ -163,10 +163,13 @@ pub struct MultiadminWebConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub template_ref: Option<String>,
+    /// Where the pods may be scheduled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<PodPlacementSpec>,
 }
 
 /// A failure domain of the cluster.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
     rule::CELL_SPEC_OR_TEMPLATE, rule::CELL_SPEC_OR_OVERRIDES, rule::CELL_LOCATION, rule::CELL_LOCATION_FIXED]))]
@@ -176,26 +179,27 @@ pub struct CellConfig {
     pub name: String,
     /// Value of the node label `topology.kubernetes.io/zone` that the cell's pods need; immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
+    #[validate(length(min = 1, max = 63))]
     pub zone: Option<String>,
     /// Value of the zone id label of nodes that the cell's pods need; immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
+    #[validate(length(min = 1, max = 63))]
     pub zone_id: Option<String>,
     /// Value of the node label `topology.kubernetes.io/region` that the cell's pods need; immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
+    #[validate(length(min = 1, max = 63))]
     pub region: Option<String>,
     /// CellTemplate with the settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub cell_template: Option<String>,
+    // Large parts that most entries do not have: on the heap, lists of many entries are small, and quickly moved while they are read.
     /// Changes to the template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub overrides: Option<CellOverrides>,
+    pub overrides: Option<Box<CellOverrides>>,
     /// Inline settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub spec: Option<CellInlineSpec>,
+    pub spec: Option<Box<CellInlineSpec>>,
 }
 
 /// Changes to a CellTemplate.
@@ -297,15 +301,16 @@ pub struct ShardConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub shard_template: Option<String>,
+    // Large parts that most entries do not have: on the heap, lists of many entries are small, and quickly moved while they are read.
     /// Changes to the template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub overrides: Option<ShardOverrides>,
+    pub overrides: Option<Box<ShardOverrides>>,
     /// Inline settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub spec: Option<ShardInlineSpec>,
+    pub spec: Option<Box<ShardInlineSpec>>,
     /// Backups of the shard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub backup: Option<BackupConfig>,
+    pub backup: Option<Box<BackupConfig>>,
 }
 
 /// Changes to a ShardTemplate.

@@ -36,4 +36,7 @@ pub struct CoreTemplateSpec {
     /// The admin web interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub multiadmin_web: Option<StatelessSpec>,
+    /// Where the admin web interface may be scheduled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub multiadmin_web_placement: Option<PodPlacementSpec>,
 }

@@ -107,8 +107,8 @@ pub struct LocalTopoServerSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GlobalTopoServerRef {
-    /// Client address.
-    #[schemars(length(min = 1, max = 512))]
+    /// Client addresses, separated by commas.
+    #[schemars(length(min = 1, max = 10_259))]
     pub address: String,
     /// Prefix of all keys.
     #[schemars(length(min = 1, max = 512))]

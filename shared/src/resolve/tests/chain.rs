@@ -6,7 +6,8 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::api::v1alpha1::{BackupScope, BackupType, PvcRetention, ShardResolvedSpec, ShardSpec};
+use crate::api::v1alpha1::{BackupScope, BackupType, GlobalTopoServerRef, PvcRetention, ShardResolvedSpec, ShardSpec};
+use crate::validate::limits;
 
 mod pretty {
     use serde_json::Value;
@@ -387,6 +388,34 @@ fn an_external_topology_hands_out_all_of_its_endpoints() {
         (resolved.global_topo_ref.root_path.as_str(), resolved.global_topo_ref.implementation.as_str()),
         ("/multigres/global", "etcd")
     );
+}
+
+#[test]
+fn the_web_interface_is_placed_by_itself() {
+    let placed = |key: &str| json!({"tolerations": [{"key": key, "operator": "Exists"}]});
+    let core = json!({"default": {"multiadminPlacement": placed("admin"), "multiadminWebPlacement": placed("web")}});
+    let templates = templates(&json!({"core": core}));
+    let key = |spec: Value| {
+        let resolved = resolve(spec, &templates);
+        let source = resolved.provenance.source("multiadminWeb.placement").cloned();
+        (leaf(resolved.multiadmin_web.placement, "/tolerations/0/key"), source)
+    };
+    assert_eq!(key(json!({})).0, "web");
+    assert_eq!(key(json!({"multiadminWeb": {"placement": placed("own")}})), (json!("own"), Some(Source::Inline)));
+}
+
+#[test]
+fn as_many_and_as_long_endpoints_as_are_legal_reach_the_children() {
+    let endpoint = |index: usize| {
+        let start = format!("http://etcd-{index:02}.");
+        format!("{start}{}", "x".repeat(limits::ENDPOINT - start.len()))
+    };
+    let endpoints: Vec<String> = (0..limits::ENDPOINTS).map(endpoint).collect();
+    let spec = json!({"globalTopoServer": {"external": {"endpoints": endpoints}}});
+    let address = resolve(spec, &Templates::default()).global_topo_ref.address;
+    assert_eq!((address.split(',').count(), address.len()), (limits::ENDPOINTS, limits::ADDRESS));
+    let schema = json!(schemars::schema_for!(GlobalTopoServerRef));
+    assert_eq!(schema["properties"]["address"]["maxLength"], json!(limits::ADDRESS));
 }
 
 #[test]

@@ -30,15 +30,17 @@ fn cells() -> BoxedStrategy<Vec<CellConfig>> {
     let one = (reference(), prop::option::of(cell_inline()), prop::option::of(generate::gateway()), reference());
     prop::collection::vec(one, 0..3)
         .prop_map(|cells| {
-            let build = |(index, (cell_template, spec, overrides, zone)): (usize, (_, _, Option<_>, _))| CellConfig {
-                name: format!("zone-{}", ["b", "a", "c"][index]),
-                zone,
-                cell_template,
-                spec,
-                overrides: overrides
-                    .map(|gateway| CellOverrides { multigateway: Some(gateway), multigateway_placement: None }),
-                ..CellConfig::default()
-            };
+            let build =
+                |(index, (cell_template, spec, overrides, zone)): (usize, (_, Option<_>, Option<_>, _))| CellConfig {
+                    name: format!("zone-{}", ["b", "a", "c"][index]),
+                    zone,
+                    cell_template,
+                    spec: spec.map(Box::new),
+                    overrides: overrides.map(|gateway| {
+                        Box::new(CellOverrides { multigateway: Some(gateway), multigateway_placement: None })
+                    }),
+                    ..CellConfig::default()
+                };
             cells.into_iter().enumerate().map(build).collect()
         })
         .boxed()
@@ -60,12 +62,12 @@ fn shards() -> BoxedStrategy<Vec<ShardConfig>> {
         (reference(), prop::option::of(generate::shard()), prop::option::of(generate::shard()), generate::backup());
     prop::collection::vec(one, 0..2)
         .prop_map(|shards| {
-            let build = |(shard_template, spec, over, backup): (_, _, Option<_>, _)| ShardConfig {
+            let build = |(shard_template, spec, over, backup): (_, Option<_>, Option<_>, Option<_>)| ShardConfig {
                 name: "0-inf".to_owned(),
                 shard_template,
-                spec,
-                overrides: over.map(overrides),
-                backup,
+                spec: spec.map(Box::new),
+                overrides: over.map(|shard| Box::new(overrides(shard))),
+                backup: backup.map(Box::new),
             };
             shards.into_iter().map(build).collect()
         })
@@ -157,16 +159,20 @@ fn written_out(original: &MultigresClusterSpec, resolved: &ResolvedCluster) -> M
         template_ref: None,
         placement: admin.placement.clone(),
     });
-    spec.multiadmin_web =
-        Some(MultiadminWebConfig { spec: Some(resolved.multiadmin_web.spec.clone()), template_ref: None });
+    let web = &resolved.multiadmin_web;
+    spec.multiadmin_web = Some(MultiadminWebConfig {
+        spec: Some(web.spec.clone()),
+        template_ref: None,
+        placement: web.placement.clone(),
+    });
     for (config, cell) in spec.cells.iter_mut().zip(&resolved.cells) {
         config.cell_template = None;
         config.overrides = None;
-        config.spec = Some(CellInlineSpec {
+        config.spec = Some(Box::new(CellInlineSpec {
             multigateway: Some(cell.multigateway.clone()),
             multigateway_placement: cell.multigateway_placement.clone(),
             local_topo_server: cell.topo_server.clone(),
-        });
+        }));
     }
     let group = |group: &TableGroupSpec| TableGroupConfig {
         name: group.table_group_name.clone(),
@@ -178,7 +184,7 @@ fn written_out(original: &MultigresClusterSpec, resolved: &ResolvedCluster) -> M
             .iter()
             .map(|shard| ShardConfig {
                 name: shard.name.clone(),
-                spec: Some(ShardInlineSpec {
+                spec: Some(Box::new(ShardInlineSpec {
                     multiorch: Some(shard.multiorch.clone()),
                     initdb_args: shard.initdb_args.clone(),
                     postgres_config_ref: shard.postgres_config_ref.clone(),
@@ -186,8 +192,8 @@ fn written_out(original: &MultigresClusterSpec, resolved: &ResolvedCluster) -> M
                     pools: shard.pools.clone(),
                     pvc_deletion_policy: shard.pvc_deletion_policy,
                     durability_policy: shard.durability_policy,
-                }),
-                backup: shard.backup.clone(),
+                })),
+                backup: shard.backup.clone().map(Box::new),
                 ..ShardConfig::default()
             })
             .collect(),
@@ -268,7 +274,8 @@ proptest! {
             }
             resolved
         });
-        // Built-in resources are left out, too.
+        // Built-in resources and cells of orchestrators are left out, too.
+        let all: BTreeSet<&String> = spec.cells.iter().map(|cell| &cell.name).collect();
         let quiet = quiet.map(|mut resolved| {
             let components = [
                 (&mut resolved.multiadmin, defaults::multiadmin_resources as fn() -> _),
@@ -292,6 +299,9 @@ proptest! {
             let groups = resolved.databases.iter_mut().flat_map(|database| &mut database.table_groups);
             for shard in groups.flat_map(|group| &mut group.shards) {
                 shard.multiorch.resources.get_or_insert_with(defaults::multiorch_resources);
+                if shard.multiorch.cells.is_empty() {
+                    shard.multiorch.cells = all.iter().map(|name| (*name).clone()).collect();
+                }
                 for pooler in shard.pools.values_mut().filter_map(|pool| pool.multipooler.as_mut()) {
                     pooler.resources.get_or_insert_with(defaults::multipooler_resources);
                 }
@@ -313,13 +323,14 @@ proptest! {
 
         let consumers = [template::Consumer { name: "old", spec: &old }, template::Consumer { name: "new", spec: &new }];
         let content = template::Content::Shard(&templates.shard["t"]);
-        let written = |old| template::written("prod", "t", old, content, &consumers, &templates, &settings, &around);
+        let written =
+            |old| template::written("prod", "t", old, content, &consumers, &templates, &settings, &around).finish();
         let empty = ShardTemplateSpec::default();
         prop_assert_eq!(written(Some(template::Content::Shard(&empty))), written(Some(template::Content::Shard(&empty))));
         // What is stored is not written anew, and what nobody names harms nobody by going.
         prop_assert_eq!(written(Some(content)), crate::validate::Verdict::default());
         let gone = template::deleted("prod", "nobody", content, &consumers, &templates, &settings, &around);
-        prop_assert!(gone.is_accepted());
+        prop_assert!(gone.finish().is_accepted());
     }
 
     #[test]
