@@ -58,15 +58,15 @@ impl App {
         let server_name = settings.certificate.server_name();
         // The helpers serve the server, so they end after it.
         let helpers = CancellationToken::new();
-        let watched = Watches::new(&metrics).context("registering metrics")?;
+        let restarts = Watches::new(&metrics).context("registering metrics")?;
         let (stores, mut watches) =
-            Stores::start(client.clone(), helpers.clone(), &readiness, settings.stores, &watched);
+            Stores::start(client.clone(), helpers.clone(), &readiness, settings.stores, &restarts);
         let reviewer = Arc::new(Reviewer::new(stores, settings.reviewer).with_tracer(TraceContext::of_this_review));
         let serving = Serving::new();
         let tls = serving.config().context("setting up TLS")?;
         let server = Server::new(settings.server, reviewer, tls, &metrics).context("opening the webhook")?;
         tracing::info!(address = %server.address(), "listening for reviews");
-        let certificates = Certificates::new(&metrics, watched).context("registering metrics")?;
+        let certificates = Certificates::new(&metrics, restarts).context("registering metrics")?;
         let keeper = tokio::spawn(keep_certificates(
             client,
             settings.certificate,

@@ -4,7 +4,6 @@ use std::fmt;
 
 use kube::Resource;
 use serde::Serialize;
-use serde_json::Value;
 use shared::kubeutil::{ObjectKey, compare::Difference};
 
 /// Reason of the event, and of the write in the metrics.

@@ -188,12 +188,15 @@ fn named(list: &[(&str, &str, &str, &'static str)], dashboard: &str, query: &Que
     listed.map(|(_, _, _, why)| *why)
 }
 
+/// Dashboard, panel, and letter of a query.
+type Place = (String, String, String);
+
 /// What the dashboards ask, and whether there has been an answer since somebody looks. Not all that can be told of happens at the same time.
 struct Shown<'a> {
     prometheus: &'a Prometheus,
     dashboards: &'a [Dashboard],
     fixed: [(&'a str, &'a str); 2],
-    answered: Mutex<BTreeMap<(String, String, String), (Query, bool)>>,
+    answered: Mutex<BTreeMap<Place, (Query, bool)>>,
 }
 
 impl Shown<'_> {
