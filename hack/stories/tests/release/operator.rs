@@ -71,6 +71,12 @@ impl Operator {
         self.works(namespace).await
     }
 
+    /// Whether there are clusters anywhere.
+    pub async fn has_clusters(&self) -> Result<bool> {
+        let all = ["get", "multigresclusters", "--all-namespaces", "-o", "name"];
+        Ok(!self.tools.succeed("kubectl", &all).await?.is_empty())
+    }
+
     /// Uninstalls it, and waits until nothing of it runs or is asked any more.
     pub async fn leave(&self) -> Result<()> {
         self.tools.uninstall().await?;
