@@ -273,6 +273,7 @@ mod tests {
             waiting: what.map(|(wait, seconds)| (wait, NOW - jiff::SignedDuration::from_secs(seconds))),
             lost_since: None,
             led_since: None,
+            ever_led: false,
             last_quarantine: None,
             set_aside: 0,
             members: Vec::new(),

@@ -24,7 +24,7 @@ use super::{
     observe::{Observed, by_name},
     pod,
     scope::{self, Scope},
-    status::{DISRUPTION_BLOCKED, PRIMARY_CONFIRMED},
+    status::{DISRUPTION_BLOCKED, PRIMARY_CONFIRMED, had_primary},
 };
 use crate::upstream::{
     Lifecycle, PoolerId, PoolerRecord, PoolerStatus, Role as Claim,
@@ -117,10 +117,18 @@ pub fn view(scope: &Scope<'_>, observed: &Observed, differences: &Differences, n
         waiting: waiting(previous),
         lost_since: since("False"),
         led_since: since("True"),
+        ever_led: ever_led(previous, observed),
         last_quarantine: observed.claims.iter().filter_map(|claim| quarantined_at(claim)).max(),
         set_aside: observed.claims.iter().filter(|claim| quarantined_at(claim).is_some()).count(),
         members,
     }
+}
+
+/// Whether anything remembers a primary. Each of these may be lost: the status, the label that only a confirmed primary gets, and the
+/// budgets, which are not made before the first one.
+fn ever_led(previous: &[Condition], observed: &Observed) -> bool {
+    let mut roles = observed.pods.iter().filter_map(|pod| pod.labels().get(label::ROLE));
+    had_primary(previous) || !observed.budgets.is_empty() || roles.any(|role| role == label::PRIMARY)
 }
 
 /// What was in the way before this pass, and since when.

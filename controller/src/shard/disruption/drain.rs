@@ -103,11 +103,10 @@ fn take_out(view: &View, member: &Member, drain: &Drain) -> Verdict {
             _ => held(Reason::WaitingForMember, format!("{} has to come back first", other.pod)),
         };
     }
+    // A member that never joined a shard that nobody ever led does not wait for a primary: there is none before it is replaced.
+    let leaderless = view.serving_primary().is_none() && !view.is_useless(member);
     // A primary that stepped back claims nothing any more. Until somebody else does, the orchestrators are hurried.
-    if drain.state == DrainState::Draining
-        && view.serving_primary().is_none()
-        && view.past(drain.since, FORCE_AFTER).is_none()
-    {
+    if drain.state == DrainState::Draining && leaderless && view.past(drain.since, FORCE_AFTER).is_none() {
         return verdict.act(Act::Hasten).blocked(Reason::WaitingForSwitchover, "No primary serves yet");
     }
     if !member.wanted && !view.spec_suffices() {
@@ -119,7 +118,7 @@ fn take_out(view: &View, member: &Member, drain: &Drain) -> Verdict {
     if let Some(other) = view.returning(member) {
         return held(Reason::WaitingForMember, format!("{} is not healthy yet", other.pod));
     }
-    if !member.is_down() && view.serving_primary().is_none() {
+    if !member.is_down() && leaderless {
         return held(Reason::NoPrimary, "No primary serves".to_owned());
     }
     let counted = !member.wanted && member.vitals.is_none_or(|vitals| vitals.in_cohort) && !member.is_down();

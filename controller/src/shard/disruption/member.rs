@@ -177,6 +177,11 @@ impl Member {
         }
     }
 
+    /// Whether it runs and is registered, so that nothing but a primary is missing to it.
+    pub fn has_joined(&self) -> bool {
+        self.is_live() && self.ready && self.role == Role::Standby
+    }
+
     /// Whether its pooler gave up on its data.
     pub fn is_quarantined(&self) -> bool {
         self.lifecycle == Lifecycle::Quarantined

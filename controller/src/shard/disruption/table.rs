@@ -141,6 +141,9 @@ fn waiting(view: &View) -> Option<Verdict> {
     {
         return Some(verdict);
     }
+    if let Some(verdict) = unjoined(view) {
+        return Some(verdict);
+    }
     let returning: Vec<&Member> = in_order(view)
         .into_iter()
         .filter(|member| {
@@ -162,6 +165,22 @@ fn waiting(view: &View) -> Option<Verdict> {
     }
     let message = format!("{} is not healthy yet", first.pod);
     Some(Verdict::of(Row::Waiting).blocked(Reason::WaitingForMember, message))
+}
+
+/// The next of those that did not join a shard that never had a primary, once everybody of today's description has: it takes more than one
+/// of them to have a primary. The latest goes first, which may not be back from its own turn.
+fn unjoined(view: &View) -> Option<Verdict> {
+    let mut left: Vec<&Member> = in_order(view)
+        .into_iter()
+        .filter(|member| member.is_live() && member.wanted && view.never_joined(member) && view.is_useless(member))
+        .collect();
+    left.sort_by_key(|member| Reverse(member.created));
+    let current = |member: &&Member| member.wanted && member.outdated.is_none();
+    let all_joined = view.members.iter().filter(current).all(Member::has_joined);
+    if !all_joined {
+        return None;
+    }
+    choose(view, Row::OutdatedStandby, &left)?.ok()
 }
 
 /// Outdated and certainly down: today's description may be the cure. A claim to be primary goes last, and not on a single answer: its

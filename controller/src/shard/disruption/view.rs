@@ -29,6 +29,8 @@ pub struct View {
     pub lost_since: Option<Timestamp>,
     /// Since when a primary has confirmed itself without a break.
     pub led_since: Option<Timestamp>,
+    /// Whether there ever was a primary, as far as anything remembers.
+    pub ever_led: bool,
     /// When a member last got a fresh volume because its pooler had given up.
     pub last_quarantine: Option<Timestamp>,
     /// How many volumes were set aside for that reason and are still there.
@@ -102,14 +104,19 @@ impl View {
     /// Whether an outdated member has been of no use for so long that a newer description is the best hope: it does not follow a primary that
     /// serves, or has never joined a shard that never had a primary.
     pub(super) fn is_useless(&self, member: &Member) -> bool {
-        let long = self.waited(Wait::Member, PROGRESS_DEADLINE);
-        let nobody_leads = || self.members.iter().all(|other| other.role == Role::Unknown);
-        long && member.outdated.is_some()
-            && match (member.role, member.vitals) {
-                (Role::Standby, Some(vitals)) => !vitals.streaming && self.serving_primary().is_some(),
-                (Role::Unknown, None) => nobody_leads(),
-                _ => false,
-            }
+        let says_so = || member.role == Role::Standby && member.vitals.is_some_and(|vitals| !vitals.streaming);
+        let follows_nobody = || says_so() && self.serving_primary().is_some();
+        let long = member.outdated.is_some() && self.waited(Wait::Member, PROGRESS_DEADLINE);
+        long && (follows_nobody() || self.never_joined(member))
+    }
+
+    /// Whether a member is in no record, in a shard that never had a primary.
+    ///
+    /// That nobody knows it proves nothing by itself: a topology that lost everything does not know the primary either. But where nobody ever
+    /// led there is no commit that somebody could hold, so whoever goes takes nothing along.
+    pub(super) fn never_joined(&self, member: &Member) -> bool {
+        let nobody_leads = || self.members.iter().all(|other| other.role != Role::Primary);
+        member.role == Role::Unknown && member.vitals.is_none() && !self.ever_led && nobody_leads()
     }
 
     /// The primary, if exactly one member is it.
@@ -162,13 +169,14 @@ impl View {
 
     /// Another member that has yet to get healthy. Two members may have been chosen, each before the other's choice was seen: the second
     /// one waits until the first is back. For a member that is not well itself only those count that are up to date, certainly down, or were made
-    /// a moment ago: the others may be waiting for it.
+    /// a moment ago: the others may be waiting for it, and so may one that has joined where nobody leads before more have.
     pub fn returning(&self, apart_from: &Member) -> Option<&Member> {
         let well = self.is_healthy(apart_from);
+        let waits_for_it = |other: &Member| self.never_joined(apart_from) && other.has_joined();
         let young = |other: &Member| other.created.is_some_and(|at| self.past(at, PROGRESS_DEADLINE).is_none());
         let others = self.members.iter().filter(|other| other.pod != apart_from.pod);
         others
-            .filter(|other| other.wanted && other.is_live() && !other.is_quarantined())
+            .filter(|other| other.wanted && other.is_live() && !other.is_quarantined() && !waits_for_it(other))
             .filter(|other| {
                 (well || other.outdated.is_none() || other.is_down() || young(other)) && !self.is_healthy(other)
             })

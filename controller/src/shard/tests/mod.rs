@@ -6,6 +6,7 @@ mod keys;
 mod moving;
 mod objects;
 mod pods;
+mod records;
 mod renderings;
 mod status;
 mod tls;

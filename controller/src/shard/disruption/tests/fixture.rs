@@ -57,6 +57,7 @@ pub fn view(members: Vec<Member>) -> View {
         waiting: None,
         lost_since: None,
         led_since: None,
+        ever_led: true,
         last_quarantine: None,
         set_aside: 0,
         members,

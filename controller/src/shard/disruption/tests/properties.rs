@@ -97,6 +97,7 @@ prop_compose! {
         blocked in prop::option::of((waits(), 0_u64..2000)),
         lost in prop::option::of(0_u64..2000),
         cells in 1_usize..4,
+        ever_led in prop::bool::weighted(0.7),
         calm in prop::bool::weighted(0.6),
     ) -> View {
         let mut led = false;
@@ -122,6 +123,7 @@ prop_compose! {
             blind: blind.then(|| "etcd does not answer".to_owned()),
             waiting: blocked.map(|(wait, since)| (wait, secs(since))),
             lost_since: lost.map(secs),
+            ever_led,
             ..view(members)
         }
     }
@@ -174,7 +176,24 @@ proptest! {
             let slack = view.suffices(others().filter(|other| other.wanted));
             let all_well = others().filter(|other| other.wanted).all(|other| view.is_healthy(other));
             let hands_over = goes.drain.as_ref().is_some_and(|d| d.cause == Some(Cause::NodeDrain));
-            prop_assert!(healthy || (!slack && all_well) || hands_over, "{:?}", verdict);
+            // Who follows nobody although somebody serves, and who never joined where nobody ever led, keeps no commit.
+            let follows = goes.role != Role::Standby || goes.vitals.is_none_or(|vitals| vitals.streaming);
+            let useless = !follows && view.serving_primary().is_some();
+            let never_led = !view.ever_led && view.members.iter().all(|member| member.role != Role::Primary);
+            let stranger = never_led && goes.role == Role::Unknown && goes.vitals.is_none();
+            prop_assert!(healthy || (!slack && all_well) || hands_over || useless || stranger, "{:?}", verdict);
+        }
+    }
+
+    #[test]
+    fn nobody_goes_for_being_unknown_where_there_was_a_primary(view in any_view()) {
+        let view = View { ever_led: true, ..view }.each(|member| {
+            // As after the loss of all records.
+            member.role = Role::Unknown;
+            member.vitals = None;
+        });
+        if let Some(pod) = decide(&view).act.as_ref().and_then(Act::takes_down) {
+            prop_assert!(!counts(find(&view, pod)), "{pod} may be the primary");
         }
     }
 

@@ -7,8 +7,8 @@ use shared::{annotation::DrainState, api::v1alpha1::DurabilityPolicy};
 
 use super::{
     super::{
-        ABORT_AFTER, Act, Cause, Ending, Failures, Member, Node, PROGRESS_DEADLINE, Presence, Reason, Row, Verdict,
-        View, Vitals, Wait, decide,
+        ABORT_AFTER, Act, Cause, Ending, Failures, Member, Node, PROGRESS_DEADLINE, Presence, Reason, Role, Row,
+        Verdict, View, Vitals, Wait, decide,
     },
     fixture::*,
 };
@@ -221,6 +221,60 @@ fn p7_one_that_was_of_no_use_for_long_really_goes() {
         clock = verdict.blocker;
     }
     panic!("it stays {state}");
+}
+
+/// Passes until a pod is removed. Each one knows what was in the way only from the one before.
+fn removed_in_the_end(mut view: View) -> String {
+    for _ in 0..8 {
+        let verdict = decide(&view);
+        let blocker = verdict.blocker;
+        view.waiting = view.waiting.filter(|(wait, _)| blocker.as_ref().is_some_and(|last| last.reason.wait() == *wait));
+        match verdict.act {
+            Some(Act::Request { pod, cause }) => view = view.with(&pod, drain(DrainState::Requested, cause, 1)),
+            Some(Act::Advance { pod, to }) => view = view.with(&pod, |member| member.drain.as_mut().unwrap().state = to),
+            Some(Act::Remove { pod }) => return pod,
+            other => panic!("{other:?}, {blocker:?}"),
+        }
+    }
+    panic!("nobody is removed");
+}
+
+/// Ready and in no record, for long, and built otherwise today.
+fn unregistered() -> View {
+    let view = three().each(outdated).each(|member| {
+        member.role = Role::Unknown;
+        member.lifecycle = Lifecycle::Unknown;
+        member.vitals = None;
+    });
+    view.after(Wait::Member, PROGRESS_DEADLINE)
+}
+
+#[test]
+fn p7_a_first_description_with_which_nobody_can_register_is_cured_by_the_next_one() {
+    let view = View { ever_led: false, ..unregistered() };
+    assert_eq!(removed_in_the_end(view.clone()), "a");
+    let back = |view: View, role| {
+        view.with("a", |a| {
+            *a = member("a", "z1", 0);
+            a.role = role;
+            a.vitals = None;
+        })
+    };
+    let alone = back(view.clone(), Role::Unknown);
+    assert_eq!(reason(&decide(&alone)), Some(Reason::NoPrimary), "the new description has to help first");
+    let joined = back(view.clone(), Role::Standby);
+    assert_eq!(removed_in_the_end(joined), "b", "it takes two to have a primary");
+    let early = view.after(Wait::Member, PROGRESS_DEADLINE.checked_sub(Duration::from_secs(1)).unwrap());
+    assert_eq!((decide(&early).act, reason(&decide(&early))), (None, Some(Reason::WaitingForMember)));
+}
+
+#[rstest]
+#[case::whole(unregistered())]
+#[case::chosen(unregistered().with("b", drain(DrainState::ReadyForDeletion, Cause::RollingUpdate, 1)))]
+fn p7_members_that_the_topology_has_forgotten_stay(#[case] view: View) {
+    // One of them may be the primary.
+    let verdict = decide(&view);
+    assert_eq!((verdict.act.clone(), reason(&verdict)), (None, Some(Reason::WaitingForQuorum)));
 }
 
 #[test]

@@ -101,6 +101,7 @@ impl World {
             blind: (self.now < self.blind_until).then(|| "etcd does not answer".to_owned()),
             waiting: self.blocked.map(|(since, reason)| (reason.wait(), Self::time(since))),
             lost_since: self.unled.map(Self::time),
+            ever_led: self.led.is_some(),
             led_since: self.led.as_ref().filter(|_| self.unled.is_none()).map(|(_, since)| Self::time(*since)),
             last_quarantine: None,
             set_aside: 0,
@@ -112,6 +113,7 @@ impl World {
         let silent = self.is_silent(name);
         let up = self.plane.is_up(name, self.now);
         let leads = self.plane.leader.as_deref() == Some(name);
+        let mute = self.plane.servers.get(name).is_some_and(|server| server.mute && !server.stopping);
         Member {
             pod: name.to_owned(),
             cell: cell.to_owned(),
@@ -132,14 +134,18 @@ impl World {
             resize_pending: false,
             misplaced: None,
             reload_pending: false,
-            ready: pod.is_some() && up,
+            ready: pod.is_some() && (up || mute),
             trouble: pod
-                .filter(|_| self.plane.servers.get(name).is_some_and(|server| server.up_at.is_none()))
+                .filter(|_| self.plane.servers.get(name).is_some_and(|server| server.up_at.is_none() && !server.mute))
                 .map(|_| "CrashLoopBackOff".to_owned()),
             node: pod.map_or(Node::Fine, |pod| pod.node),
             lifecycle: if up { Lifecycle::Active } else { Lifecycle::Starting },
             lifecycle_since: None,
-            role: if leads { Role::Primary } else { Role::Standby },
+            role: match (leads, mute) {
+                (true, _) => Role::Primary,
+                (false, true) => Role::Unknown,
+                (false, false) => Role::Standby,
+            },
             vitals: (up && !silent).then(|| Vitals {
                 postgres_ready: true,
                 serving: self.plane.serves(name, self.now),

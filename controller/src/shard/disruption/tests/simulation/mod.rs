@@ -75,6 +75,33 @@ fn connections_grow_by_a_roll_and_never_fall_below_what_the_primary_has() {
 }
 
 #[test]
+fn a_shard_that_never_came_up_is_cured_by_the_next_description() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, Calm::Yes);
+        world.spec.mute = true;
+        world.run_for(1800);
+        assert_eq!((world.drained(), world.blocked_by()), (0, None), "seed {seed}: nothing else could be tried");
+        world.roll();
+        world.settle();
+    }
+}
+
+#[test]
+fn a_description_with_which_nobody_registers_stops_at_the_first_member() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, Calm::Yes);
+        world.settle();
+        world.roll();
+        world.spec.mute = true;
+        world.run_for(1800);
+        assert_eq!(world.drained(), 1, "seed {seed}");
+        assert_eq!(world.blocked_by(), Some(super::super::Reason::RolloutStalled), "seed {seed}");
+        world.roll();
+        world.settle();
+    }
+}
+
+#[test]
 fn a_description_that_does_not_work_stops_at_the_first_member() {
     for seed in 0..20 {
         let mut world = World::new(seed, Calm::Yes);

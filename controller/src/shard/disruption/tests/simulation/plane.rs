@@ -14,6 +14,8 @@ pub type Time = u64;
 pub struct Server {
     /// When it accepts connections; never if its description does not work.
     pub up_at: Option<Time>,
+    /// Whether it runs all the same, and nobody ever hears of it.
+    pub mute: bool,
     /// When it streams from the present leader.
     pub follows_at: Time,
     /// Whether it was told to stop.

@@ -47,6 +47,8 @@ pub struct Spec {
     /// How many connections the user asks for.
     pub limit: u32,
     pub broken: bool,
+    /// Whether pods get ready and their poolers never register.
+    pub mute: bool,
     pub per_cell: BTreeMap<String, u32>,
 }
 
@@ -131,7 +133,7 @@ impl World {
         Self {
             now: 0,
             chance,
-            spec: Spec { version: 1, limit: 100, broken: false, per_cell },
+            spec: Spec { version: 1, limit: 100, broken: false, mute: false, per_cell },
             rendered: 100,
             floor: None,
             refused: 0,
@@ -188,6 +190,7 @@ impl World {
     pub fn roll(&mut self) {
         self.spec.version += 1;
         self.spec.broken = false;
+        self.spec.mute = false;
     }
 
     pub fn roll_to_something_broken(&mut self) {
@@ -324,7 +327,8 @@ impl World {
         let refused = self.plane.control.get(name).is_some_and(|least| self.rendered < *least);
         self.refused += usize::from(refused);
         let server = Server {
-            up_at: (!self.spec.broken && !refused).then_some(self.now + starts),
+            up_at: (!self.spec.broken && !self.spec.mute && !refused).then_some(self.now + starts),
+            mute: self.spec.mute,
             limit: self.rendered,
             follows_at: self.now + starts + 1000,
             stopping: false,

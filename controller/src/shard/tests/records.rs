@@ -1,0 +1,68 @@
+//! Pods and the topology records that are about them, or are not there.
+
+use std::sync::Arc;
+
+use jiff::SignedDuration;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use rstest::rstest;
+use shared::label;
+
+use super::fixture::*;
+use crate::shard::{
+    Observed,
+    disruption::{Act, PROGRESS_DEADLINE, Verdict},
+    weigh,
+};
+
+/// What is decided so long after a change of the image that nobody got well from.
+fn long_after(observed: &Observed) -> Verdict {
+    weigh(observed, &settings(), NOW + SignedDuration::try_from(PROGRESS_DEADLINE).unwrap()).unwrap().verdict
+}
+
+/// Members that are ready and in no record, and a description that was corrected since.
+fn unregistered() -> Observed {
+    let mut observed = observed(three_cells());
+    carry_out(&mut observed);
+    Arc::make_mut(&mut observed.shard).spec.images.postgres = "registry.test/pgctld:2".into();
+    remember(&mut observed);
+    observed
+}
+
+#[test]
+fn members_that_never_registered_are_made_anew_as_described_today() {
+    let verdict = long_after(&unregistered());
+    assert!(matches!(verdict.act, Some(Act::Request { .. })), "{verdict:?}");
+}
+
+fn remembered_by_the_status(observed: &mut Observed) {
+    let mut led = healthy(three_cells());
+    remember(&mut led);
+    let known = led.shard.status.as_ref().unwrap().conditions.iter().find(|c| c.type_ == "PrimaryConfirmed");
+    let conditions = &mut Arc::make_mut(&mut observed.shard).status.as_mut().unwrap().conditions;
+    conditions.retain(|condition| condition.type_ != "PrimaryConfirmed");
+    conditions.push(known.unwrap().clone());
+}
+
+fn remembered_by_a_label(observed: &mut Observed) {
+    let pod = members(&observed.shard)[2].clone();
+    with_pod(observed, &pod, |pod| {
+        pod.metadata.labels.as_mut().unwrap().insert(label::ROLE.to_owned(), label::PRIMARY.to_owned());
+    });
+}
+
+fn remembered_by_a_budget(observed: &mut Observed) {
+    let mut budget = PodDisruptionBudget::default();
+    budget.metadata.name = Some("standbys".to_owned());
+    observed.budgets.push(Arc::new(budget));
+}
+
+#[rstest]
+#[case::status(remembered_by_the_status)]
+#[case::label(remembered_by_a_label)]
+#[case::budget(remembered_by_a_budget)]
+fn members_of_a_topology_that_was_wiped_are_left_alone(#[case] evidence: fn(&mut Observed)) {
+    let mut observed = unregistered();
+    evidence(&mut observed);
+    let verdict = long_after(&observed);
+    assert_eq!(verdict.act, None, "{verdict:?}");
+}
