@@ -185,21 +185,24 @@ pub fn is_terminating(pod: &Pod) -> bool {
 }
 
 /// Returns the first container of a pod that does not come up; a pod that is being deleted has none.
+pub fn crash(pod: &Pod) -> Option<Crash> {
+    crashes(pod).into_iter().next()
+}
+
+/// Returns the containers of a pod that do not come up; a pod that is being deleted has none.
 ///
 /// Init containers count, because sidecars report there.
-pub fn crash(pod: &Pod) -> Option<Crash> {
-    if is_terminating(pod) {
-        return None;
-    }
-    let status = pod.status.as_ref()?;
+pub fn crashes(pod: &Pod) -> Vec<Crash> {
+    let Some(status) = pod.status.as_ref().filter(|_| !is_terminating(pod)) else { return Vec::new() };
     let containers = [&status.init_container_statuses, &status.container_statuses];
-    containers.into_iter().flatten().flatten().find_map(|container| {
+    let found = containers.into_iter().flatten().flatten().filter_map(|container| {
         Some(Crash {
             pod: pod.metadata.name.clone().unwrap_or_default(),
             container: container.name.clone(),
             reason: crash_reason(container)?,
         })
-    })
+    });
+    found.collect()
 }
 
 fn crash_reason(container: &ContainerStatus) -> Option<String> {

@@ -17,7 +17,7 @@ use shared::{
 };
 
 use super::{
-    claim,
+    claim, container,
     disruption::{
         Cause, Drain, FRESH_FOR, Failures, Member, Misplaced, Node, Presence, Reason, Role, View, Vitals, Wait,
     },
@@ -102,6 +102,11 @@ pub fn view(scope: &Scope<'_>, observed: &Observed, differences: &Differences, n
             } else {
                 Role::Unknown
             },
+            connected: live.is_some()
+                && record.map_or_else(
+                    || seen.follows(&PoolerId::new(cell.as_str(), name::pooler_service_id(name))),
+                    |record| seen.follows(&record.id),
+                ),
             vitals: record.and_then(|record| seen.vitals(record, created)),
             cell,
         });
@@ -243,9 +248,9 @@ fn resizes_offline(claim: &PersistentVolumeClaim, created: Option<Timestamp>, no
     })
 }
 
-/// Why a pod cannot run by itself.
+/// Why a pod cannot run by itself. Without its exporter it can.
 fn trouble(pod: &Pod) -> Option<String> {
-    if let Some(crash) = health::crash(pod) {
+    if let Some(crash) = health::crashes(pod).into_iter().find(|crash| crash.container != container::EXPORTER) {
         return Some(format!("container {}: {}", crash.container, crash.reason));
     }
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
@@ -285,18 +290,21 @@ impl<'a> Conversation<'a> {
         (of_this_pod && status.id.as_ref().is_none_or(|own| own == id)).then_some(status)
     }
 
+    /// Whether the primary says that a pooler's PostgreSQL is connected to it.
+    fn follows(&self, id: &PoolerId) -> bool {
+        let connections = self.primary.and_then(|(_, primary)| primary.primary.as_ref());
+        connections.is_some_and(|connections| connections.followers.contains(id))
+    }
+
     fn vitals(&self, record: &PoolerRecord, created: Option<Timestamp>) -> Option<Vitals> {
         let status = self.answer(&record.id, created)?;
         let rule = self.primary.and_then(|(_, primary)| primary.consensus.as_ref());
-        let follows = |(_, primary): (&PoolerRecord, &PoolerStatus)| {
-            primary.primary.as_ref().is_some_and(|view| view.followers.contains(&record.id))
-        };
         let end = self.primary.and_then(|(_, primary)| primary.primary.as_ref()?.lsn);
         let replayed = status.replication.as_ref().and_then(|view| view.replayed);
         Some(Vitals {
             postgres_ready: status.postgres_ready,
             serving: self.primary.is_some_and(|(primary, _)| primary.id == record.id),
-            streaming: status.is_streaming() && self.primary.is_some_and(follows),
+            streaming: status.is_streaming() && self.follows(&record.id),
             lag: match (end, replayed) {
                 (Some(end), Some(replayed)) => end.0.saturating_sub(replayed.0),
                 // Who does not tell how far it is has not been seen to be close.

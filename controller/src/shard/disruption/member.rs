@@ -46,6 +46,8 @@ pub struct Member {
     pub lifecycle_since: Option<Timestamp>,
     /// What it is in the replication.
     pub role: Role,
+    /// Whether the primary says that this one's PostgreSQL is connected to it, whether or not its pooler answers.
+    pub connected: bool,
     /// What its pooler said within [`FRESH_FOR`](super::FRESH_FOR); none if it said nothing.
     pub vitals: Option<Vitals>,
 }
@@ -168,12 +170,13 @@ impl Member {
 
     /// Whether it certainly serves nobody: taking it down takes nothing away.
     ///
-    /// A pooler that merely does not answer may still have a PostgreSQL that confirms commits.
+    /// A pooler that merely does not answer may still have a PostgreSQL that confirms commits, and so may one that crashes: the two are
+    /// processes of different containers. The primary knows.
     pub fn is_down(&self) -> bool {
         match (self.presence, &self.vitals) {
             (Presence::Missing | Presence::Ended, _) => true,
             (_, Some(vitals)) => !vitals.postgres_ready && !vitals.streaming,
-            (_, None) => !self.ready && (self.trouble.is_some() || self.lifecycle == Lifecycle::Quarantined),
+            (_, None) => !self.ready && !self.connected && (self.trouble.is_some() || self.is_quarantined()),
         }
     }
 

@@ -1,18 +1,23 @@
-//! Pods and the topology records that are about them, or are not there.
+//! What a pass makes of pods that do not answer, of topology records about them, and of either without the other.
 
 use std::sync::Arc;
 
 use jiff::SignedDuration;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use rstest::rstest;
+use serde_json::json;
 use shared::label;
 
 use super::fixture::*;
 use crate::shard::{
     Observed,
-    disruption::{Act, PROGRESS_DEADLINE, Verdict},
+    disruption::{Act, PROGRESS_DEADLINE, Row, Verdict},
     weigh,
 };
+
+fn change_image(observed: &mut Observed) {
+    Arc::make_mut(&mut observed.shard).spec.images.postgres = "registry.test/pgctld:2".into();
+}
 
 /// What is decided so long after a change of the image that nobody got well from.
 fn long_after(observed: &Observed) -> Verdict {
@@ -23,7 +28,7 @@ fn long_after(observed: &Observed) -> Verdict {
 fn unregistered() -> Observed {
     let mut observed = observed(three_cells());
     carry_out(&mut observed);
-    Arc::make_mut(&mut observed.shard).spec.images.postgres = "registry.test/pgctld:2".into();
+    change_image(&mut observed);
     remember(&mut observed);
     observed
 }
@@ -65,4 +70,35 @@ fn members_of_a_topology_that_was_wiped_are_left_alone(#[case] evidence: fn(&mut
     evidence(&mut observed);
     let verdict = long_after(&observed);
     assert_eq!(verdict.act, None, "{verdict:?}");
+}
+
+#[rstest]
+#[case::exporter("postgres-exporter", false, Row::OutdatedStandby)]
+#[case::server("postgres", false, Row::Broken)]
+#[case::pooler("multipooler", false, Row::Broken)]
+#[case::pooler_of_a_server_that_streams("multipooler", true, Row::OutdatedStandby)]
+fn a_silent_member_is_down_if_something_keeps_postgresql_from_running(
+    #[case] container: &str,
+    #[case] streams: bool,
+    #[case] row: Row,
+) {
+    let mut observed = healthy(three_cells());
+    change_image(&mut observed);
+    let pod = members(&observed.shard)[1].clone();
+    let id = record(&mut observed, 1).id.clone();
+    observed.statuses.remove(&id);
+    if !streams {
+        let answers = observed.statuses.values_mut().filter_map(|seen| seen.status.primary.as_mut());
+        answers.for_each(|primary| {
+            primary.followers.remove(&id);
+        });
+    }
+    with_pod(&mut observed, &pod, |pod| {
+        pod.status = serde_json::from_value(json!({ "phase": "Running", "containerStatuses": [{
+            "name": container, "image": "i", "imageID": "", "ready": false, "restartCount": 4,
+            "state": { "waiting": { "reason": "CrashLoopBackOff" } },
+        }] }))
+        .unwrap();
+    });
+    assert_eq!(weigh(&observed, &settings(), NOW).unwrap().verdict.row, row);
 }

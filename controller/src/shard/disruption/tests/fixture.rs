@@ -39,6 +39,7 @@ pub fn member(pod: &str, cell: &str, index: u32) -> Member {
         lifecycle: Lifecycle::Active,
         lifecycle_since: Some(secs(3500)),
         role: Role::Standby,
+        connected: false,
         vitals: Some(Vitals { postgres_ready: true, streaming: true, in_cohort: true, ..Vitals::default() }),
     }
 }

@@ -55,6 +55,7 @@ prop_compose! {
             prop::option::weighted(0.1, Just("CrashLoopBackOff".to_owned())),
             prop::option::weighted(0.1, prop::bool::weighted(0.8)),
         ),
+        connected in any::<bool>(),
         node in prop::sample::select(vec![Node::Fine, Node::Fine, Node::Fine, Node::Cordoned, Node::Draining]),
         lifecycle in prop::sample::select(vec![
             Lifecycle::Active, Lifecycle::Active, Lifecycle::Active, Lifecycle::Active, Lifecycle::Starting,
@@ -68,7 +69,7 @@ prop_compose! {
         (created, failed, count) in (0_u64..2000, prop::option::weighted(0.1, 0_u64..100), 0_u32..4),
     ) -> Member {
         Member {
-            presence, drain, wanted, ready, trouble, node, lifecycle, role,
+            presence, drain, wanted, ready, trouble, node, lifecycle, role, connected,
             outdated: old.then(|| "spec.containers[0].image".to_owned()),
             resize_pending: resize,
             misplaced: moved.map(|exists| Misplaced { class: "fast".to_owned(), exists }),

@@ -223,6 +223,20 @@ fn p7_one_that_was_of_no_use_for_long_really_goes() {
     panic!("it stays {state}");
 }
 
+#[test]
+fn p7_a_member_whose_pooler_crashes_may_still_confirm_commits() {
+    let streams = |member: &mut Member| {
+        dead(member);
+        member.connected = true;
+    };
+    let verdict = decide(&three().each(outdated).with("c", streams));
+    assert_eq!(requested(&verdict), "c", "the others suffice, so it goes in order");
+    let verdict = decide(&two().each(outdated).with("b", streams));
+    assert_eq!((requested(&verdict), notes(&verdict)), ("b", vec!["NoRedundancy"]));
+    let without = decide(&two().each(outdated).with("b", dead));
+    assert_eq!(without.act, Some(Act::Replace { pod: "b".into() }), "the primary does not know it any more");
+}
+
 /// Passes until a pod is removed. Each one knows what was in the way only from the one before.
 fn removed_in_the_end(mut view: View) -> String {
     for _ in 0..8 {

@@ -146,6 +146,7 @@ impl World {
                 (false, true) => Role::Unknown,
                 (false, false) => Role::Standby,
             },
+            connected: self.plane.streams(name, self.now),
             vitals: (up && !silent).then(|| Vitals {
                 postgres_ready: true,
                 serving: self.plane.serves(name, self.now),
