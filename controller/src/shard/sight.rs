@@ -68,7 +68,7 @@ pub fn view(scope: &Scope<'_>, observed: &Observed, differences: &Differences, n
         let cell = cell.or_else(|| live.and_then(|pod| pod.labels().get(label::CELL).cloned()));
         let of_lost = || lost.as_ref().filter(|(lost, _)| lost == name).map(|(_, cell)| cell.clone());
         let cell = cell.or_else(of_lost).unwrap_or_default();
-        let record = records.iter().find(|record| is_about(record, name, &cell));
+        let record = record_of(&records, name, &cell);
         let claim = claims.get(&name::data_pvc(name)).copied();
         let claims_primary =
             record.is_some_and(|record| record.role == Claim::Primary && !record.is_out() && top == Some(record.rule));
@@ -177,9 +177,12 @@ pub fn quarantined_at(claim: &PersistentVolumeClaim) -> Option<Timestamp> {
     claim.annotations().get(annotation::QUARANTINED_AT)?.parse().ok()
 }
 
-/// Whether a record was written by the pooler in that pod, or will be overwritten by it.
-fn is_about(record: &PoolerRecord, pod: &str, cell: &str) -> bool {
-    record.id.cell == cell && (record.id.name == name::pooler_service_id(pod) || record.is_of_pod(pod))
+/// The record that the pooler in a pod has written, or will overwrite. One of another id may bear the name of its host: what an earlier pooler
+/// there has left says nothing about this one.
+fn record_of<'a>(records: &'a [PoolerRecord], pod: &str, cell: &str) -> Option<&'a PoolerRecord> {
+    let in_cell = || records.iter().filter(|record| record.id.cell == cell);
+    let id = name::pooler_service_id(pod);
+    in_cell().find(|record| record.id.name == id).or_else(|| in_cell().find(|record| record.is_of_pod(pod)))
 }
 
 /// The number at the end of a pod's name.

@@ -9,10 +9,13 @@ use serde_json::json;
 use shared::label;
 
 use super::fixture::*;
-use crate::shard::{
-    Observed,
-    disruption::{Act, PROGRESS_DEADLINE, Row, Verdict},
-    weigh,
+use crate::{
+    shard::{
+        Observed,
+        disruption::{Act, PROGRESS_DEADLINE, Row, Verdict},
+        scope::Scope, sight, weigh,
+    },
+    upstream::{Lifecycle, Role},
 };
 
 fn change_image(observed: &mut Observed) {
@@ -101,4 +104,19 @@ fn a_silent_member_is_down_if_something_keeps_postgresql_from_running(
         .unwrap();
     });
     assert_eq!(weigh(&observed, &settings(), NOW).unwrap().verdict.row, row);
+}
+
+#[test]
+fn what_an_earlier_pooler_has_left_does_not_speak_for_a_pod() {
+    let mut observed = healthy(three_cells());
+    let own = record(&mut observed, 1).clone();
+    let mut stale = own.clone();
+    stale.id.name = "earlier".to_owned();
+    (stale.role, stale.lifecycle.state) = (Role::Unknown, Lifecycle::Shutdown);
+    observed.topology.cells.get_mut(&own.id.cell).unwrap().as_mut().unwrap().insert(0, stale);
+    let scope = Scope::of(&observed.shard).unwrap();
+    let view = sight::view(&scope, &observed, &sight::Differences::default(), NOW);
+    let pod = members(&observed.shard)[1].clone();
+    let member = view.members.iter().find(|member| member.pod == pod).unwrap();
+    assert!(view.is_healthy(member), "{member:?}");
 }
