@@ -20,12 +20,13 @@ const MANY_RESTARTS: i32 = 3;
 const PATIENCE: SignedDuration = SignedDuration::from_secs(15);
 
 /// Reasons for which a container waits that do not go away by themselves.
-const STUCK: [&str; 6] = [
+const STUCK: [&str; 7] = [
     "CrashLoopBackOff",
     "ImagePullBackOff",
     "InvalidImageName",
     "ErrImageNeverPull",
     "CreateContainerConfigError",
+    "CreateContainerError",
     "OOMKilled",
 ];
 
@@ -209,7 +210,11 @@ fn crash_reason(container: &ContainerStatus) -> Option<String> {
     let state = container.state.as_ref()?;
     if let Some(reason) = state.waiting.as_ref().and_then(|waiting| waiting.reason.as_deref()) {
         // The kubelet says the one while it tries and the other until it tries again: one word, or every try would be news.
-        let reason = if reason == "ErrImagePull" { "ImagePullBackOff" } else { reason };
+        let reason = match reason {
+            "ErrImagePull" => "ImagePullBackOff",
+            "RunContainerError" => "CrashLoopBackOff",
+            other => other,
+        };
         return STUCK.contains(&reason).then(|| reason.to_owned());
     }
     let ended = state.terminated.as_ref()?;
@@ -350,6 +355,8 @@ mod tests {
     #[case(waiting("ImagePullBackOff"), 0, Some("ImagePullBackOff"))]
     #[case(waiting("ErrImagePull"), 0, Some("ImagePullBackOff"))]
     #[case(waiting("CreateContainerConfigError"), 0, Some("CreateContainerConfigError"))]
+    #[case(waiting("CreateContainerError"), 0, Some("CreateContainerError"))]
+    #[case(waiting("RunContainerError"), 1, Some("CrashLoopBackOff"))]
     #[case(waiting("InvalidImageName"), 0, Some("InvalidImageName"))]
     #[case(waiting("ContainerCreating"), 0, None)]
     #[case(json!({"terminated": {"exitCode": 1, "reason": "Error"}}), 3, Some("Error"))]

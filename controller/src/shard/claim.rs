@@ -66,7 +66,6 @@ pub fn skipped(claims: &[Arc<PersistentVolumeClaim>]) -> BTreeSet<String> {
     aside.chain(replaced).collect()
 }
 
-/// Whether a volume is kept and no pod is to use it any more.
 /// Whether a volume was given up: no member is made on it any more.
 pub fn is_set_aside(claim: &PersistentVolumeClaim) -> bool {
     let annotations = claim.annotations();
