@@ -149,16 +149,16 @@ pub struct Allowed {
     pub gap: Duration,
 }
 
-/// Runs one change under the eyes of a client that writes through any gateway; answers which pods went, and whether as the primary.
+/// Runs one change under the eyes of a client that writes through any gateway; answers what was seen of the pods meanwhile.
 pub async fn watched(
     cluster: &ClusterUnderTest,
     title: &str,
     members: usize,
     allowed: Allowed,
     change: impl AsyncFnOnce() -> Result<()>,
-) -> Result<Vec<(String, bool)>> {
+) -> Result<Course> {
     let gateway = shared::name::cluster_gateway(&cluster.name);
-    Ok(watched_at(cluster, &gateway, title, members, allowed, change).await?.gone)
+    watched_at(cluster, &gateway, title, members, allowed, change).await
 }
 
 /// The same with a client of one gateway Service.
