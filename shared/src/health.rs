@@ -164,6 +164,13 @@ pub fn is_ready(pod: &Pod) -> bool {
         && conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
+/// Returns since when a pod has been ready to serve; `None` if it is not, or is about to end.
+pub fn ready_since(pod: &Pod) -> Option<Timestamp> {
+    let conditions = pod.status.as_ref().filter(|_| is_ready(pod))?.conditions.as_ref()?;
+    let ready = conditions.iter().find(|condition| condition.type_ == "Ready")?;
+    ready.last_transition_time.as_ref().map(|since| since.0)
+}
+
 /// Returns why the scheduler finds no node for a pod, once it has looked for [`PATIENCE`]: a volume that is being made, or a node that
 /// is about to come, is no news.
 pub fn unscheduled(pod: &Pod, now: Timestamp) -> Option<&str> {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::core::v1::{EnvVar, Pod},
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
@@ -12,7 +12,7 @@ use shared::{
     annotation,
     api::v1alpha1::{Phase, PostgresConfigStatus, ShardStatus},
     condition::{self, ConditionSet},
-    label,
+    health, label,
     pgconfig::Rendered,
 };
 
@@ -52,6 +52,8 @@ pub const DISRUPTION_BLOCKED: &str = "DisruptionBlocked";
 pub const ROLLOUT_STALLED: &str = "RolloutStalled";
 /// A pod does not end.
 pub const POD_STUCK: &str = "PodStuck";
+/// Standbys have no connection to the primary, and nobody is about to change that.
+pub const STANDBYS_DETACHED: &str = "StandbysDetached";
 
 /// Volumes are larger than the spec asks for, and stay so.
 pub const VOLUME_SHRINK_REFUSED: &str = "VolumeShrinkRefused";
@@ -71,6 +73,9 @@ pub struct Config<'a> {
     /// Settings that stay higher than the spec asks for, by name.
     pub held: &'a BTreeMap<String, u64>,
 }
+
+/// How long a standby that has just got ready may take to connect before it is told of.
+const CONNECTS_IN: SignedDuration = SignedDuration::from_secs(20);
 
 /// What was decided about disruptions, and on what grounds.
 #[derive(Clone, Copy, Debug)]
@@ -321,7 +326,23 @@ fn conditions(
         let message = format!("Asked to end, and still there: {}", names(stuck));
         set = set.set(POD_STUCK, true, "StuckTerminating", message);
     }
+    let detached = detached(observed, facts, now);
+    // What is under way takes connections away for a moment, and has a name of its own if it does not go on.
+    if !disruptions.verdict.pending && !detached.is_empty() {
+        let message = format!("The primary has no connection to: {}", names(detached));
+        set = set.set(STANDBYS_DETACHED, true, "NotStreaming", message);
+    }
     set.finish()
+}
+
+/// Standbys that have been ready long enough and are not connected to the primary.
+fn detached<'a>(observed: &Observed, facts: &'a Facts, now: Timestamp) -> Vec<&'a String> {
+    let settled = |name: &&String| {
+        let pod = observed.pods.iter().find(|pod| pod.name_any() == **name);
+        let since = pod.and_then(|pod| health::ready_since(pod));
+        since.is_some_and(|since| now.duration_since(since) >= CONNECTS_IN)
+    };
+    facts.detached.iter().filter(settled).collect()
 }
 
 /// What the spec asks for in vain.

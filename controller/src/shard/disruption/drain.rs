@@ -76,7 +76,10 @@ fn hand_over(view: &View, member: &Member, drain: &Drain) -> Verdict {
             if !any && let Some(other) = view.returning(member) {
                 return verdict.blocked(Reason::WaitingForMember, format!("{} is not healthy yet", other.pod));
             }
-            verdict.act(Act::Resign { pod: pod.clone() })
+            // It may refuse, or not answer: until it has, this is what the shard waits for.
+            verdict
+                .act(Act::Resign { pod: pod.clone() })
+                .blocked(Reason::WaitingForSwitchover, format!("{pod} is asked to hand over"))
         }
     }
 }

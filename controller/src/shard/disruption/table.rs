@@ -206,8 +206,11 @@ fn work(view: &View) -> Verdict {
             None => {
                 let message =
                     format!("{} gave up on its data: it gets a fresh volume, the old one is kept", member.pod);
+                // Without a backup nothing is given up, so this may last.
+                let proof = format!("{} is quarantined: a complete backup has to be found first", member.pod);
                 return Verdict::of(Row::Quarantined)
                     .act(Act::FreshVolume { pod: member.pod.clone() })
+                    .blocked(Reason::QuarantineBlocked, proof)
                     .note(Note::warning("QuarantineRemediation", message));
             }
             Some(why) => {

@@ -242,6 +242,17 @@ proptest! {
     }
 
     #[test]
+    fn what_the_data_plane_may_refuse_is_named_until_it_has_done_it(view in any_view()) {
+        let verdict = decide(&view);
+        let asks = matches!(
+            verdict.act,
+            Some(Act::Resign { .. } | Act::LeaveCohort { .. } | Act::FreshVolume { .. } | Act::Hasten)
+        );
+        let asks = asks || matches!(verdict.act, Some(Act::Reload { .. }));
+        prop_assert!(!asks || verdict.blocker.is_some(), "{:?}", verdict);
+    }
+
+    #[test]
     fn nobody_is_disturbed_in_the_dark_or_against_the_users_word(view in any_view()) {
         let verdict = decide(&View { blind: Some("etcd".to_owned()), ..view.clone() });
         let quiet = matches!(verdict.act, None | Some(Act::Replace { .. }));

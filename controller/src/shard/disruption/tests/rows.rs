@@ -152,7 +152,9 @@ fn quarantined() -> View {
 
 #[test]
 fn p6_a_quarantined_member_gets_a_fresh_volume() {
-    assert_eq!(decide(&quarantined()).act, Some(Act::FreshVolume { pod: "b".into() }));
+    let verdict = decide(&quarantined());
+    assert_eq!(verdict.act, Some(Act::FreshVolume { pod: "b".into() }));
+    assert_eq!(reason(&verdict), Some(Reason::QuarantineBlocked), "a repository without a backup refuses it");
 }
 
 #[rstest]
