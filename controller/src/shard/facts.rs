@@ -13,6 +13,7 @@ use shared::{
 };
 
 use super::{
+    loss,
     observe::{Observed, by_name},
     scope::Scope,
 };
@@ -68,6 +69,8 @@ pub struct Facts {
     pub detached: Vec<String>,
     /// Whether a pool pod has got beyond being scheduled and its images pulled.
     pub started: bool,
+    /// Whether all that the shard had is gone, so that new volumes would make it an empty one.
+    pub data_lost: bool,
 }
 
 impl Facts {
@@ -133,6 +136,7 @@ impl Facts {
             unregistered: unregistered(&wanted, &registered, &pods),
             detached: detached(confirmed, observed, &registered, &pods),
             started: pods.values().copied().any(has_started),
+            data_lost: confirmed.is_none() && loss::is_total(scope, observed),
             unready,
         }
     }

@@ -12,6 +12,7 @@ mod disrupt;
 pub mod disruption;
 mod facts;
 pub mod leaving;
+mod loss;
 mod multiorch;
 mod network;
 pub mod node;

@@ -131,7 +131,7 @@ pub fn view(scope: &Scope<'_>, observed: &Observed, differences: &Differences, n
 
 /// Whether anything remembers a primary. Each of these may be lost: the status, the label that only a confirmed primary gets, and the
 /// budgets, which are not made before the first one.
-fn ever_led(previous: &[Condition], observed: &Observed) -> bool {
+pub fn ever_led(previous: &[Condition], observed: &Observed) -> bool {
     let mut roles = observed.pods.iter().filter_map(|pod| pod.labels().get(label::ROLE));
     had_primary(previous) || !observed.budgets.is_empty() || roles.any(|role| role == label::PRIMARY)
 }

@@ -55,10 +55,17 @@ pub const POD_STUCK: &str = "PodStuck";
 /// Standbys have no connection to the primary, and nobody is about to change that.
 pub const STANDBYS_DETACHED: &str = "StandbysDetached";
 
+/// Everything that the shard had is gone, and nothing is made that would hide it.
+pub const DATA_LOSS_GUARD: &str = "DataLossGuard";
 /// Volumes are larger than the spec asks for, and stay so.
 pub const VOLUME_SHRINK_REFUSED: &str = "VolumeShrinkRefused";
 /// The spec asks for what counts only when data and volumes are made, and they are made otherwise.
 pub const CHANGE_HAS_NO_EFFECT: &str = "ChangeHasNoEffect";
+
+/// What [`DATA_LOSS_GUARD`] means, and the way out.
+pub const DATA_LOST: &str = "The shard had data, no volume with it is left, and no complete backup is known: new volumes would make it an \
+                             empty database. Bring volumes back under their old names, or annotate the cluster with \
+                             multigres.com/start-empty=true to start anew";
 
 /// Reason of [`PRIMARY_CONFIRMED`] from the loss of a primary until the next one.
 pub(super) const LOST: &str = "PrimaryLost";
@@ -161,6 +168,9 @@ fn phase(
 
 /// What does not get better by waiting.
 fn degraded(scope: &Scope<'_>, facts: &Facts, lost: bool) -> Option<String> {
+    if facts.data_lost {
+        return Some("All data volumes are gone, and nothing is made in their place".to_owned());
+    }
     if let Some((pod, why)) = facts.broken_pods.first_key_value() {
         return Some(format!("Pool pod {pod} cannot run: {why}"));
     }
@@ -316,6 +326,9 @@ fn conditions(
         if blocker.reason == Reason::RolloutStalled {
             set = set.set(ROLLOUT_STALLED, true, "MemberNotHealthy", &blocker.message);
         }
+    }
+    if facts.data_lost {
+        set = set.set(DATA_LOSS_GUARD, true, "AllVolumesGone", DATA_LOST);
     }
     if !disruptions.too_large.is_empty() {
         let message = format!("No volume shrinks; larger than asked for: {}", names(disruptions.too_large));

@@ -3,6 +3,7 @@
 pub mod change;
 pub mod fixture;
 mod keys;
+mod loss;
 mod moving;
 mod objects;
 mod pods;
