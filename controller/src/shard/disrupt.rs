@@ -274,6 +274,7 @@ mod tests {
             lost_since: None,
             led_since: None,
             ever_led: false,
+            volume_lost_since: None,
             last_quarantine: None,
             set_aside: 0,
             members: Vec::new(),

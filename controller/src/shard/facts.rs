@@ -13,9 +13,11 @@ use shared::{
 };
 
 use super::{
+    disruption::Volume,
     loss,
     observe::{Observed, by_name},
-    scope::Scope,
+    scope::{Member, Scope},
+    sight,
 };
 use crate::{
     upstream::{Lifecycle, PoolerRecord, Role, primary},
@@ -69,6 +71,8 @@ pub struct Facts {
     pub detached: Vec<String>,
     /// Whether a pool pod has got beyond being scheduled and its images pulled.
     pub started: bool,
+    /// Wanted pods of which the data volume is lost, or goes with the pod.
+    pub volumes: BTreeMap<String, Volume>,
     /// Whether all that the shard had is gone, so that new volumes would make it an empty one.
     pub data_lost: bool,
 }
@@ -136,6 +140,7 @@ impl Facts {
             unregistered: unregistered(&wanted, &registered, &pods),
             detached: detached(confirmed, observed, &registered, &pods),
             started: pods.values().copied().any(has_started),
+            volumes: volumes(&members, observed, &pods),
             data_lost: confirmed.is_none() && loss::is_total(scope, observed),
             unready,
         }
@@ -159,6 +164,13 @@ impl Facts {
     pub fn orchestrators_ready(&self) -> bool {
         self.waiting_orchestrators.is_empty()
     }
+}
+
+fn volumes(members: &[Member<'_>], observed: &Observed, pods: &BTreeMap<String, &Pod>) -> BTreeMap<String, Volume> {
+    let claims = by_name(&observed.claims);
+    let of = |pod: &String| sight::volume(claims.get(&name::data_pvc(pod)).copied(), pods.contains_key(pod));
+    let found = members.iter().map(|member| (member.pod.clone(), of(&member.pod)));
+    found.filter(|(_, volume)| *volume != Volume::Fine).collect()
 }
 
 fn has_started(pod: &Pod) -> bool {

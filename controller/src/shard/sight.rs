@@ -19,12 +19,12 @@ use shared::{
 use super::{
     claim, container,
     disruption::{
-        Cause, Drain, FRESH_FOR, Failures, Member, Misplaced, Node, Presence, Reason, Role, View, Vitals, Wait,
+        Cause, Drain, FRESH_FOR, Failures, Member, Misplaced, Node, Presence, Reason, Role, View, Vitals, Volume, Wait,
     },
-    observe::{Observed, by_name},
+    observe::{Observed, by_name, is_deleting},
     pod,
     scope::{self, Scope},
-    status::{DISRUPTION_BLOCKED, PRIMARY_CONFIRMED, had_primary},
+    status::{DISRUPTION_BLOCKED, PRIMARY_CONFIRMED, VOLUME_LOST, had_primary},
 };
 use crate::upstream::{
     Lifecycle, PoolerId, PoolerRecord, PoolerStatus, Role as Claim,
@@ -89,6 +89,7 @@ pub fn view(scope: &Scope<'_>, observed: &Observed, differences: &Differences, n
                 .zip(live)
                 .zip(claim)
                 .and_then(|((member, pod), claim)| misplaced(member, pod, claim, observed)),
+            volume: volume(claim, live.is_some()),
             reload_pending: live.is_some_and(|pod| needs_reload(pod, differences)),
             ready: live.is_some_and(health::is_ready),
             trouble: live.and_then(trouble),
@@ -113,6 +114,7 @@ pub fn view(scope: &Scope<'_>, observed: &Observed, differences: &Differences, n
     }
     let previous = scope.shard.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     let led = condition::find(previous, PRIMARY_CONFIRMED);
+    let lost_volumes = condition::find(previous, VOLUME_LOST).filter(|lost| lost.status == "True");
     let since = |status: &str| led.filter(|led| led.status == status).map(|led| led.last_transition_time.0);
     View {
         now,
@@ -123,6 +125,7 @@ pub fn view(scope: &Scope<'_>, observed: &Observed, differences: &Differences, n
         lost_since: since("False"),
         led_since: since("True"),
         ever_led: ever_led(previous, observed),
+        volume_lost_since: lost_volumes.map(|lost| lost.last_transition_time.0),
         last_quarantine: observed.claims.iter().filter_map(|claim| quarantined_at(claim)).max(),
         set_aside: observed.claims.iter().filter(|claim| quarantined_at(claim).is_some()).count(),
         members,
@@ -157,6 +160,15 @@ fn misplaced(
     }
     let exists = observed.classes.as_ref().is_none_or(|classes| classes.names.contains(class));
     Some(Misplaced { class: class.to_owned(), exists })
+}
+
+/// What has become of the volume behind a claim, whose pod is there or not. Without a pod a claim that is about to go is no loss: it is made anew.
+pub fn volume(claim: Option<&PersistentVolumeClaim>, used: bool) -> Volume {
+    match claim {
+        Some(claim) if claim::is_lost(claim) => Volume::Lost,
+        Some(claim) if used && is_deleting(claim) => Volume::Leaving,
+        _ => Volume::Fine,
+    }
 }
 
 /// Whether the user wants nothing disturbed.

@@ -18,7 +18,7 @@ use shared::{
 
 use super::{
     container,
-    disruption::{Reason, Row, Verdict, View},
+    disruption::{Reason, Row, Verdict, View, Volume},
     facts::{Facts, names},
     observe::{Observed, Reference, is_deleting},
     origin,
@@ -55,6 +55,8 @@ pub const POD_STUCK: &str = "PodStuck";
 /// Standbys have no connection to the primary, and nobody is about to change that.
 pub const STANDBYS_DETACHED: &str = "StandbysDetached";
 
+/// Volumes of members are gone, or go with their pods.
+pub const VOLUME_LOST: &str = "VolumeLost";
 /// Everything that the shard had is gone, and nothing is made that would hide it.
 pub const DATA_LOSS_GUARD: &str = "DataLossGuard";
 /// Volumes are larger than the spec asks for, and stay so.
@@ -176,6 +178,11 @@ fn degraded(scope: &Scope<'_>, facts: &Facts, lost: bool) -> Option<String> {
     }
     if let Some((pod, why)) = facts.broken_orchestrators.first_key_value() {
         return Some(format!("Orchestrator pod {pod} cannot run: {why}"));
+    }
+    let bereft: Vec<&String> =
+        facts.volumes.iter().filter(|(_, volume)| **volume == Volume::Lost).map(|(pod, _)| pod).collect();
+    if !bereft.is_empty() {
+        return Some(format!("The volumes of these are lost: {}", names(bereft)));
     }
     if !facts.quarantined.is_empty() {
         return Some(format!("Quarantined by their poolers: {}", names(&facts.quarantined)));
@@ -327,6 +334,9 @@ fn conditions(
             set = set.set(ROLLOUT_STALLED, true, "MemberNotHealthy", &blocker.message);
         }
     }
+    if let Some((reason, message)) = volumes_lost(facts) {
+        set = set.set(VOLUME_LOST, true, reason, message);
+    }
     if facts.data_lost {
         set = set.set(DATA_LOSS_GUARD, true, "AllVolumesGone", DATA_LOST);
     }
@@ -346,6 +356,21 @@ fn conditions(
         set = set.set(STANDBYS_DETACHED, true, "NotStreaming", message);
     }
     set.finish()
+}
+
+/// Which members have lost their volumes, or are about to.
+fn volumes_lost(facts: &Facts) -> Option<(&'static str, String)> {
+    let of = |volume| facts.volumes.iter().filter(move |(_, found)| **found == volume).map(|(pod, _)| pod);
+    let lost = of(Volume::Lost).next().map(|_| format!("Lost: the volumes of {}", names(of(Volume::Lost))));
+    let leaving = of(Volume::Leaving).next().map(|_| {
+        format!("Marked for deletion, and gone with their pods: the volumes of {}", names(of(Volume::Leaving)))
+    });
+    match (lost, leaving) {
+        (Some(lost), Some(leaving)) => Some(("Lost", format!("{lost}. {leaving}"))),
+        (Some(lost), None) => Some(("Lost", lost)),
+        (None, Some(leaving)) => Some(("Terminating", leaving)),
+        (None, None) => None,
+    }
 }
 
 /// Standbys that have been ready long enough and are not connected to the primary.

@@ -7,7 +7,7 @@ use shared::annotation::DrainState;
 
 use super::{
     ABORT_AFTER, FORCE_AFTER,
-    member::{Cause, Drain, Member, Presence, Role},
+    member::{Cause, Drain, Member, Presence, Role, Volume},
     verdict::{Act, Ending, Reason, Row, Verdict},
     view::{Safety, View},
 };
@@ -27,8 +27,11 @@ pub(super) fn advance(view: &View, member: &Member, drain: &Drain) -> Verdict {
             return drop(Ending::Cancelled);
         }
     } else if member.cause().is_none() {
-        return drop(Ending::Cancelled)
-            .note(Note::normal("DrainCancelled", format!("{pod} is as it should be and stays")));
+        let why = match member.volume {
+            Volume::Fine => "is as it should be and stays",
+            Volume::Leaving | Volume::Lost => "stays until another one is there: its volume would go with it",
+        };
+        return drop(Ending::Cancelled).note(Note::normal("DrainCancelled", format!("{pod} {why}")));
     }
     match member.role {
         Role::Primary => hand_over(view, member, drain),

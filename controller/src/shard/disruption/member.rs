@@ -32,6 +32,8 @@ pub struct Member {
     pub resize_pending: bool,
     /// How its volume differs from what the spec asks for, if no change of the volume helps.
     pub misplaced: Option<Misplaced>,
+    /// What has become of its volume.
+    pub volume: Volume,
     /// Whether it runs settings that a reload would replace.
     pub reload_pending: bool,
     /// Whether the kubelet says that it is ready.
@@ -59,6 +61,18 @@ pub struct Misplaced {
     pub class: String,
     /// Whether there is such a class, as far as that is known.
     pub exists: bool,
+}
+
+/// What has become of a data volume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Volume {
+    /// Nothing bad.
+    #[default]
+    Fine,
+    /// Somebody asked for its end: it goes with its pod, and so does what is on it.
+    Leaving,
+    /// Its claim is there, and the volume is not.
+    Lost,
 }
 
 /// Whether a pod is there.
@@ -190,6 +204,11 @@ impl Member {
         self.lifecycle == Lifecycle::Quarantined
     }
 
+    /// Whether nothing comes of its data any more: its pooler gave up on it, or it is down and its volume is gone or about to go.
+    pub fn is_given_up(&self) -> bool {
+        self.is_quarantined() || (self.wanted && self.volume != Volume::Fine && self.is_down())
+    }
+
     /// Whether its node is about to go.
     pub fn must_move(&self) -> bool {
         self.node != Node::Fine
@@ -199,6 +218,9 @@ impl Member {
     pub fn cause(&self) -> Option<Cause> {
         if !self.wanted {
             Some(Cause::ScaleDown)
+        } else if self.volume != Volume::Fine {
+            // Its next pod would have no data, so it stays until somebody else has taken its place.
+            None
         } else if self.outdated.is_some() {
             Some(Cause::RollingUpdate)
         } else if self.resize_pending {

@@ -7,7 +7,7 @@ use shared::annotation::DrainState;
 use super::{
     ABORT_AFTER, PROGRESS_DEADLINE, STUCK_AFTER,
     drain::{advance, still_useless, waiting_for},
-    member::{Cause, Member, Misplaced, Presence, Role},
+    member::{Cause, Member, Misplaced, Presence, Role, Volume},
     verdict::{Act, Blocker, Ending, Reason, Row, Verdict, Wait},
     view::{Safety, View},
 };
@@ -55,7 +55,7 @@ fn pending(view: &View) -> bool {
             || member.drain.is_some()
             || member.is_quarantined()
             || member.reload_pending
-            || (member.wanted && member.misplaced.is_some())
+            || (member.wanted && (member.misplaced.is_some() || member.volume != Volume::Fine))
             // Without another member nobody can take over, and no budget keeps the eviction away.
             || (member.role == Role::Primary && member.must_move() && view.members.len() > 1)
     })
@@ -147,7 +147,7 @@ fn waiting(view: &View) -> Option<Verdict> {
     let returning: Vec<&Member> = in_order(view)
         .into_iter()
         .filter(|member| {
-            member.wanted && member.outdated.is_none() && !member.is_quarantined() && !view.is_healthy(member)
+            member.wanted && member.outdated.is_none() && !member.is_given_up() && !view.is_healthy(member)
         })
         .collect();
     let first = returning.first()?;
@@ -190,6 +190,7 @@ fn broken(view: &View) -> Option<Verdict> {
     let mut broken: Vec<&Member> = in_order(view)
         .into_iter()
         .filter(|member| member.is_live() && member.wanted && member.outdated.is_some() && member.is_down())
+        .filter(|member| member.volume == Volume::Fine)
         .filter(|member| member.role != Role::Primary || member.trouble.is_some() || lasts)
         .collect();
     broken.sort_by_key(|member| member.role == Role::Primary);
@@ -201,21 +202,25 @@ fn broken(view: &View) -> Option<Verdict> {
 /// The rows that take somebody down, and the reload that does not.
 fn work(view: &View) -> Verdict {
     let mut blocker: Option<(Row, Blocker)> = None;
-    for member in in_order(view).into_iter().filter(|member| member.is_live() && member.is_quarantined()) {
-        match view.quarantine_guard(member) {
+    for member in in_order(view).into_iter().filter(|member| member.is_live() && member.is_given_up()) {
+        let (row, reason, event, what) = if member.is_quarantined() {
+            (Row::Quarantined, Reason::QuarantineBlocked, "QuarantineRemediation", "is quarantined")
+        } else {
+            (Row::Volume, Reason::VolumeLost, "VolumeLost", "has lost its volume")
+        };
+        match view.volume_guard(member) {
             None => {
-                let message =
-                    format!("{} gave up on its data: it gets a fresh volume, the old one is kept", member.pod);
+                let message = format!("{} {what}: it gets a fresh volume, the old claim is kept", member.pod);
                 // Without a backup nothing is given up, so this may last.
-                let proof = format!("{} is quarantined: a complete backup has to be found first", member.pod);
-                return Verdict::of(Row::Quarantined)
+                let proof = format!("{} {what}: a complete backup has to be found first", member.pod);
+                return Verdict::of(row)
                     .act(Act::FreshVolume { pod: member.pod.clone() })
-                    .blocked(Reason::QuarantineBlocked, proof)
-                    .note(Note::warning("QuarantineRemediation", message));
+                    .blocked(reason, proof)
+                    .note(Note::warning(event, message));
             }
             Some(why) => {
-                let message = format!("{} is quarantined: {why}", member.pod);
-                block(&mut blocker, Row::Quarantined, Blocker::new(Reason::QuarantineBlocked, message));
+                let message = format!("{} {what}: {why}", member.pod);
+                block(&mut blocker, row, Blocker::new(reason, message));
             }
         }
     }
@@ -226,7 +231,7 @@ fn work(view: &View) -> Verdict {
     // One that is on its way back costs nothing more. Nobody else goes before it.
     let mut sick: Vec<&Member> = live()
         .filter(|member| member.wanted && member.outdated.is_some() && member.role != Role::Primary)
-        .filter(|member| !view.is_healthy(member))
+        .filter(|member| member.volume == Volume::Fine && !view.is_healthy(member))
         .collect();
     // One that says it is no use goes before one that only does not answer; of those the latest, which may not be back from its own turn.
     sick.sort_by_key(|member| (member.vitals.is_none(), Reverse(member.created)));
@@ -295,18 +300,28 @@ fn work(view: &View) -> Verdict {
     }
 }
 
-/// A member on a volume of another class gives its place to one beside it, which comes first: it is not wanted any more then, and leaves in
-/// order. One at a time; the primary last.
+/// A member on a volume of another class, or on one that is lost or about to go, gives its place to one beside it, which comes first: it is
+/// not wanted any more then, and leaves in order. One at a time; those that may lose their data first, and of either kind the primary last.
+///
+/// Nobody is taken down for it. A loss that was seen wrongly costs a volume more, and no data.
 fn other_volume(view: &View, home: Option<&str>) -> Option<Result<Verdict, Blocker>> {
     let live = || in_order(view).into_iter().filter(|member| member.is_live());
-    let mut misplaced: Vec<(&Member, &Misplaced)> =
-        live().filter(|member| member.wanted).filter_map(|member| Some((member, member.misplaced.as_ref()?))).collect();
-    misplaced.sort_by_key(|(member, _)| (member.role == Role::Primary, Some(member.cell.as_str()) == home));
-    if let Some((_, found)) = misplaced.iter().find(|(_, found)| !found.exists) {
+    let lost = |member: &Member| member.volume != Volume::Fine;
+    let mut moving: Vec<&Member> = live()
+        .filter(|member| member.wanted && (member.misplaced.is_some() || lost(member)))
+        .filter(|member| !(lost(member) && member.is_given_up()))
+        .collect();
+    moving.sort_by_key(|member| (!lost(member), member.role == Role::Primary, Some(member.cell.as_str()) == home));
+    let member = moving.first()?;
+    if lost(member) {
+        if !view.volumes_lost_for(ABORT_AFTER) {
+            let message = format!("{} has lost its volume, or is about to", member.pod);
+            return Some(Err(Blocker::new(Reason::VolumeLost, message)));
+        }
+    } else if let Some(found) = missing_class(&moving) {
         let message = format!("There is no StorageClass {:?}; the volumes stay as they are", found.class);
         return Some(Err(Blocker::new(Reason::StorageClassMissing, message)));
     }
-    let (member, found) = misplaced.first()?;
     // The one that came would stay, and the one that gave its place could never leave.
     if !view.spec_suffices() {
         return Some(Err(Blocker::new(
@@ -327,11 +342,17 @@ fn other_volume(view: &View, home: Option<&str>) -> Option<Result<Verdict, Block
     if let Some(sick) = sick {
         return Some(Err(Blocker::new(Reason::WaitingForMember, format!("{} is not healthy yet", sick.pod))));
     }
-    Some(Ok(replace_volume(member, found)))
+    Some(Ok(replace_volume(member)))
 }
 
-fn replace_volume(member: &Member, found: &Misplaced) -> Verdict {
-    let message = format!("{} gives its place to a member on a volume of class {:?}", member.pod, found.class);
+/// The first class that members should move to and that does not exist.
+fn missing_class<'a>(moving: &[&'a Member]) -> Option<&'a Misplaced> {
+    moving.iter().filter_map(|member| member.misplaced.as_ref()).find(|found| !found.exists)
+}
+
+fn replace_volume(member: &Member) -> Verdict {
+    let class = member.misplaced.as_ref().map(|found| format!(" of class {:?}", found.class)).unwrap_or_default();
+    let message = format!("{} gives its place to a member on another volume{class}", member.pod);
     Verdict::of(Row::Volume)
         .act(Act::ReplaceVolume { pod: member.pod.clone() })
         .note(Note::normal("VolumeReplaced", message))
@@ -341,9 +362,9 @@ fn replace_volume(member: &Member, found: &Misplaced) -> Verdict {
 fn stranded(view: &View) -> Option<Verdict> {
     view.serving_primary()?;
     let down = |member: &&Member| member.is_live() && member.wanted && member.role != Role::Primary && member.is_down();
-    in_order(view).into_iter().filter(down).filter(|member| !member.is_quarantined()).find_map(|member| {
-        let found = member.misplaced.as_ref().filter(|found| found.exists)?;
-        Some(replace_volume(member, found))
+    in_order(view).into_iter().filter(down).filter(|member| !member.is_given_up()).find_map(|member| {
+        member.misplaced.as_ref().filter(|found| found.exists)?;
+        Some(replace_volume(member))
     })
 }
 

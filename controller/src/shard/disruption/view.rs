@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use shared::api::v1alpha1::DurabilityPolicy;
 
 use super::{
-    LAG_LIMIT, PROGRESS_DEADLINE, QUARANTINE_AGE, QUARANTINE_PACE, SET_ASIDE_LIMIT, STUCK_AFTER,
+    ABORT_AFTER, LAG_LIMIT, PROGRESS_DEADLINE, QUARANTINE_AGE, QUARANTINE_PACE, SET_ASIDE_LIMIT, STUCK_AFTER,
     member::{Member, Node, Presence, Role},
     verdict::Wait,
 };
@@ -31,8 +31,10 @@ pub struct View {
     pub led_since: Option<Timestamp>,
     /// Whether there ever was a primary, as far as anything remembers.
     pub ever_led: bool,
-    /// When a member last got a fresh volume because its pooler had given up.
+    /// When a member last got a fresh volume because its pooler had given up, or its own was lost.
     pub last_quarantine: Option<Timestamp>,
+    /// Since when volumes of members have been lost, or about to go, without a break.
+    pub volume_lost_since: Option<Timestamp>,
     /// How many volumes were set aside for that reason and are still there.
     pub set_aside: usize,
     /// All members, wanted or there.
@@ -176,7 +178,7 @@ impl View {
         let young = |other: &Member| other.created.is_some_and(|at| self.past(at, PROGRESS_DEADLINE).is_none());
         let others = self.members.iter().filter(|other| other.pod != apart_from.pod);
         others
-            .filter(|other| other.wanted && other.is_live() && !other.is_quarantined() && !waits_for_it(other))
+            .filter(|other| other.wanted && other.is_live() && !other.is_given_up() && !waits_for_it(other))
             .filter(|other| {
                 (well || other.outdated.is_none() || other.is_down() || young(other)) && !self.is_healthy(other)
             })
@@ -192,11 +194,14 @@ impl View {
         self.members.iter().filter(stuck).map(|member| member.pod.as_str()).collect()
     }
 
-    /// Why the volume of a member whose pooler gave up must not be replaced yet; none if it may.
-    pub fn quarantine_guard(&self, victim: &Member) -> Option<String> {
-        let quarantined = self.members.iter().filter(|member| member.is_quarantined()).count();
-        if quarantined > 1 {
-            return Some(format!("{quarantined} members are quarantined at once"));
+    /// Why the volume of a member whose pooler gave up, or which has lost it, must not be replaced yet; none if it may.
+    ///
+    /// Claims may be seen late, and what is lost may come back, so this never rests on them alone: a primary that serves and as many healthy
+    /// others as the durability policy wants prove that nothing is missed. The executor has the primary find a backup before anything is done.
+    pub fn volume_guard(&self, victim: &Member) -> Option<String> {
+        let given_up = self.members.iter().filter(|member| member.is_given_up()).count();
+        if given_up > 1 {
+            return Some(format!("{given_up} members are quarantined or without their volume at once"));
         }
         if victim.role == Role::Primary {
             return Some(format!("{} holds the claim to be primary", victim.pod));
@@ -215,8 +220,11 @@ impl View {
         if self.past(created, QUARANTINE_AGE).is_none() {
             return Some("the pod is too young to be judged".to_owned());
         }
-        if victim.lifecycle_since.is_none_or(|since| since <= created) {
+        if victim.is_quarantined() && victim.lifecycle_since.is_none_or(|since| since <= created) {
             return Some("the record is older than the pod".to_owned());
+        }
+        if !victim.is_quarantined() && !self.volumes_lost_for(ABORT_AFTER) {
+            return Some("it may come back".to_owned());
         }
         if self.set_aside >= SET_ASIDE_LIMIT {
             return Some(format!("{} volumes are set aside already: look at them, then delete them", self.set_aside));
@@ -235,6 +243,11 @@ impl View {
     /// Whether there has been no primary for so long.
     pub fn lost_for(&self, limit: std::time::Duration) -> bool {
         self.lost_since.is_some_and(|since| self.past(since, limit).is_some())
+    }
+
+    /// Whether volumes have been lost, or about to go, for so long.
+    pub fn volumes_lost_for(&self, limit: std::time::Duration) -> bool {
+        self.volume_lost_since.is_some_and(|since| self.past(since, limit).is_some())
     }
 
     /// How long ago `moment` plus `limit` was; none while it is still to come.

@@ -4,7 +4,10 @@ use proptest::prelude::*;
 use shared::{annotation::DrainState, api::v1alpha1::DurabilityPolicy};
 
 use super::{
-    super::{Act, Cause, Drain, Failures, Member, Misplaced, Node, Presence, Role, Safety, View, Vitals, Wait, decide},
+    super::{
+        Act, Cause, Drain, Failures, Member, Misplaced, Node, Presence, Role, Safety, View, Vitals, Volume, Wait,
+        decide,
+    },
     fixture::*,
 };
 use crate::upstream::Lifecycle;
@@ -56,6 +59,7 @@ prop_compose! {
             prop::option::weighted(0.1, prop::bool::weighted(0.8)),
         ),
         connected in any::<bool>(),
+        volume in prop_oneof![20 => Just(Volume::Fine), 1 => Just(Volume::Leaving), 1 => Just(Volume::Lost)],
         node in prop::sample::select(vec![Node::Fine, Node::Fine, Node::Fine, Node::Cordoned, Node::Draining]),
         lifecycle in prop::sample::select(vec![
             Lifecycle::Active, Lifecycle::Active, Lifecycle::Active, Lifecycle::Active, Lifecycle::Starting,
@@ -69,7 +73,7 @@ prop_compose! {
         (created, failed, count) in (0_u64..2000, prop::option::weighted(0.1, 0_u64..100), 0_u32..4),
     ) -> Member {
         Member {
-            presence, drain, wanted, ready, trouble, node, lifecycle, role, connected,
+            presence, drain, wanted, ready, trouble, node, lifecycle, role, connected, volume,
             outdated: old.then(|| "spec.containers[0].image".to_owned()),
             resize_pending: resize,
             misplaced: moved.map(|exists| Misplaced { class: "fast".to_owned(), exists }),
@@ -99,6 +103,7 @@ prop_compose! {
         lost in prop::option::of(0_u64..2000),
         cells in 1_usize..4,
         ever_led in prop::bool::weighted(0.7),
+        lost_volumes in prop::option::of(0_u64..300),
         calm in prop::bool::weighted(0.6),
     ) -> View {
         let mut led = false;
@@ -125,6 +130,7 @@ prop_compose! {
             waiting: blocked.map(|(wait, since)| (wait, secs(since))),
             lost_since: lost.map(secs),
             ever_led,
+            volume_lost_since: lost_volumes.map(secs),
             ..view(members)
         }
     }
@@ -266,14 +272,18 @@ proptest! {
     fn a_member_changes_its_volume_alone_and_the_primary_last(view in any_view()) {
         if let Some(Act::ReplaceVolume { pod }) = &decide(&view).act {
             let goes = find(&view, pod);
-            prop_assert!(goes.wanted && goes.misplaced.as_ref().is_some_and(|found| found.exists));
+            let lost = goes.volume != Volume::Fine;
+            prop_assert!(goes.wanted && (lost || goes.misplaced.as_ref().is_some_and(|found| found.exists)));
             let others = || view.members.iter().filter(|other| other.pod != *pod);
             if !goes.is_down() {
                 prop_assert!(others().all(|other| !other.is_live() || other.wanted), "one after the other");
                 prop_assert!(others().filter(|other| other.wanted).all(|other| view.is_healthy(other)));
             }
             if goes.role == Role::Primary {
-                prop_assert!(!others().any(|other| other.wanted && other.is_live() && other.misplaced.is_some()));
+                let moves = |other: &Member| {
+                    if lost { other.volume != Volume::Fine } else { other.misplaced.is_some() }
+                };
+                prop_assert!(!others().any(|other| other.wanted && other.is_live() && moves(other)));
             }
         }
     }
@@ -285,7 +295,17 @@ proptest! {
                 view.members.iter().filter(|other| other.pod != *pod && view.is_healthy(other)).collect();
             prop_assert!(view.suffices(healthy.iter().copied()));
             prop_assert!(healthy.iter().any(|member| member.role == Role::Primary));
-            prop_assert_eq!(view.members.iter().filter(|member| member.is_quarantined()).count(), 1);
+            prop_assert_eq!(view.members.iter().filter(|member| member.is_given_up()).count(), 1);
+            let goes = find(&view, pod);
+            prop_assert!((goes.is_quarantined() || goes.is_down()) && goes.role != Role::Primary);
+        }
+    }
+
+    #[test]
+    fn nobody_whose_volume_would_go_along_is_taken_down_for_anything_else(view in any_view()) {
+        if let Some(Act::Replace { pod } | Act::Remove { pod }) = &decide(&view).act {
+            let goes = find(&view, pod);
+            prop_assert!(!goes.wanted || !goes.is_live() || goes.volume == Volume::Fine);
         }
     }
 }

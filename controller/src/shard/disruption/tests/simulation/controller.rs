@@ -9,7 +9,8 @@ use super::{
 };
 use crate::{
     shard::disruption::{
-        Act, Drain, Ending, Failures, Member, Node, PROGRESS_DEADLINE, Presence, Role, Row, View, Vitals, decide,
+        Act, Drain, Ending, Failures, Member, Node, PROGRESS_DEADLINE, Presence, Role, Row, View, Vitals, Volume,
+        decide,
     },
     upstream::Lifecycle,
 };
@@ -17,14 +18,17 @@ use crate::{
 impl World {
     pub fn pass(&mut self) {
         self.render();
-        for (name, (cell, index)) in self.spec.wanted() {
+        for (name, (cell, index)) in self.wanted() {
             if !self.seen.contains_key(&name) {
                 self.create(&name, &cell, index);
             }
         }
         self.bring_back();
+        let loses = |name: &String| self.volume(name, self.seen.contains_key(name)) != Volume::Fine;
+        let losing = self.wanted().keys().any(loses);
         let view = self.view();
         let verdict = decide(&view);
+        self.losing = losing.then(|| self.losing.unwrap_or(self.now));
         assert!(!verdict.pending || verdict.act.is_some() || verdict.blocker.is_some(), "a nameless halt: {view:#?}");
         self.blocked = verdict.blocker.as_ref().map(|blocker| match self.blocked {
             Some((since, before)) if before.wait() == blocker.reason.wait() => (since, blocker.reason),
@@ -64,7 +68,7 @@ impl World {
 
     /// A leader that was lost on its way out comes back if nobody takes over.
     fn bring_back(&mut self) {
-        let (now, wanted) = (self.now, self.spec.wanted());
+        let (now, wanted) = (self.now, self.wanted());
         let leader = self.plane.leader.clone().filter(|leader| !self.plane.serves(leader, now));
         let leader = leader.filter(|leader| !self.seen.contains_key(leader) && !wanted.contains_key(leader));
         let before = self.lost.take();
@@ -79,7 +83,7 @@ impl World {
     }
 
     fn view(&self) -> View {
-        let wanted = self.spec.wanted();
+        let wanted = self.wanted();
         let mut members: Vec<Member> = Vec::new();
         for (name, (cell, index)) in &wanted {
             if !self.seen.contains_key(name) {
@@ -103,6 +107,7 @@ impl World {
             lost_since: self.unled.map(Self::time),
             ever_led: self.led.is_some(),
             led_since: self.led.as_ref().filter(|_| self.unled.is_none()).map(|(_, since)| Self::time(*since)),
+            volume_lost_since: self.losing.map(Self::time),
             last_quarantine: None,
             set_aside: 0,
             members,
@@ -133,6 +138,7 @@ impl World {
             outdated: pod.filter(|pod| self.is_outdated(pod)).map(|_| "image".to_owned()),
             resize_pending: false,
             misplaced: None,
+            volume: self.volume(name, pod.is_some()),
             reload_pending: false,
             ready: pod.is_some() && (up || mute),
             trouble: pod
@@ -155,6 +161,10 @@ impl World {
                 in_cohort: self.plane.cohort.contains(name),
             }),
         }
+    }
+
+    fn volume(&self, name: &str, used: bool) -> Volume {
+        self.volumes.get(name).copied().filter(|volume| used || *volume == Volume::Lost).unwrap_or_default()
     }
 
     fn is_outdated(&self, pod: &Pod) -> bool {
@@ -237,16 +247,27 @@ impl World {
                 let now: Time = self.now;
                 self.plane.hasten(now);
             }
-            Act::FreshVolume { .. } | Act::ReplaceVolume { .. } | Act::Reload { .. } => {
-                unreachable!("nothing asks for it here")
+            Act::ReplaceVolume { pod } => {
+                assert!(self.volumes.contains_key(&pod), "the volume of {pod} is as it should be");
+                self.skipped.insert(pod);
             }
+            Act::FreshVolume { pod } => {
+                assert!(!self.plane.is_up(&pod, self.now), "{pod} runs and is given up");
+                let others = self.pods.keys().filter(|other| **other != pod && self.plane.counts(other, self.now));
+                assert!(self.plane.suffices(others), "{pod} is given up without enough others");
+                self.skipped.insert(pod.clone());
+                if self.same(&pod).is_some() {
+                    self.delete(&pod);
+                }
+            }
+            Act::Reload { .. } => unreachable!("nothing asks for it here"),
         }
     }
 
     /// Checks, against the truth, that a member may be disturbed now.
     fn goes(&mut self, name: &str) {
         let now = self.now;
-        let wanted = self.spec.wanted();
+        let wanted = self.wanted();
         // Who is up to date is waited for however long it takes. Of outdated ones that do not get well the policy alone decides after
         // a while: a newer description may be the cure.
         let waited_for = |other: &String, since: Time| {

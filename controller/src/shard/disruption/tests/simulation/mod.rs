@@ -8,6 +8,7 @@ mod plane;
 mod world;
 
 use self::world::{Calm, World};
+use super::super::Volume;
 
 /// Seeds of the everyday run.
 const SEEDS: u64 = 200;
@@ -98,6 +99,37 @@ fn a_description_with_which_nobody_registers_stops_at_the_first_member() {
         assert_eq!(world.blocked_by(), Some(super::super::Reason::RolloutStalled), "seed {seed}");
         world.roll();
         world.settle();
+    }
+}
+
+#[test]
+fn members_whose_volumes_would_go_with_them_move_one_after_the_other() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, Calm::Yes);
+        world.settle();
+        let names: Vec<String> = world.wanted().into_keys().collect();
+        for name in &names {
+            world.befalls(name, Volume::Leaving);
+        }
+        world.settle();
+        assert!(world.switchovers() <= 1, "seed {seed}: {} switchovers", world.switchovers());
+        assert_eq!(world.drained(), names.len(), "seed {seed}: each leaves once, after another one came");
+    }
+}
+
+#[test]
+fn a_member_that_has_lost_its_volume_comes_back_on_a_fresh_one() {
+    for seed in 0..40 {
+        let mut world = World::new(seed, Calm::Yes);
+        world.settle();
+        let names: Vec<String> = world.wanted().into_keys().collect();
+        let victim = &names[usize::try_from(seed).unwrap() % names.len()];
+        if !world.plane.suffices(names.iter().filter(|name| *name != victim)) {
+            continue;
+        }
+        world.befalls(victim, Volume::Lost);
+        world.settle();
+        assert!(!world.wanted().contains_key(victim), "seed {seed}: its number is not used again");
     }
 }
 

@@ -1,12 +1,16 @@
 //! A Kubernetes with one shard, and the troubles that befall it.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use shared::api::v1alpha1::DurabilityPolicy;
 
 use super::plane::{Plane, Server, Time};
-use crate::shard::disruption::{Drain, Failures, Node, Reason};
+use crate::shard::disruption::{Drain, Failures, Node, Reason, Volume};
 
 /// Length of an instant.
 const TICK: Time = 250;
@@ -53,10 +57,10 @@ pub struct Spec {
 }
 
 impl Spec {
-    pub fn wanted(&self) -> BTreeMap<String, (String, u32)> {
+    fn wanted(&self, skipped: &BTreeSet<String>) -> BTreeMap<String, (String, u32)> {
         let of_cell = |(cell, count): (&String, &u32)| {
-            let cell = cell.clone();
-            (0..*count).map(move |index| (format!("{cell}-{index}"), (cell.clone(), index))).collect::<Vec<_>>()
+            let all = (0..).map(|index| (format!("{cell}-{index}"), (cell.clone(), index)));
+            all.filter(|(name, _)| !skipped.contains(name)).take(*count as usize).collect::<Vec<_>>()
         };
         self.per_cell.iter().flat_map(of_cell).collect()
     }
@@ -99,6 +103,12 @@ pub struct World {
     pub floor: Option<u32>,
     /// How many servers were started with less than their data allows.
     pub refused: usize,
+    /// What has become of volumes, where that is nothing good.
+    pub volumes: BTreeMap<String, Volume>,
+    /// Since when a wanted member has no volume that lasts, as the controller sees it.
+    pub losing: Option<Time>,
+    /// Numbers that are not used again.
+    pub skipped: BTreeSet<String>,
     /// Since when nobody leads, as the controller sees it.
     pub unled: Option<Time>,
     /// Who leads, as the controller sees it, and since when.
@@ -141,6 +151,9 @@ impl World {
             seen: BTreeMap::new(),
             plane: Plane::new(policy),
             lost: None,
+            volumes: BTreeMap::new(),
+            losing: None,
+            skipped: BTreeSet::new(),
             unled: None,
             led: None,
             silent: BTreeMap::new(),
@@ -180,7 +193,29 @@ impl World {
     }
 
     pub fn size(&self) -> usize {
-        self.spec.wanted().len()
+        self.wanted().len()
+    }
+
+    /// Members that there should be, with their cells and numbers.
+    pub fn wanted(&self) -> BTreeMap<String, (String, u32)> {
+        self.spec.wanted(&self.skipped)
+    }
+
+    /// Something befalls the volume of a member. One that is lost takes the server with it.
+    pub fn befalls(&mut self, name: &str, volume: Volume) {
+        self.say(format_args!("the volume of {name}: {volume:?}"));
+        self.volumes.insert(name.to_owned(), volume);
+        if volume == Volume::Lost {
+            self.forget(name);
+            if let Some(server) = self.plane.servers.get_mut(name) {
+                server.up_at = None;
+            }
+        }
+    }
+
+    fn forget(&mut self, name: &str) {
+        self.plane.log.remove(name);
+        self.plane.control.remove(name);
     }
 
     pub fn blocked_by(&self) -> Option<Reason> {
@@ -243,7 +278,7 @@ impl World {
     }
 
     fn unsettled(&self) -> Option<String> {
-        let wanted = self.spec.wanted();
+        let wanted = self.wanted();
         if let Some(missing) = wanted.keys().find(|name| !self.pods.contains_key(*name)) {
             return Some(format!("{missing} is missing"));
         }
@@ -252,6 +287,8 @@ impl World {
                 Some(format!("{name} is too many"))
             } else if pod.version != self.spec.version || pod.limit != self.rendered {
                 Some(format!("{name} is outdated"))
+            } else if self.volumes.contains_key(name) {
+                Some(format!("{name} has no volume that lasts"))
             } else if pod.drain.is_some() || pod.leaving.is_some() {
                 Some(format!("{name} is on its way"))
             } else if !self.plane.counts(name, self.now) {
@@ -267,7 +304,7 @@ impl World {
         self.kubelets();
         let jitter = self.chance.next();
         self.plane.advance(self.now, jitter);
-        let (plane, now, wanted) = (&self.plane, self.now, self.spec.wanted());
+        let (plane, now, wanted) = (&self.plane, self.now, self.wanted());
         self.ours.retain(|name, _| wanted.contains_key(name) && !plane.counts(name, now));
         self.watch();
         // Every event brings a pass, most of them soon.
@@ -290,6 +327,10 @@ impl World {
             self.say(format_args!("{name} is gone"));
             self.pods.remove(&name);
             self.plane.servers.remove(&name);
+            if self.volumes.get(&name) == Some(&Volume::Leaving) {
+                self.volumes.remove(&name);
+                self.forget(&name);
+            }
         }
     }
 
@@ -326,8 +367,10 @@ impl World {
         let starts = 3000 + self.chance.next() % 9000;
         let refused = self.plane.control.get(name).is_some_and(|least| self.rendered < *least);
         self.refused += usize::from(refused);
+        let lost = self.volumes.get(name) == Some(&Volume::Lost);
+        let runs = !self.spec.broken && !self.spec.mute && !refused && !lost;
         let server = Server {
-            up_at: (!self.spec.broken && !self.spec.mute && !refused).then_some(self.now + starts),
+            up_at: runs.then_some(self.now + starts),
             mute: self.spec.mute,
             limit: self.rendered,
             follows_at: self.now + starts + 1000,
