@@ -17,7 +17,7 @@ use super::{
     loss,
     observe::{Observed, by_name},
     scope::{Member, Scope},
-    sight,
+    sight, stranger,
 };
 use crate::{
     upstream::{Lifecycle, PoolerRecord, Role, primary},
@@ -67,6 +67,8 @@ pub struct Facts {
     pub missing_durability: Option<&'static str>,
     /// Wanted pods whose poolers have not registered.
     pub unregistered: Vec<String>,
+    /// Pods that answer and are in no record of the topology, for a while.
+    pub forgotten: Vec<String>,
     /// Registered standbys that the confirmed primary does not count among its followers.
     pub detached: Vec<String>,
     /// Whether a pool pod has got beyond being scheduled and its images pulled.
@@ -138,6 +140,7 @@ impl Facts {
                 registered.iter().map(|record| record.id.cell.as_str()).collect::<BTreeSet<_>>().len(),
             ),
             unregistered: unregistered(&wanted, &registered, &pods),
+            forgotten: stranger::forgotten(observed, now).into_iter().map(|stranger| stranger.pod.clone()).collect(),
             detached: detached(confirmed, observed, &registered, &pods),
             started: pods.values().copied().any(has_started),
             volumes: volumes(&members, observed, &pods),

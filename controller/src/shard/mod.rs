@@ -26,6 +26,7 @@ mod replication;
 mod scope;
 mod sight;
 mod status;
+mod stranger;
 #[cfg(test)]
 mod tests;
 mod tombstone;

@@ -25,6 +25,7 @@ use super::{
     pod,
     scope::{self, Scope},
     status::{DISRUPTION_BLOCKED, PRIMARY_CONFIRMED, VOLUME_LOST, had_primary},
+    stranger,
 };
 use crate::upstream::{
     Lifecycle, PoolerId, PoolerRecord, PoolerStatus, Role as Claim,
@@ -32,7 +33,7 @@ use crate::upstream::{
 };
 
 /// The API server tells the time of a pod's creation in whole seconds, and by its own clock. Nobody is up sooner.
-const BORN: SignedDuration = SignedDuration::from_secs(2);
+pub const BORN: SignedDuration = SignedDuration::from_secs(2);
 /// How long a file system may take to grow in use.
 const ONLINE_RESIZE: SignedDuration = SignedDuration::from_mins(5);
 
@@ -49,10 +50,14 @@ pub struct Differences {
 pub fn view(scope: &Scope<'_>, observed: &Observed, differences: &Differences, now: Timestamp) -> View {
     let pods = by_name(&observed.pods);
     let claims = by_name(&observed.claims);
-    let records = observed.records();
+    let records = stranger::known(observed, now);
+    let forgotten: BTreeSet<&str> =
+        stranger::forgotten(observed, now).into_iter().map(|stranger| stranger.pod.as_str()).collect();
+    let overdue = stranger::overdue(observed, now);
     let claim = primary::claims(&records).first().copied();
     let top = claim.map(|claim| claim.rule);
     let seen = Conversation::of(observed, &records, now);
+    let led_by = seen.primary.and_then(|(record, _)| record.rule);
     let asked: BTreeMap<String, scope::Member<'_>> =
         scope.members().into_iter().map(|member| (member.pod.clone(), member)).collect();
     let wanted: BTreeMap<&String, (&str, u32)> =
@@ -74,6 +79,12 @@ pub fn view(scope: &Scope<'_>, observed: &Observed, differences: &Differences, n
             record.is_some_and(|record| record.role == Claim::Primary && !record.is_out() && top == Some(record.rule));
         let created = live.and_then(ResourceExt::creation_timestamp).map(|at| at.0);
         let answer = record.and_then(|record| seen.answer(&record.id, created));
+        // Nobody tells a primary without a record that another one was elected: it has lost its followers all the same.
+        let superseded = |status: &PoolerStatus| {
+            forgotten.contains(name.as_str())
+                && status.consensus.as_ref().is_some_and(|view| led_by > Some(view.rule))
+        };
+        let serves = answer.is_some_and(|status| status.is_serving_primary() && !superseded(status));
         members.push(Member {
             pod: name.clone(),
             index: wanted.get(name).map_or_else(|| index_of(name), |(_, index)| *index),
@@ -82,7 +93,11 @@ pub fn view(scope: &Scope<'_>, observed: &Observed, differences: &Differences, n
             created,
             drain: live.and_then(|pod| drain(pod, now)),
             failures: live.map_or(Failures::default(), failures),
-            outdated: live.and_then(|pod| outdated(pod, name, differences)),
+            outdated: live.and_then(|pod| outdated(pod, name, differences)).or_else(|| {
+                overdue.contains(name).then(|| "its record in the topology is missing".to_owned())
+            }),
+            registered: record.is_some() && !forgotten.contains(name.as_str()),
+            forgotten: forgotten.contains(name.as_str()),
             resize_pending: live.is_some() && claim.is_some_and(|claim| resizes_offline(claim, created, now)),
             misplaced: asked
                 .get(name)
@@ -96,7 +111,7 @@ pub fn view(scope: &Scope<'_>, observed: &Observed, differences: &Differences, n
             node: live.map_or(Node::Fine, |pod| node(pod, observed)),
             lifecycle: record.map_or(Lifecycle::Unknown, |record| record.lifecycle.state),
             lifecycle_since: record.and_then(|record| record.lifecycle.updated),
-            role: if claims_primary || answer.is_some_and(PoolerStatus::is_serving_primary) {
+            role: if claims_primary || serves {
                 Role::Primary
             } else if record.is_some_and(|record| record.lifecycle.state != Lifecycle::Shutdown) {
                 Role::Standby
@@ -191,7 +206,7 @@ pub fn quarantined_at(claim: &PersistentVolumeClaim) -> Option<Timestamp> {
 
 /// The record that the pooler in a pod has written, or will overwrite. One of another id may bear the name of its host: what an earlier pooler
 /// there has left says nothing about this one.
-fn record_of<'a>(records: &'a [PoolerRecord], pod: &str, cell: &str) -> Option<&'a PoolerRecord> {
+pub fn record_of<'a>(records: &'a [PoolerRecord], pod: &str, cell: &str) -> Option<&'a PoolerRecord> {
     let in_cell = || records.iter().filter(|record| record.id.cell == cell);
     let id = name::pooler_service_id(pod);
     in_cell().find(|record| record.id.name == id).or_else(|| in_cell().find(|record| record.is_of_pod(pod)))
@@ -331,7 +346,8 @@ impl<'a> Conversation<'a> {
     }
 }
 
-fn is_fresh(seen: &Seen, now: Timestamp) -> bool {
+/// Whether an answer is young enough to decide about a disruption.
+pub fn is_fresh(seen: &Seen, now: Timestamp) -> bool {
     now.duration_since(seen.at).abs() <= SignedDuration::try_from(FRESH_FOR).unwrap_or(SignedDuration::ZERO)
 }
 

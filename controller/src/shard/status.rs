@@ -55,6 +55,8 @@ pub const POD_STUCK: &str = "PodStuck";
 /// Standbys have no connection to the primary, and nobody is about to change that.
 pub const STANDBYS_DETACHED: &str = "StandbysDetached";
 
+/// Pods answer that are in no record of the topology.
+pub const POOLERS_UNREGISTERED: &str = "PoolersUnregistered";
 /// Volumes of members are gone, or go with their pods.
 pub const VOLUME_LOST: &str = "VolumeLost";
 /// Everything that the shard had is gone, and nothing is made that would hide it.
@@ -190,6 +192,9 @@ fn degraded(scope: &Scope<'_>, facts: &Facts, lost: bool) -> Option<String> {
     if !facts.unresolvable.is_empty() {
         return Some(format!("Registered under a host name that nobody can resolve: {}", names(&facts.unresolvable)));
     }
+    if lost && !facts.forgotten.is_empty() && !facts.claimed {
+        return Some(format!("The topology has lost the records of poolers that run: {}", names(&facts.forgotten)));
+    }
     if lost {
         let what = if facts.claimed { "The primary does not answer as one" } else { "The shard has lost its primary" };
         return Some(what.to_owned());
@@ -273,6 +278,9 @@ fn conditions(
     };
     set = match &facts.primary {
         Some(pod) => set.set(PRIMARY_CONFIRMED, true, "Confirmed", format!("{pod} serves as primary")),
+        None if lost && !facts.forgotten.is_empty() && !facts.claimed => {
+            set.set(PRIMARY_CONFIRMED, false, LOST, "The topology has lost the record of the last primary")
+        }
         None if lost => set.set(PRIMARY_CONFIRMED, false, LOST, "The last primary no longer answers as one"),
         None if facts.claimed => set.set(
             PRIMARY_CONFIRMED,
@@ -333,6 +341,13 @@ fn conditions(
         if blocker.reason == Reason::RolloutStalled {
             set = set.set(ROLLOUT_STALLED, true, "MemberNotHealthy", &blocker.message);
         }
+    }
+    if !facts.forgotten.is_empty() {
+        let message = format!("The topology has no record of: {}", names(&facts.forgotten));
+        set = set.set(POOLERS_UNREGISTERED, true, "RecordMissing", message);
+    } else if !observed.strangers.is_empty() || observed.topology_away.is_some() || !observed.topology.is_complete() {
+        // Who is being replaced, or does not answer this time, has not registered yet: how long this has lasted is not forgotten.
+        set = set.keep(POOLERS_UNREGISTERED);
     }
     if let Some((reason, message)) = volumes_lost(facts) {
         set = set.set(VOLUME_LOST, true, reason, message);

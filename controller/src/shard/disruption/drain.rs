@@ -67,6 +67,9 @@ fn hand_over(view: &View, member: &Member, drain: &Drain) -> Verdict {
                 return verdict.blocked(Reason::WaitingForMember, format!("{} has to come back first", other.pod));
             }
             let any = drain.cause == Some(Cause::NodeDrain);
+            if let Some(other) = view.unregistered(member).filter(|_| member.forgotten) {
+                return verdict.blocked(Reason::RecordMissing, format!("{} has to register first", other.pod));
+            }
             if !view.has_successor(member, any, true) {
                 return verdict.blocked(Reason::NoStandby, format!("No healthy standby can take over from {pod}"));
             }
@@ -124,7 +127,8 @@ fn take_out(view: &View, member: &Member, drain: &Drain) -> Verdict {
     if let Some(other) = view.returning(member) {
         return held(Reason::WaitingForMember, format!("{} is not healthy yet", other.pod));
     }
-    if !member.is_down() && leaderless {
+    // One in no record that is down may be the primary, as it recovers from a crash.
+    if leaderless && (!member.is_down() || (member.forgotten && view.ever_led)) {
         return held(Reason::NoPrimary, "No primary serves".to_owned());
     }
     let counted = !member.wanted && member.vitals.is_none_or(|vitals| vitals.in_cohort) && !member.is_down();

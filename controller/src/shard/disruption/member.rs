@@ -48,6 +48,10 @@ pub struct Member {
     pub lifecycle_since: Option<Timestamp>,
     /// What it is in the replication.
     pub role: Role,
+    /// Whether there is a record of it in the topology.
+    pub registered: bool,
+    /// Whether it answers and has been in no record for a while, although the topology is complete.
+    pub forgotten: bool,
     /// Whether the primary says that this one's PostgreSQL is connected to it, whether or not its pooler answers.
     pub connected: bool,
     /// What its pooler said within [`FRESH_FOR`](super::FRESH_FOR); none if it said nothing.
@@ -196,7 +200,7 @@ impl Member {
 
     /// Whether it runs and is registered, so that nothing but a primary is missing to it.
     pub fn has_joined(&self) -> bool {
-        self.is_live() && self.ready && self.role == Role::Standby
+        self.is_live() && self.ready && self.registered && self.role == Role::Standby
     }
 
     /// Whether its pooler gave up on its data.

@@ -53,6 +53,7 @@ fn pending(view: &View) -> bool {
     view.members.iter().filter(|member| member.presence != Presence::Missing).any(|member| {
         member.cause().is_some()
             || member.drain.is_some()
+            || (member.is_live() && member.forgotten)
             || member.is_quarantined()
             || member.reload_pending
             || (member.wanted && (member.misplaced.is_some() || member.volume != Volume::Fine))
@@ -144,6 +145,13 @@ fn waiting(view: &View) -> Option<Verdict> {
     if let Some(verdict) = unjoined(view) {
         return Some(verdict);
     }
+    if view.serving_primary().is_none()
+        && view.ever_led
+        && let Some(missing) = forgotten(view)
+    {
+        let message = format!("{missing}; who leads is not certain");
+        return Some(Verdict::of(Row::Waiting).blocked(Reason::RecordMissing, message));
+    }
     let returning: Vec<&Member> = in_order(view)
         .into_iter()
         .filter(|member| {
@@ -183,6 +191,16 @@ fn unjoined(view: &View) -> Option<Verdict> {
     choose(view, Row::OutdatedStandby, &left)?.ok()
 }
 
+/// Who runs without a record, for a message; none if nobody does.
+fn forgotten(view: &View) -> Option<String> {
+    let all: Vec<&String> = in_order(view)
+        .into_iter()
+        .filter(|member| member.is_live() && member.forgotten)
+        .map(|member| &member.pod)
+        .collect();
+    (!all.is_empty()).then(|| format!("The topology has no record of {}", names(all)))
+}
+
 /// Outdated and certainly down: today's description may be the cure. A claim to be primary goes last, and not on a single answer: its
 /// PostgreSQL may be recovering from a crash, which nobody has to help with.
 fn broken(view: &View) -> Option<Verdict> {
@@ -191,6 +209,8 @@ fn broken(view: &View) -> Option<Verdict> {
         .into_iter()
         .filter(|member| member.is_live() && member.wanted && member.outdated.is_some() && member.is_down())
         .filter(|member| member.volume == Volume::Fine)
+        // What it says of its PostgreSQL may be a crash that it recovers from, and that it is not the primary is not known.
+        .filter(|member| !(member.forgotten && view.ever_led))
         .filter(|member| member.role != Role::Primary || member.trouble.is_some() || lasts)
         .collect();
     broken.sort_by_key(|member| member.role == Role::Primary);
@@ -248,7 +268,12 @@ fn work(view: &View) -> Verdict {
         None => {}
     }
     let mut others_first = false;
-    if view.spec_suffices() {
+    // Whom the topology does not know nobody elects, so until all that stay are registered nothing is begun that can wait.
+    let recovers = view.members.iter().any(|member| member.is_live() && member.wanted && member.forgotten);
+    if recovers {
+        let message = forgotten(view).unwrap_or_default();
+        block(&mut blocker, Row::Waiting, Blocker::new(Reason::RecordMissing, message));
+    } else if view.spec_suffices() {
         let mut extra: Vec<&Member> = live().filter(|member| !member.wanted && member.role != Role::Primary).collect();
         extra.sort_by_key(|member| (view.is_healthy(member), Reverse(member.index)));
         others_first |= !extra.is_empty();
@@ -262,7 +287,7 @@ fn work(view: &View) -> Verdict {
         block(&mut blocker, Row::Extra, Blocker::new(Reason::ScaleDownBlocked, message));
     }
     let home = view.primary().map(|primary| primary.cell.as_str());
-    match other_volume(view, home) {
+    match other_volume(view, home, recovers) {
         Some(Ok(verdict)) => return verdict,
         Some(Err(found)) => block(&mut blocker, Row::Volume, found),
         None => {}
@@ -294,6 +319,9 @@ fn work(view: &View) -> Verdict {
     if let Some(verdict) = reload(view) {
         return verdict;
     }
+    if let Some(message) = forgotten(view) {
+        block(&mut blocker, Row::Waiting, Blocker::new(Reason::RecordMissing, message));
+    }
     match blocker {
         Some((row, found)) => Verdict { blocker: Some(found), ..Verdict::of(row) },
         None => Verdict::of(Row::Waiting).blocked(Reason::WaitingForMember, "A member does not answer"),
@@ -303,12 +331,13 @@ fn work(view: &View) -> Verdict {
 /// A member on a volume of another class, or on one that is lost or about to go, gives its place to one beside it, which comes first: it is
 /// not wanted any more then, and leaves in order. One at a time; those that may lose their data first, and of either kind the primary last.
 ///
-/// Nobody is taken down for it. A loss that was seen wrongly costs a volume more, and no data.
-fn other_volume(view: &View, home: Option<&str>) -> Option<Result<Verdict, Blocker>> {
+/// Nobody is taken down for it. A loss that was seen wrongly costs a volume more, and no data. Another class can wait while the shard
+/// recovers from the loss of records.
+fn other_volume(view: &View, home: Option<&str>, recovers: bool) -> Option<Result<Verdict, Blocker>> {
     let live = || in_order(view).into_iter().filter(|member| member.is_live());
     let lost = |member: &Member| member.volume != Volume::Fine;
     let mut moving: Vec<&Member> = live()
-        .filter(|member| member.wanted && (member.misplaced.is_some() || lost(member)))
+        .filter(|member| member.wanted && (lost(member) || (member.misplaced.is_some() && !recovers)))
         .filter(|member| !(lost(member) && member.is_given_up()))
         .collect();
     moving.sort_by_key(|member| (!lost(member), member.role == Role::Primary, Some(member.cell.as_str()) == home));
@@ -412,6 +441,10 @@ fn primary(view: &View) -> Option<Result<Verdict, (Row, Blocker)>> {
         if moves {
             return None;
         }
+        if member.forgotten {
+            let message = format!("{pod} is the only member and in no record; it registers when it is restarted");
+            return Some(Err((Row::Alone, Blocker::new(Reason::RecordMissing, message))));
+        }
         let message = format!("{pod} is the only member: the shard is down until it is back");
         return Some(Ok(replace(Row::Alone, member).note(Note::warning("DowntimeExpected", message))));
     }
@@ -423,6 +456,9 @@ fn primary(view: &View) -> Option<Result<Verdict, (Row, Blocker)>> {
     if let Some(at) = member.failures.retry_at().filter(|at| *at > view.now) {
         let message = format!("Nobody took over from {pod}; the next try is at {}", at.strftime("%H:%M:%S"));
         return blocked(Reason::SwitchoverFailed, message);
+    }
+    if let Some(other) = view.unregistered(member).filter(|_| member.forgotten) {
+        return blocked(Reason::RecordMissing, format!("{} has to register before {pod} hands over", other.pod));
     }
     // Where all nodes are about to be emptied, a while passes before one of them has to do, so that nobody is moved to and fro.
     let any_node = view.waited(Wait::Successor, ABORT_AFTER);

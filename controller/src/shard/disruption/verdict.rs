@@ -169,6 +169,8 @@ pub enum Reason {
     SeveralPrimaries,
     /// No primary serves.
     NoPrimary,
+    /// Members run of which the topology has no record.
+    RecordMissing,
     /// A member has to get healthy first.
     WaitingForMember,
     /// A pod does not end.
@@ -208,7 +210,7 @@ pub enum Wait {
     Reload,
     /// The volumes of members, or the classes they need.
     Volume,
-    /// The topology, or one primary too many.
+    /// The topology and its records, or one primary too many.
     Sight,
     /// A word of the user.
     Word,
@@ -227,7 +229,7 @@ impl Reason {
             Self::NoStandby | Self::SwitchoverFailed | Self::WaitingForSwitchover => Wait::Successor,
             Self::WaitingForReload => Wait::Reload,
             Self::QuarantineBlocked | Self::VolumeLost | Self::StorageClassMissing => Wait::Volume,
-            Self::TopologyUnavailable | Self::SeveralPrimaries => Wait::Sight,
+            Self::TopologyUnavailable | Self::SeveralPrimaries | Self::RecordMissing => Wait::Sight,
             Self::Paused | Self::ScaleDownBlocked => Wait::Word,
         }
     }

@@ -118,7 +118,8 @@ impl View {
     /// led there is no commit that somebody could hold, so whoever goes takes nothing along.
     pub(super) fn never_joined(&self, member: &Member) -> bool {
         let nobody_leads = || self.members.iter().all(|other| other.role != Role::Primary);
-        member.role == Role::Unknown && member.vitals.is_none() && !self.ever_led && nobody_leads()
+        let streams = member.vitals.is_some_and(|vitals| vitals.streaming);
+        !member.registered && !streams && !self.ever_led && nobody_leads()
     }
 
     /// The primary, if exactly one member is it.
@@ -136,12 +137,13 @@ impl View {
     }
 
     /// Whether somebody could take over from `primary` and be better placed than it: not outdated, or, where it `moves`, not on a node
-    /// that is about to go, unless `any_node` that is only cordoned will do.
+    /// that is about to go, unless `any_node` that is only cordoned will do. Orchestrators elect nobody whom the topology does not know.
     pub fn has_successor(&self, primary: &Member, moves: bool, any_node: bool) -> bool {
         self.members.iter().any(|other| {
             other.pod != primary.pod
                 && other.role == Role::Standby
                 && other.wanted
+                && other.registered
                 && if moves {
                     !other.must_move() || (any_node && other.node == Node::Cordoned)
                 } else {
@@ -149,6 +151,13 @@ impl View {
                 }
                 && self.is_healthy(other)
         })
+    }
+
+    /// Another wanted member that is in no record. A primary that hands over because it is in none itself waits for all of them: an
+    /// orchestrator that was restarted knows nobody else.
+    pub fn unregistered(&self, apart_from: &Member) -> Option<&Member> {
+        let others = self.members.iter().filter(|other| other.pod != apart_from.pod);
+        others.filter(|other| other.wanted && !other.registered).min_by_key(|other| &other.pod)
     }
 
     /// Whether anybody but the primary is to be taken down.

@@ -40,6 +40,8 @@ pub fn member(pod: &str, cell: &str, index: u32) -> Member {
         lifecycle: Lifecycle::Active,
         lifecycle_since: Some(secs(3500)),
         role: Role::Standby,
+        registered: true,
+        forgotten: false,
         connected: false,
         vitals: Some(Vitals { postgres_ready: true, streaming: true, in_cohort: true, ..Vitals::default() }),
     }
@@ -107,6 +109,12 @@ pub fn outdated(member: &mut Member) {
 /// On a volume of another class than the spec asks for.
 pub fn misplaced(member: &mut Member) {
     member.misplaced = Some(Misplaced { class: "fast".to_owned(), exists: true });
+}
+
+/// Well, and in no record.
+pub fn forgotten(member: &mut Member) {
+    member.registered = false;
+    member.forgotten = true;
 }
 
 /// On a volume that goes with its pod.

@@ -58,7 +58,7 @@ prop_compose! {
             prop::option::weighted(0.1, Just("CrashLoopBackOff".to_owned())),
             prop::option::weighted(0.1, prop::bool::weighted(0.8)),
         ),
-        connected in any::<bool>(),
+        (connected, registered, asked) in (any::<bool>(), prop::bool::weighted(0.9), any::<bool>()),
         volume in prop_oneof![20 => Just(Volume::Fine), 1 => Just(Volume::Leaving), 1 => Just(Volume::Lost)],
         node in prop::sample::select(vec![Node::Fine, Node::Fine, Node::Fine, Node::Cordoned, Node::Draining]),
         lifecycle in prop::sample::select(vec![
@@ -73,7 +73,8 @@ prop_compose! {
         (created, failed, count) in (0_u64..2000, prop::option::weighted(0.1, 0_u64..100), 0_u32..4),
     ) -> Member {
         Member {
-            presence, drain, wanted, ready, trouble, node, lifecycle, role, connected, volume,
+            presence, drain, wanted, ready, trouble, node, lifecycle, role, connected, registered, volume,
+            forgotten: !registered && asked,
             outdated: old.then(|| "spec.containers[0].image".to_owned()),
             resize_pending: resize,
             misplaced: moved.map(|exists| Misplaced { class: "fast".to_owned(), exists }),
@@ -187,7 +188,7 @@ proptest! {
             let follows = goes.role != Role::Standby || goes.vitals.is_none_or(|vitals| vitals.streaming);
             let useless = !follows && view.serving_primary().is_some();
             let never_led = !view.ever_led && view.members.iter().all(|member| member.role != Role::Primary);
-            let stranger = never_led && goes.role == Role::Unknown && goes.vitals.is_none();
+            let stranger = never_led && !goes.registered && goes.vitals.is_none_or(|vitals| !vitals.streaming);
             prop_assert!(healthy || (!slack && all_well) || hands_over || useless || stranger, "{:?}", verdict);
         }
     }
@@ -197,10 +198,25 @@ proptest! {
         let view = View { ever_led: true, ..view }.each(|member| {
             // As after the loss of all records.
             member.role = Role::Unknown;
+            member.registered = false;
             member.vitals = None;
         });
         if let Some(pod) = decide(&view).act.as_ref().and_then(Act::takes_down) {
             prop_assert!(!counts(find(&view, pod)), "{pod} may be the primary");
+        }
+    }
+
+    #[test]
+    fn a_primary_without_a_record_only_hands_over_and_only_once_all_others_have_one(view in any_view()) {
+        let view = View { ever_led: true, ..view };
+        let act = decide(&view).act;
+        if let Some(pod) = act.as_ref().and_then(Act::takes_down) {
+            let goes = find(&view, pod);
+            if goes.role == Role::Primary && goes.forgotten && goes.is_live() {
+                let others = || view.members.iter().filter(|other| other.pod != pod && other.wanted);
+                prop_assert!(matches!(act, Some(Act::Resign { .. })), "{:?}", act);
+                prop_assert!(others().all(|other| other.registered));
+            }
         }
     }
 

@@ -248,7 +248,7 @@ fn removed_in_the_end(mut view: View) -> String {
         view.waiting = view.waiting.filter(|(wait, _)| waits == Some(*wait));
         match verdict.act {
             Some(Act::Request { pod, cause }) => view = view.with(&pod, drain(DrainState::Requested, cause, 1)),
-            Some(Act::Advance { pod, to }) => view = view.with(&pod, |chosen| chosen.drain.as_mut().unwrap().state = to),
+            Some(Act::Advance { pod, to }) => view = view.with(&pod, |m| m.drain.as_mut().unwrap().state = to),
             Some(Act::Remove { pod }) => return pod,
             other => panic!("{other:?}, {blocker:?}"),
         }
@@ -260,6 +260,7 @@ fn removed_in_the_end(mut view: View) -> String {
 fn unregistered() -> View {
     let view = three().each(outdated).each(|member| {
         member.role = Role::Unknown;
+        member.registered = false;
         member.lifecycle = Lifecycle::Unknown;
         member.vitals = None;
     });
@@ -274,6 +275,7 @@ fn p7_a_first_description_with_which_nobody_can_register_is_cured_by_the_next_on
         view.with("a", |a| {
             *a = member("a", "z1", 0);
             a.role = role;
+            a.registered = role == Role::Standby;
             a.vitals = None;
         })
     };
@@ -699,4 +701,97 @@ fn the_only_member_stays_on_a_volume_that_would_go_with_it() {
     let alone = View { volume_lost_since: Some(ago(ABORT_AFTER)), ..view(vec![primary("a", "z1", 0)]) };
     let verdict = decide(&alone.with("a", leaving).with("a", outdated));
     assert_eq!((verdict.act.clone(), reason(&verdict)), (None, Some(Reason::ScaleDownBlocked)));
+}
+
+/// Nobody is in a record any more; who leads is known from what everybody says.
+fn wiped() -> View {
+    three().each(forgotten)
+}
+
+#[test]
+fn members_without_a_record_are_named_and_left_alone_at_first() {
+    let verdict = decide(&wiped());
+    assert_eq!((verdict.row, verdict.act.clone()), (Row::Waiting, None));
+    assert_eq!(reason(&verdict), Some(Reason::RecordMissing));
+    assert!(verdict.blocker.unwrap().message.contains("a, b, c"));
+}
+
+#[test]
+fn members_without_a_record_are_made_anew_and_the_primary_hands_over_to_those_that_have_one() {
+    let back = |view: View, pod: &str| {
+        view.with(pod, |m| (m.registered, m.forgotten, m.outdated) = (true, false, None))
+    };
+    let view = wiped().each(outdated);
+    assert_eq!(requested(&decide(&view)), "b");
+    let view = back(view, "b");
+    assert_eq!(requested(&decide(&view)), "c");
+    // One that came back and did not register is not made anew in vain.
+    let stuck = view.clone().with("c", |c| c.outdated = None);
+    let verdict = decide(&stuck);
+    assert_eq!((verdict.act.clone(), reason(&verdict)), (None, Some(Reason::RecordMissing)));
+    let chosen = stuck.with("a", drain(DrainState::Requested, Cause::RollingUpdate, 1));
+    assert_eq!((decide(&chosen).act, reason(&decide(&chosen))), (None, Some(Reason::RecordMissing)));
+    let view = back(view, "c");
+    assert_eq!(requested(&decide(&view)), "a");
+    let chosen = view.with("a", drain(DrainState::Requested, Cause::RollingUpdate, 1));
+    assert_eq!(decide(&chosen).act, Some(Act::Resign { pod: "a".into() }));
+    let resigned = chosen.with("a", drain(DrainState::Draining, Cause::RollingUpdate, 5));
+    let registered = back(resigned, "a").with("a", |a| {
+        a.role = Role::Standby;
+        a.vitals = member("a", "z1", 0).vitals;
+    });
+    assert_eq!(decide(&registered).act, Some(Act::Drop { pod: "a".into(), ending: Ending::Cancelled }));
+}
+
+#[test]
+fn nothing_that_can_wait_is_begun_before_all_that_stay_have_a_record() {
+    let mut view = wiped();
+    view.members.push(member("d", "z1", 1));
+    let view = view.with("d", |d| d.wanted = false);
+    assert_eq!((decide(&view).act, reason(&decide(&view))), (None, Some(Reason::RecordMissing)));
+    assert_eq!(decide(&wiped().each(misplaced)).act, None);
+    let others = view.each(|m| (m.registered, m.forgotten) = (m.wanted, !m.wanted));
+    assert_eq!(requested(&decide(&others)), "d", "whoever leaves needs none");
+}
+
+#[test]
+fn while_it_is_not_certain_who_leads_nobody_without_a_record_goes() {
+    let unsure = |member: &mut Member| {
+        outdated(member);
+        forgotten(member);
+        let vitals = member.vitals.as_mut().unwrap();
+        (vitals.serving, vitals.streaming, vitals.in_cohort) = (false, false, false);
+    };
+    let long = PROGRESS_DEADLINE + Duration::from_secs(1);
+    for crashed in [false, true] {
+        let view = three().each(unsure).after(Wait::Member, long);
+        let view = View { lost_since: Some(ago(long)), ..view };
+        // The primary's PostgreSQL crashed: nothing tells it from a standby until it is back.
+        let view = if crashed {
+            view.with("a", |a| {
+                a.role = Role::Standby;
+                a.vitals = Some(Vitals::default());
+            })
+        } else {
+            view
+        };
+        let verdict = decide(&view);
+        assert_eq!((verdict.act.clone(), reason(&verdict)), (None, Some(Reason::RecordMissing)));
+        let chosen = view.with("a", drain(DrainState::ReadyForDeletion, Cause::RollingUpdate, 1));
+        assert!(decide(&chosen).act.as_ref().and_then(Act::takes_down).is_none(), "{:?}", decide(&chosen));
+    }
+}
+
+#[test]
+fn the_only_member_is_never_deleted_for_a_missing_record() {
+    let alone = view(vec![primary("a", "z1", 0)]).with("a", outdated).with("a", forgotten);
+    let verdict = decide(&alone);
+    assert_eq!((verdict.act.clone(), reason(&verdict)), (None, Some(Reason::RecordMissing)));
+}
+
+#[test]
+fn nobody_hands_over_to_one_that_the_topology_does_not_know() {
+    let view = three().with("a", outdated).with("b", |b| b.registered = false).with("c", |c| c.registered = false);
+    assert_eq!(reason(&decide(&view)), Some(Reason::NoStandby));
+    assert_eq!(requested(&decide(&view.with("c", |c| c.registered = true))), "a");
 }

@@ -47,7 +47,8 @@ impl World {
         let leader = self.plane.leader.clone();
         let silent = leader.as_ref().is_some_and(|leader| self.is_silent(leader));
         let made_with = leader.as_ref().and_then(|leader| self.seen.get(leader)?.1.as_ref()).map(|pod| pod.limit);
-        let serves = leader.is_some_and(|leader| self.plane.serves(&leader, self.now)) && !silent;
+        let recorded = leader.as_ref().is_some_and(|leader| self.plane.records.contains(leader));
+        let serves = leader.is_some_and(|leader| self.plane.serves(&leader, self.now)) && recorded && !silent;
         if serves && self.now >= self.blind_until {
             self.floor = self.floor.max(made_with.or(Some(self.rendered)));
             self.unled = None;
@@ -60,6 +61,51 @@ impl World {
         }
         let claimed = made_with.filter(|_| silent);
         self.rendered = self.spec.limit.max(self.floor.max(claimed).unwrap_or_default());
+    }
+
+    /// As `shard::stranger` does: who is ready and in no record is named after a while.
+    pub fn look_for_strangers(&mut self) {
+        if self.now < self.blind_until {
+            return;
+        }
+        let (plane, now) = (&self.plane, self.now);
+        self.recorded.extend(plane.records.iter().map(|name| (name.clone(), now)));
+        let unknown = |name: &&String| plane.is_up(name, now) && !plane.records.contains(*name);
+        let absent = self.seen.keys().filter(unknown);
+        let since = |name: &String| self.absent.get(name).copied().unwrap_or(now);
+        let absent = absent.map(|name| (name.clone(), since(name))).collect();
+        self.absent = absent;
+        let named = self.absent.keys().any(|name| self.is_forgotten(name));
+        if named {
+            self.told.get_or_insert(now);
+        } else if self.absent.is_empty() {
+            self.told = None;
+        }
+    }
+
+    /// Whether somebody answers and has been in no record for a while.
+    fn is_forgotten(&self, name: &str) -> bool {
+        let long = |since: &Time| self.told.is_some() || self.now - since >= 30_000;
+        self.absent.get(name).is_some_and(long) && !self.is_silent(name)
+    }
+
+    /// Whether a new pod in the place of one that is in no record is the cure.
+    fn is_overdue(&self, name: &str, pod: &Pod) -> bool {
+        let long = |since: Time| self.now - since >= 120_000;
+        let Some(since) = self.absent.get(name).filter(|_| self.is_forgotten(name)) else { return false };
+        let had_one = self.recorded.get(name).is_some_and(|known| *known > pod.created);
+        (had_one && long(*since)) || self.told.is_some_and(|told| long(told) && pod.created < told)
+    }
+
+    /// Whether it is known who leads: by the leader's record, or because everybody says so.
+    fn is_led(&self) -> bool {
+        let Some(leader) = &self.plane.leader else { return false };
+        let agrees = |name: &String| {
+            let heard = self.plane.records.contains(name) || self.is_forgotten(name);
+            heard && !self.is_silent(name) && self.plane.counts(name, self.now)
+        };
+        self.plane.records.contains(leader)
+            || (self.seen.keys().all(agrees) && self.plane.cohort.iter().all(|name| self.seen.contains_key(name)))
     }
 
     fn is_silent(&self, name: &str) -> bool {
@@ -118,6 +164,8 @@ impl World {
         let silent = self.is_silent(name);
         let up = self.plane.is_up(name, self.now);
         let leads = self.plane.leader.as_deref() == Some(name);
+        let (registered, forgotten) = (self.plane.records.contains(name), self.is_forgotten(name));
+        let led = self.is_led();
         let mute = self.plane.servers.get(name).is_some_and(|server| server.mute && !server.stopping);
         Member {
             pod: name.to_owned(),
@@ -135,7 +183,9 @@ impl World {
             created: pod.map(|pod| Self::time(pod.created)),
             drain: pod.and_then(|pod| pod.drain.clone()),
             failures: pod.map_or(Failures::default(), |pod| pod.failures),
-            outdated: pod.filter(|pod| self.is_outdated(pod)).map(|_| "image".to_owned()),
+            outdated: pod
+                .filter(|pod| self.is_outdated(pod) || self.is_overdue(name, pod))
+                .map(|_| "image".to_owned()),
             resize_pending: false,
             misplaced: None,
             volume: self.volume(name, pod.is_some()),
@@ -147,18 +197,22 @@ impl World {
             node: pod.map_or(Node::Fine, |pod| pod.node),
             lifecycle: if up { Lifecycle::Active } else { Lifecycle::Starting },
             lifecycle_since: None,
-            role: match (leads, mute) {
-                (true, _) => Role::Primary,
-                (false, true) => Role::Unknown,
-                (false, false) => Role::Standby,
+            role: if leads && (registered || (forgotten && self.plane.serves(name, self.now))) {
+                Role::Primary
+            } else if registered || forgotten {
+                Role::Standby
+            } else {
+                Role::Unknown
             },
-            connected: self.plane.streams(name, self.now),
-            vitals: (up && !silent).then(|| Vitals {
+            registered,
+            forgotten,
+            connected: led && self.plane.streams(name, self.now),
+            vitals: (up && !silent && (registered || forgotten)).then(|| Vitals {
                 postgres_ready: true,
-                serving: self.plane.serves(name, self.now),
-                streaming: self.plane.streams(name, self.now),
+                serving: led && self.plane.serves(name, self.now),
+                streaming: led && self.plane.streams(name, self.now),
                 lag: self.plane.lag(name),
-                in_cohort: self.plane.cohort.contains(name),
+                in_cohort: led && self.plane.cohort.contains(name),
             }),
         }
     }
@@ -210,6 +264,8 @@ impl World {
                 self.goes(&pod);
                 self.switchovers += 1;
                 self.plane.resigned = true;
+                // Its role changes, and it says so.
+                self.plane.records.insert(pod.clone());
                 self.plane.hasten(self.now);
                 self.mark(&pod, DrainState::Draining);
             }

@@ -103,6 +103,25 @@ fn a_description_with_which_nobody_registers_stops_at_the_first_member() {
 }
 
 #[test]
+fn a_topology_that_lost_its_records_gets_them_back_and_no_primary_is_deleted_for_it() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, Calm::Yes);
+        world.settle();
+        world.plane.records.clear();
+        world.settle();
+        assert!(world.switchovers() <= 1, "seed {seed}: {} switchovers", world.switchovers());
+        assert_eq!(world.drained(), world.size() - 1, "seed {seed}: standbys go, the primary hands over and stays");
+    }
+}
+
+#[test]
+fn a_shard_survives_sixty_lives_in_a_topology_that_forgets() {
+    for seed in 0..60 {
+        World::new(seed, Calm::No).with_wipes().live();
+    }
+}
+
+#[test]
 fn members_whose_volumes_would_go_with_them_move_one_after_the_other() {
     for seed in 0..20 {
         let mut world = World::new(seed, Calm::Yes);

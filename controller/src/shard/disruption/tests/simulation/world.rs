@@ -107,6 +107,14 @@ pub struct World {
     pub volumes: BTreeMap<String, Volume>,
     /// Since when a wanted member has no volume that lasts, as the controller sees it.
     pub losing: Option<Time>,
+    /// Who is in no record, and since when, as the controller sees it.
+    pub absent: BTreeMap<String, Time>,
+    /// When the controller last saw a record of somebody.
+    pub recorded: BTreeMap<String, Time>,
+    /// Since when the controller has said so.
+    pub told: Option<Time>,
+    /// Whether the topology loses its records now and then.
+    pub wipes: bool,
     /// Numbers that are not used again.
     pub skipped: BTreeSet<String>,
     /// Since when nobody leads, as the controller sees it.
@@ -153,6 +161,10 @@ impl World {
             lost: None,
             volumes: BTreeMap::new(),
             losing: None,
+            absent: BTreeMap::new(),
+            recorded: BTreeMap::new(),
+            told: None,
+            wipes: false,
             skipped: BTreeSet::new(),
             unled: None,
             led: None,
@@ -233,6 +245,12 @@ impl World {
         self.spec.broken = true;
     }
 
+    /// In a topology that loses its records now and then.
+    pub fn with_wipes(mut self) -> Self {
+        self.wipes = true;
+        self
+    }
+
     /// A whole life: troubles first, then peace, in which all must become as wanted.
     pub fn live(mut self) {
         self.settle();
@@ -291,6 +309,8 @@ impl World {
                 Some(format!("{name} has no volume that lasts"))
             } else if pod.drain.is_some() || pod.leaving.is_some() {
                 Some(format!("{name} is on its way"))
+            } else if !self.plane.records.contains(name) {
+                Some(format!("{name} is in no record"))
             } else if !self.plane.counts(name, self.now) {
                 Some(format!("{name} does not count"))
             } else {
@@ -307,6 +327,7 @@ impl World {
         let (plane, now, wanted) = (&self.plane, self.now, self.wanted());
         self.ours.retain(|name, _| wanted.contains_key(name) && !plane.counts(name, now));
         self.watch();
+        self.look_for_strangers();
         // Every event brings a pass, most of them soon.
         if self.calm == Calm::Yes || !self.chance.once_in(3) {
             self.pass();
@@ -372,6 +393,7 @@ impl World {
         let server = Server {
             up_at: runs.then_some(self.now + starts),
             mute: self.spec.mute,
+            registers_at: Some(self.now + starts),
             limit: self.rendered,
             follows_at: self.now + starts + 1000,
             stopping: false,
@@ -398,15 +420,20 @@ impl World {
 
     fn trouble(&mut self) {
         let names: Vec<String> = self.pods.keys().cloned().collect();
+        if self.wipes && self.now >= self.blind_until && self.chance.once_in(900) {
+            self.say(format_args!("the topology loses all records"));
+            self.plane.records.clear();
+        }
         if self.chance.once_in(240) {
             self.say(format_args!("the user rolls"));
             self.roll();
         }
-        if self.chance.once_in(500) {
+        // Nobody is known to lead while somebody who counts does not answer, so in a topology that forgets everybody can come up.
+        if !self.wipes && self.chance.once_in(500) {
             self.spec.limit = *self.chance.pick(&[100, 200, 300]).unwrap();
             self.say(format_args!("the user wants {} connections", self.spec.limit));
         }
-        if self.chance.once_in(1600) {
+        if !self.wipes && self.chance.once_in(1600) {
             self.say(format_args!("the user rolls to something broken"));
             self.roll_to_something_broken();
         }
