@@ -5,7 +5,7 @@ use shared::annotation::DrainState;
 
 use super::{
     plane::Time,
-    world::{Pod, World},
+    world::{Calm, Pod, World},
 };
 use crate::{
     shard::disruption::{
@@ -34,6 +34,8 @@ impl World {
             Some((since, before)) if before.wait() == blocker.reason.wait() => (since, blocker.reason),
             _ => (self.now, blocker.reason),
         });
+        let quiet = matches!(verdict.act, None | Some(Act::Replace { .. } | Act::Hasten));
+        assert!(!self.paused || quiet, "paused: {:?}", verdict.act);
         if let Some(act) = verdict.act {
             if act != Act::Hasten {
                 self.acts += 1;
@@ -147,7 +149,7 @@ impl World {
         View {
             now: Self::time(self.now),
             policy: self.plane.policy,
-            paused: false,
+            paused: self.paused,
             blind: (self.now < self.blind_until).then(|| "etcd does not answer".to_owned()),
             waiting: self.blocked.map(|(since, reason)| (reason.wait(), Self::time(since))),
             lost_since: self.unled.map(Self::time),
@@ -166,6 +168,8 @@ impl World {
         let leads = self.plane.leader.as_deref() == Some(name);
         let (registered, forgotten) = (self.plane.records.contains(name), self.is_forgotten(name));
         let led = self.is_led();
+        let claims = self.pretender.as_ref().is_some_and(|(who, until)| who == name && *until > self.now);
+        let pretends = claims && up && !silent && registered;
         let mute = self.plane.servers.get(name).is_some_and(|server| server.mute && !server.stopping);
         Member {
             pod: name.to_owned(),
@@ -189,7 +193,7 @@ impl World {
             resize_pending: false,
             misplaced: None,
             volume: self.volume(name, pod.is_some()),
-            reload_pending: false,
+            reload_pending: pod.is_some_and(|pod| pod.settings != self.spec.settings && !self.is_outdated(pod)),
             ready: pod.is_some() && (up || mute),
             trouble: pod
                 .filter(|_| self.plane.servers.get(name).is_some_and(|server| server.up_at.is_none() && !server.mute))
@@ -197,7 +201,7 @@ impl World {
             node: pod.map_or(Node::Fine, |pod| pod.node),
             lifecycle: if up { Lifecycle::Active } else { Lifecycle::Starting },
             lifecycle_since: None,
-            role: if leads && (registered || (forgotten && self.plane.serves(name, self.now))) {
+            role: if pretends || (leads && (registered || (forgotten && self.plane.serves(name, self.now)))) {
                 Role::Primary
             } else if registered || forgotten {
                 Role::Standby
@@ -316,7 +320,17 @@ impl World {
                     self.delete(&pod);
                 }
             }
-            Act::Reload { .. } => unreachable!("nothing asks for it here"),
+            Act::Reload { pods } => {
+                for pod in pods {
+                    // The kubelet brings files late.
+                    let brought = self.calm == Calm::Yes || !self.chance.once_in(3);
+                    let answers = self.plane.is_up(&pod, self.now) && !self.is_silent(&pod);
+                    let wanted = self.spec.settings;
+                    if let Some(live) = self.same(&pod).filter(|_| brought && answers) {
+                        live.settings = wanted;
+                    }
+                }
+            }
         }
     }
 

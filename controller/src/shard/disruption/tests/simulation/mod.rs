@@ -15,29 +15,46 @@ const SEEDS: u64 = 200;
 /// Seeds of the soak.
 const MANY: u64 = 2000;
 
-fn live(seed: u64) {
-    let outcome = std::panic::catch_unwind(|| World::new(seed, Calm::No).live());
+/// Lives one life; one that breaks is told with the command that replays it, by the test that has such worlds.
+fn live(world: World, seed: u64, test: &str) {
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.live()));
     if let Err(cause) = outcome {
         eprintln!(
             "seed {seed} breaks; replay it with:\n  MULTIGRES_SIMULATION_SEED={seed} cargo test -p controller --lib \
-             a_shard_survives -- --nocapture"
+             {test} -- --nocapture"
         );
         std::panic::resume_unwind(cause);
     }
 }
 
+/// The one seed that is to be lived aloud, if somebody asks for one.
+fn asked() -> Option<u64> {
+    std::env::var("MULTIGRES_SIMULATION_SEED").ok()?.parse().ok()
+}
+
 #[test]
 fn a_shard_survives_two_hundred_lives() {
-    match std::env::var("MULTIGRES_SIMULATION_SEED").ok().and_then(|seed| seed.parse().ok()) {
+    match asked() {
         Some(seed) => World::new(seed, Calm::No).aloud().live(),
-        None => (0..SEEDS).for_each(live),
+        None => (0..SEEDS).for_each(|seed| live(World::new(seed, Calm::No), seed, "a_shard_survives")),
+    }
+}
+
+#[test]
+fn sixty_shards_survive_harsher_worlds() {
+    match asked() {
+        Some(seed) => World::new(seed, Calm::No).harsh().aloud().live(),
+        None => (0..60).for_each(|seed| live(World::new(seed, Calm::No).harsh(), seed, "survive_harsher_worlds")),
     }
 }
 
 #[test]
 #[ignore = "takes long; `make soak` runs it"]
 fn a_shard_survives_two_thousand_lives() {
-    (SEEDS..SEEDS + MANY).for_each(live);
+    for seed in SEEDS..SEEDS + MANY {
+        live(World::new(seed, Calm::No), seed, "a_shard_survives");
+        live(World::new(seed, Calm::No).harsh(), seed, "survive_harsher_worlds");
+    }
 }
 
 #[test]
@@ -115,9 +132,13 @@ fn a_topology_that_lost_its_records_gets_them_back_and_no_primary_is_deleted_for
 }
 
 #[test]
-fn a_shard_survives_sixty_lives_in_a_topology_that_forgets() {
-    for seed in 0..60 {
-        World::new(seed, Calm::No).with_wipes().live();
+fn settings_that_are_reloaded_take_nobody_down() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, Calm::Yes);
+        world.settle();
+        world.spec.settings += 1;
+        world.settle();
+        assert_eq!((world.drained(), world.switchovers()), (0, 0), "seed {seed}");
     }
 }
 

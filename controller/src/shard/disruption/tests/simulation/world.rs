@@ -36,6 +36,8 @@ pub struct Pod {
     pub index: u32,
     pub version: u32,
     pub limit: u32,
+    /// Version of the settings that a reload brings into force.
+    pub settings: u32,
     pub created: Time,
     pub leaving: Option<Time>,
     pub ended: bool,
@@ -50,6 +52,7 @@ pub struct Spec {
     pub version: u32,
     /// How many connections the user asks for.
     pub limit: u32,
+    pub settings: u32,
     pub broken: bool,
     /// Whether pods get ready and their poolers never register.
     pub mute: bool,
@@ -113,8 +116,11 @@ pub struct World {
     pub recorded: BTreeMap<String, Time>,
     /// Since when the controller has said so.
     pub told: Option<Time>,
-    /// Whether the topology loses its records now and then.
-    pub wipes: bool,
+    /// Whether more befalls it: a topology that loses its records, a user who pauses, settings to reload, standbys that claim to lead.
+    pub harsh: bool,
+    pub paused: bool,
+    /// Who claims to lead beside the leader, and until when.
+    pub pretender: Option<(String, Time)>,
     /// Numbers that are not used again.
     pub skipped: BTreeSet<String>,
     /// Since when nobody leads, as the controller sees it.
@@ -151,7 +157,7 @@ impl World {
         Self {
             now: 0,
             chance,
-            spec: Spec { version: 1, limit: 100, broken: false, mute: false, per_cell },
+            spec: Spec { version: 1, limit: 100, settings: 1, broken: false, mute: false, per_cell },
             rendered: 100,
             floor: None,
             refused: 0,
@@ -164,7 +170,9 @@ impl World {
             absent: BTreeMap::new(),
             recorded: BTreeMap::new(),
             told: None,
-            wipes: false,
+            harsh: false,
+            paused: false,
+            pretender: None,
             skipped: BTreeSet::new(),
             unled: None,
             led: None,
@@ -245,9 +253,9 @@ impl World {
         self.spec.broken = true;
     }
 
-    /// In a topology that loses its records now and then.
-    pub fn with_wipes(mut self) -> Self {
-        self.wipes = true;
+    /// A world in which more befalls it.
+    pub fn harsh(mut self) -> Self {
+        self.harsh = true;
         self
     }
 
@@ -260,6 +268,7 @@ impl World {
             self.tick();
         }
         self.plane.refuses = false;
+        (self.paused, self.pretender) = (false, None);
         self.silent.clear();
         self.blind_until = 0;
         if self.spec.broken {
@@ -305,6 +314,8 @@ impl World {
                 Some(format!("{name} is too many"))
             } else if pod.version != self.spec.version || pod.limit != self.rendered {
                 Some(format!("{name} is outdated"))
+            } else if pod.settings != self.spec.settings {
+                Some(format!("{name} has old settings"))
             } else if self.volumes.contains_key(name) {
                 Some(format!("{name} has no volume that lasts"))
             } else if pod.drain.is_some() || pod.leaving.is_some() {
@@ -378,6 +389,7 @@ impl World {
             index,
             version: self.spec.version,
             limit: self.rendered,
+            settings: self.spec.settings,
             created: self.now,
             leaving: None,
             ended: false,
@@ -418,22 +430,43 @@ impl World {
         }
     }
 
-    fn trouble(&mut self) {
-        let names: Vec<String> = self.pods.keys().cloned().collect();
-        if self.wipes && self.now >= self.blind_until && self.chance.once_in(900) {
+    fn trouble_more(&mut self, names: &[String]) {
+        if self.now >= self.blind_until && self.chance.once_in(900) {
             self.say(format_args!("the topology loses all records"));
             self.plane.records.clear();
+        }
+        if self.chance.once_in(400) {
+            self.paused = !self.paused;
+            self.say(format_args!("paused: {}", self.paused));
+        }
+        if self.chance.once_in(400) {
+            self.spec.settings += 1;
+            self.say(format_args!("the user changes settings"));
+        }
+        if self.chance.once_in(400)
+            && let Some(name) = self.chance.pick(names).cloned()
+        {
+            let until = self.now + self.chance.next() % 30_000;
+            self.say(format_args!("{name} claims to lead for a while"));
+            self.pretender = Some((name, until));
+        }
+    }
+
+    fn trouble(&mut self) {
+        let names: Vec<String> = self.pods.keys().cloned().collect();
+        if self.harsh {
+            self.trouble_more(&names);
         }
         if self.chance.once_in(240) {
             self.say(format_args!("the user rolls"));
             self.roll();
         }
         // Nobody is known to lead while somebody who counts does not answer, so in a topology that forgets everybody can come up.
-        if !self.wipes && self.chance.once_in(500) {
+        if !self.harsh && self.chance.once_in(500) {
             self.spec.limit = *self.chance.pick(&[100, 200, 300]).unwrap();
             self.say(format_args!("the user wants {} connections", self.spec.limit));
         }
-        if !self.wipes && self.chance.once_in(1600) {
+        if !self.harsh && self.chance.once_in(1600) {
             self.say(format_args!("the user rolls to something broken"));
             self.roll_to_something_broken();
         }
