@@ -277,6 +277,7 @@ mod tests {
             volume_lost_since: None,
             last_quarantine: None,
             set_aside: 0,
+            unrestorable: None,
             members: Vec::new(),
         }
     }

@@ -27,9 +27,12 @@ use super::{
     status::{DISRUPTION_BLOCKED, PRIMARY_CONFIRMED, VOLUME_LOST, had_primary},
     stranger,
 };
-use crate::upstream::{
-    Lifecycle, PoolerId, PoolerRecord, PoolerStatus, Role as Claim,
-    primary::{self, Seen},
+use crate::{
+    backup::judge::{BACKUP_HEALTHY, WAL_ARCHIVING},
+    upstream::{
+        Lifecycle, PoolerId, PoolerRecord, PoolerStatus, Role as Claim,
+        primary::{self, Seen},
+    },
 };
 
 /// The API server tells the time of a pod's creation in whole seconds, and by its own clock. Nobody is up sooner.
@@ -143,6 +146,7 @@ pub fn view(scope: &Scope<'_>, observed: &Observed, differences: &Differences, n
         volume_lost_since: lost_volumes.map(|lost| lost.last_transition_time.0),
         last_quarantine: observed.claims.iter().filter_map(|claim| quarantined_at(claim)).max(),
         set_aside: observed.claims.iter().filter(|claim| quarantined_at(claim).is_some()).count(),
+        unrestorable: unrestorable(scope, previous),
         members,
     }
 }
@@ -152,6 +156,23 @@ pub fn view(scope: &Scope<'_>, observed: &Observed, differences: &Differences, n
 pub fn ever_led(previous: &[Condition], observed: &Observed) -> bool {
     let mut roles = observed.pods.iter().filter_map(|pod| pod.labels().get(label::ROLE));
     had_primary(previous) || !observed.budgets.is_empty() || roles.any(|role| role == label::PRIMARY)
+}
+
+/// Why a member could not be made anew from the backups, as the last status tells. Where it says nothing the primary is asked before a volume is
+/// given up; here other work does not wait for that answer.
+fn unrestorable(scope: &Scope<'_>, previous: &[Condition]) -> Option<&'static str> {
+    let fails = |type_: &str| condition::find(previous, type_).filter(|found| found.status == "False");
+    if scope.backup().is_none() {
+        return Some("there are no backups that it could be made from");
+    }
+    if fails(WAL_ARCHIVING).is_some() {
+        return Some("WAL does not reach the repository of the backups");
+    }
+    match fails(BACKUP_HEALTHY)?.reason.as_str() {
+        "NoBackups" => Some("no backup is complete yet"),
+        "RepositoryUnreachable" => Some("the repository of the backups cannot be read"),
+        _ => None,
+    }
 }
 
 /// What was in the way before this pass, and since when.

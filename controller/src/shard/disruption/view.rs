@@ -37,6 +37,8 @@ pub struct View {
     pub volume_lost_since: Option<Timestamp>,
     /// How many volumes were set aside for that reason and are still there.
     pub set_aside: usize,
+    /// Why nobody could be made anew from the backups, as far as that is known.
+    pub unrestorable: Option<&'static str>,
     /// All members, wanted or there.
     pub members: Vec<Member>,
 }
@@ -224,6 +226,9 @@ impl View {
         let healthy = self.members.iter().filter(|other| other.pod != victim.pod && self.is_healthy(other));
         if !self.suffices(healthy) {
             return Some("the healthy members alone do not keep the durability policy".to_owned());
+        }
+        if let Some(why) = self.unrestorable {
+            return Some(why.to_owned());
         }
         let Some(created) = victim.created else { return Some("the pod has no age".to_owned()) };
         if self.past(created, QUARANTINE_AGE).is_none() {

@@ -65,6 +65,7 @@ pub fn view(members: Vec<Member>) -> View {
         volume_lost_since: None,
         last_quarantine: None,
         set_aside: 0,
+        unrestorable: None,
         members,
     }
 }

@@ -165,6 +165,7 @@ fn p6_a_quarantined_member_gets_a_fresh_volume() {
 #[case::old_record(quarantined().with("b", |b| b.lifecycle_since = Some(secs(3601))))]
 #[case::too_many(View { set_aside: 3, ..quarantined() })]
 #[case::just_before(View { last_quarantine: Some(secs(1700)), ..quarantined() })]
+#[case::no_archive(View { unrestorable: Some("WAL does not reach the repository of the backups"), ..quarantined() })]
 fn p6_a_volume_is_never_given_up_without_need(#[case] view: View) {
     let verdict = decide(&view);
     assert!(!matches!(verdict.act, Some(Act::FreshVolume { .. })), "{verdict:?}");

@@ -158,6 +158,7 @@ impl World {
             volume_lost_since: self.losing.map(Self::time),
             last_quarantine: None,
             set_aside: 0,
+            unrestorable: None,
             members,
         }
     }
