@@ -15,7 +15,7 @@ use serde_json::json;
 use shared::annotation;
 use stories::{Bed, ClusterUnderTest, until, within};
 
-use super::watch::{Allowed, Course, GAP, POOL, SHARD, done, only_long, pool_pods, primary, three_cells, watched};
+use super::watch::{Allowed, Course, GAP, POOL, POOLS, SHARD, done, only_long, pool_pods, primary, three_cells, watched};
 
 #[tokio::test]
 async fn a_rolling_update_costs_one_switchover_and_no_write() -> Result<()> {
@@ -89,6 +89,45 @@ async fn growing_and_shrinking_costs_no_write() -> Result<()> {
     ensure!(names.len() == 3 && course.gone.len() == 3, "three go, each once: {course:?}");
     nobody_led(&course)?;
     one_switchover(&course)?;
+    done(&cluster).await
+}
+
+#[tokio::test]
+async fn a_pool_comes_and_another_one_leaves_with_its_primary() -> Result<()> {
+    if only_long() {
+        return Ok(());
+    }
+    let Some(bed) = Bed::connect().await? else { return Ok(()) };
+    let cluster = three_cells(&bed, "pools").await?;
+    let first = primary(&cluster).await?;
+    let before = cluster.starts(&["shard-pool"]).await?;
+    let nobody = Allowed { down: 0, gap: GAP };
+    let course = watched(&cluster, "a pool comes", 3, nobody, async || {
+        let cells = ["zone-a", "zone-b", "zone-c"];
+        let pool = json!({"type": "readWrite", "cells": cells, "replicasPerCell": 1, "storage": {"size": "1Gi"}});
+        let patch = json!([{"op": "add", "path": format!("{POOLS}/second"), "value": pool}]);
+        cluster.patch(&patch.to_string()).await?;
+        cluster.roles(5, 300).await.map(drop)
+    })
+    .await?;
+    ensure!(course.gone.is_empty() && course.led == [first.clone()], "nobody goes, nobody hands over: {course:?}");
+    let after = cluster.starts(&["shard-pool"]).await?;
+    ensure!(before.iter().all(|(pod, start)| after.get(pod) == Some(start)), "{before:?} before, {after:?} now");
+
+    let one = Allowed { down: 1, gap: GAP };
+    let course = watched(&cluster, "a pool leaves", 3, one, async || {
+        cluster.patch(&json!([{"op": "remove", "path": POOL}]).to_string()).await?;
+        cluster.roles(2, 480).await.map(drop)
+    })
+    .await?;
+    let names: BTreeSet<&String> = course.gone.iter().map(|(pod, _)| pod).collect();
+    ensure!(names.into_iter().eq(before.keys()) && course.gone.len() == 3, "each of the pool goes once: {course:?}");
+    nobody_led(&course)?;
+    ensure!(course.gone[2].0 == first && course.led.len() == 2, "{first} hands over, once, and goes last: {course:?}");
+    let claims = cluster.claims().await?;
+    for pod in before.keys() {
+        ensure!(claims.contains(&shared::name::data_pvc(pod)), "the volume of {pod} is kept: {claims:?}");
+    }
     done(&cluster).await
 }
 

@@ -17,6 +17,8 @@ use stories::{Bed, ClusterUnderTest, backup::is_real, bed::is_long, probe::Probe
 pub const GAP: Duration = Duration::from_secs(6);
 /// Where the patches of a story find the only shard.
 pub const SHARD: &str = "/spec/databases/0/tablegroups/0/shards/0/spec";
+/// Where they find its pools.
+pub const POOLS: &str = "/spec/databases/0/tablegroups/0/shards/0/spec/pools";
 /// Where they find its only pool.
 pub const POOL: &str = "/spec/databases/0/tablegroups/0/shards/0/spec/pools/default";
 
