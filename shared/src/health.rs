@@ -20,12 +20,13 @@ const MANY_RESTARTS: i32 = 3;
 const PATIENCE: SignedDuration = SignedDuration::from_secs(15);
 
 /// Reasons for which a container waits that do not go away by themselves.
-const STUCK: [&str; 6] = [
+const STUCK: [&str; 7] = [
     "CrashLoopBackOff",
     "ImagePullBackOff",
     "InvalidImageName",
     "ErrImageNeverPull",
     "CreateContainerConfigError",
+    "CreateContainerError",
     "OOMKilled",
 ];
 
@@ -163,6 +164,13 @@ pub fn is_ready(pod: &Pod) -> bool {
         && conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
+/// Returns since when a pod has been ready to serve; `None` if it is not, or is about to end.
+pub fn ready_since(pod: &Pod) -> Option<Timestamp> {
+    let conditions = pod.status.as_ref().filter(|_| is_ready(pod))?.conditions.as_ref()?;
+    let ready = conditions.iter().find(|condition| condition.type_ == "Ready")?;
+    ready.last_transition_time.as_ref().map(|since| since.0)
+}
+
 /// Returns why the scheduler finds no node for a pod, once it has looked for [`PATIENCE`]: a volume that is being made, or a node that
 /// is about to come, is no news.
 pub fn unscheduled(pod: &Pod, now: Timestamp) -> Option<&str> {
@@ -185,28 +193,35 @@ pub fn is_terminating(pod: &Pod) -> bool {
 }
 
 /// Returns the first container of a pod that does not come up; a pod that is being deleted has none.
+pub fn crash(pod: &Pod) -> Option<Crash> {
+    crashes(pod).into_iter().next()
+}
+
+/// Returns the containers of a pod that do not come up; a pod that is being deleted has none.
 ///
 /// Init containers count, because sidecars report there.
-pub fn crash(pod: &Pod) -> Option<Crash> {
-    if is_terminating(pod) {
-        return None;
-    }
-    let status = pod.status.as_ref()?;
+pub fn crashes(pod: &Pod) -> Vec<Crash> {
+    let Some(status) = pod.status.as_ref().filter(|_| !is_terminating(pod)) else { return Vec::new() };
     let containers = [&status.init_container_statuses, &status.container_statuses];
-    containers.into_iter().flatten().flatten().find_map(|container| {
+    let found = containers.into_iter().flatten().flatten().filter_map(|container| {
         Some(Crash {
             pod: pod.metadata.name.clone().unwrap_or_default(),
             container: container.name.clone(),
             reason: crash_reason(container)?,
         })
-    })
+    });
+    found.collect()
 }
 
 fn crash_reason(container: &ContainerStatus) -> Option<String> {
     let state = container.state.as_ref()?;
     if let Some(reason) = state.waiting.as_ref().and_then(|waiting| waiting.reason.as_deref()) {
         // The kubelet says the one while it tries and the other until it tries again: one word, or every try would be news.
-        let reason = if reason == "ErrImagePull" { "ImagePullBackOff" } else { reason };
+        let reason = match reason {
+            "ErrImagePull" => "ImagePullBackOff",
+            "RunContainerError" => "CrashLoopBackOff",
+            other => other,
+        };
         return STUCK.contains(&reason).then(|| reason.to_owned());
     }
     let ended = state.terminated.as_ref()?;
@@ -347,6 +362,8 @@ mod tests {
     #[case(waiting("ImagePullBackOff"), 0, Some("ImagePullBackOff"))]
     #[case(waiting("ErrImagePull"), 0, Some("ImagePullBackOff"))]
     #[case(waiting("CreateContainerConfigError"), 0, Some("CreateContainerConfigError"))]
+    #[case(waiting("CreateContainerError"), 0, Some("CreateContainerError"))]
+    #[case(waiting("RunContainerError"), 1, Some("CrashLoopBackOff"))]
     #[case(waiting("InvalidImageName"), 0, Some("InvalidImageName"))]
     #[case(waiting("ContainerCreating"), 0, None)]
     #[case(json!({"terminated": {"exitCode": 1, "reason": "Error"}}), 3, Some("Error"))]

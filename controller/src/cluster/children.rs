@@ -27,11 +27,11 @@ pub fn cell(owner: &Owner, project: Option<&str>, spec: &CellSpec, pinned: &Anno
     Cell { metadata, spec: spec.clone(), status: None }
 }
 
-/// A table group.
+/// A table group, which hands the user's `words` down to its shards.
 pub fn table_group(
     owner: &Owner,
     project: Option<&str>,
-    paused: Option<&str>,
+    words: &Annotations,
     spec: &TableGroupSpec,
     pinned: &Annotations,
 ) -> TableGroup {
@@ -39,7 +39,7 @@ pub fn table_group(
     let name = name::table_group(&owner.name, &spec.database_name, &spec.table_group_name);
     let mut metadata = owner.meta(name, labels);
     let mut handed_down = marked(project, pinned);
-    handed_down.extend(paused.map(|value| (annotation::PAUSE.to_owned(), value.to_owned())));
+    handed_down.extend(words.clone());
     metadata.annotations = annotations(handed_down);
     TableGroup { metadata, spec: spec.clone(), status: None }
 }

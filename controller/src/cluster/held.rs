@@ -40,7 +40,7 @@ pub fn keep(observed: &Observed, refusals: &[Refusal], plan: &mut Plan<Multigres
     }
     for live in &observed.table_groups {
         if let Some((group, pinned)) = last::<TableGroupSpec, _>(observed, &**live) {
-            let group = children::table_group(owner, observed.project(), observed.paused(), &group, &pinned);
+            let group = children::table_group(owner, observed.project(), &observed.words(), &group, &pinned);
             if group.metadata.name == live.metadata.name {
                 want(plan, "Kept", &group)?;
             }

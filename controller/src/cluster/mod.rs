@@ -216,9 +216,10 @@ impl Observed {
         self.cluster.annotations().get(annotation::PROJECT_REF).map(String::as_str)
     }
 
-    /// The user's wish that running pods are left as they are.
-    fn paused(&self) -> Option<&str> {
-        self.cluster.annotations().get(annotation::PAUSE).map(String::as_str)
+    /// What the user says by annotation that shards follow.
+    fn words(&self) -> Annotations {
+        let said = |key: &&str| Some(((*key).to_owned(), self.cluster.annotations().get(*key)?.clone()));
+        annotation::HANDED_DOWN.iter().filter_map(said).collect()
     }
 
     /// Digest of the certificates that the administration service is to run with.
@@ -378,7 +379,7 @@ fn carry_out(
         let pinned = settled.table_groups.get(&key).unwrap_or(&unpinned);
         let live = observed.table_group(&group.database_name, &group.table_group_name);
         if table_group::leaving::keep(live, plan) {
-            let group = children::table_group(owner, observed.project(), observed.paused(), group, pinned);
+            let group = children::table_group(owner, observed.project(), &observed.words(), group, pinned);
             want(plan, "Desired", &group)?;
         }
     }

@@ -66,11 +66,15 @@ pub fn skipped(claims: &[Arc<PersistentVolumeClaim>]) -> BTreeSet<String> {
     aside.chain(replaced).collect()
 }
 
-/// Whether a volume is kept and no pod is to use it any more.
 /// Whether a volume was given up: no member is made on it any more.
 pub fn is_set_aside(claim: &PersistentVolumeClaim) -> bool {
     let annotations = claim.annotations();
     [annotation::QUARANTINED_AT, annotation::REPLACED_AT].iter().any(|key| annotations.contains_key(*key))
+}
+
+/// Whether what a claim was bound to is gone. Kubernetes binds it to nothing else.
+pub fn is_lost(claim: &PersistentVolumeClaim) -> bool {
+    claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Lost")
 }
 
 /// The claims of a filesystem repository: one per cell, or one for all cells; none for other repositories.
@@ -139,9 +143,12 @@ pub fn replaced(live: &PersistentVolumeClaim, now: Timestamp) -> Option<Action> 
     Some(Action::Merge { target: Target::of(live)?, patch })
 }
 
-/// Gives a volume its place back, because the spec asks for its class again while its pod still runs.
+/// Gives a volume its place back, because the spec asks for its class again while its pod still runs; not one that is lost.
 pub fn keep_place(scope: &Scope<'_>, live: &PersistentVolumeClaim) -> Option<Action> {
     live.annotations().get(annotation::REPLACED_AT)?;
+    if is_lost(live) {
+        return None;
+    }
     let storage = scope.spec().pools.get(live.labels().get(label::POOL)?)?.storage.as_ref();
     let wanted = storage.and_then(StorageSpec::storage_class);
     if class(live).is_none() || wanted.is_some_and(|wanted| Some(wanted) != class(live)) {

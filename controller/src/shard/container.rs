@@ -21,6 +21,8 @@ use crate::{
 
 /// User and group that own the data of PostgreSQL in the default images.
 pub const POSTGRES_USER: i64 = 999;
+/// Name of the container that reads PostgreSQL's statistics. Nothing depends on it.
+pub const EXPORTER: &str = "postgres-exporter";
 /// Where the database lies: below the volume's root, so that initdb can set the permissions of the directory itself.
 const PGDATA: &str = "/var/lib/pooler/pg_data";
 /// Locale and encoding of a new data directory. Without them they come from the image's environment, and an image without `LANG`
@@ -152,7 +154,7 @@ pub fn multipooler(scope: &Scope<'_>, settings: &Settings, member: &Member<'_>, 
 pub fn exporter(scope: &Scope<'_>) -> Container {
     const URI: &str = "localhost:5432/postgres?sslmode=disable&connect_timeout=5&options=-c%20statement_timeout%3D8s";
     Container {
-        name: "postgres-exporter".into(),
+        name: EXPORTER.into(),
         image: Some(image::POSTGRES_EXPORTER.into()),
         image_pull_policy: pull_policy(scope),
         args: Some(vec![

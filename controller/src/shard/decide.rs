@@ -84,7 +84,7 @@ pub fn weigh(observed: &Observed, settings: &Settings, now: Timestamp) -> Result
     if let Some(stray) = &stray {
         want(&mut plan, "Desired", &network::headless(scope, &stray.pool))?;
     }
-    let drift = pods(scope, observed, members.iter().chain(&stray), &renderings, now, &mut plan)?;
+    let drift = pods(scope, observed, members.iter().chain(&stray), &renderings, facts.data_lost, now, &mut plan)?;
     orchestrators(scope, observed, &mut plan)?;
     let confirmed = floor.as_ref().filter(|_| facts.primary.is_some());
     let too_large = volumes(scope, observed, &members, confirmed, now, &mut plan);
@@ -103,6 +103,9 @@ pub fn weigh(observed: &Observed, settings: &Settings, now: Timestamp) -> Result
     disrupt::carry_out(observed, &view, &verdict, rendered, &mut plan);
 
     let backups = backup::weigh(scope.shard, scope.id(), &scope.owner, &observed.backups, now, &mut plan)?;
+    if facts.data_lost {
+        plan.notes.push(Note::warning(status::DATA_LOSS_GUARD, status::DATA_LOST));
+    }
     if let Some((_, message)) = status::credentials_missing(scope, observed) {
         plan.notes.push(Note::warning(status::CREDENTIALS_MISSING, message));
     }
@@ -170,12 +173,14 @@ fn shared_objects(
     Ok(())
 }
 
-/// Pods and their data volumes. Returns how running pods differ from what a new one would be made from.
+/// Pods and their data volumes; none where that would be an empty database in place of one that is lost. Returns how running pods differ
+/// from what a new one would be made from.
 fn pods<'a>(
     scope: &Scope<'a>,
     observed: &Observed,
     members: impl IntoIterator<Item = &'a Member<'a>>,
     renderings: &Renderings,
+    data_lost: bool,
     now: Timestamp,
     plan: &mut Plan<ShardStatus>,
 ) -> Result<BTreeMap<String, String>, Error> {
@@ -216,6 +221,9 @@ fn pods<'a>(
                     }
                 }
             }
+        }
+        if data_lost {
+            continue;
         }
         // A member that existed before is healed whatever is missing now: its pod waits for that better than nobody does. A new one
         // would only add a pod that cannot start.

@@ -16,7 +16,7 @@ use super::{
     claim,
     disruption::{ABORT_AFTER, Act, Ending, Reason, Row, Verdict, View},
     observe::{Observed, by_name},
-    port,
+    port, stranger,
 };
 use crate::{
     cluster::tls,
@@ -39,7 +39,7 @@ pub fn carry_out<S>(
     rendered: Option<&Rendered>,
     plan: &mut Plan<S>,
 ) {
-    let hands = Hands { observed, view, pods: by_name(&observed.pods), records: observed.records() };
+    let hands = Hands { observed, view, pods: by_name(&observed.pods), records: stranger::known(observed, view.now) };
     plan.notes.extend(verdict.notes.iter().cloned());
     let Some(act) = &verdict.act else { return };
     match act {
@@ -283,8 +283,11 @@ mod tests {
             waiting: what.map(|(wait, seconds)| (wait, NOW - jiff::SignedDuration::from_secs(seconds))),
             lost_since: None,
             led_since: None,
+            ever_led: false,
+            volume_lost_since: None,
             last_quarantine: None,
             set_aside: 0,
+            unrestorable: None,
             members: Vec::new(),
         }
     }

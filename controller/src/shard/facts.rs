@@ -13,8 +13,11 @@ use shared::{
 };
 
 use super::{
+    disruption::Volume,
+    loss,
     observe::{Observed, by_name},
-    scope::Scope,
+    scope::{Member, Scope},
+    sight, stranger,
 };
 use crate::{
     upstream::{Lifecycle, PoolerRecord, Role, primary},
@@ -64,10 +67,16 @@ pub struct Facts {
     pub missing_durability: Option<&'static str>,
     /// Wanted pods whose poolers have not registered.
     pub unregistered: Vec<String>,
+    /// Pods that answer and are in no record of the topology, for a while.
+    pub forgotten: Vec<String>,
     /// Registered standbys that the confirmed primary does not count among its followers.
     pub detached: Vec<String>,
     /// Whether a pool pod has got beyond being scheduled and its images pulled.
     pub started: bool,
+    /// Wanted pods of which the data volume is lost, or goes with the pod.
+    pub volumes: BTreeMap<String, Volume>,
+    /// Whether all that the shard had is gone, so that new volumes would make it an empty one.
+    pub data_lost: bool,
 }
 
 impl Facts {
@@ -131,8 +140,11 @@ impl Facts {
                 registered.iter().map(|record| record.id.cell.as_str()).collect::<BTreeSet<_>>().len(),
             ),
             unregistered: unregistered(&wanted, &registered, &pods),
+            forgotten: stranger::forgotten(observed, now).into_iter().map(|stranger| stranger.pod.clone()).collect(),
             detached: detached(confirmed, observed, &registered, &pods),
             started: pods.values().copied().any(has_started),
+            volumes: volumes(&members, observed, &pods),
+            data_lost: confirmed.is_none() && loss::is_total(scope, observed),
             unready,
         }
     }
@@ -155,6 +167,13 @@ impl Facts {
     pub fn orchestrators_ready(&self) -> bool {
         self.waiting_orchestrators.is_empty()
     }
+}
+
+fn volumes(members: &[Member<'_>], observed: &Observed, pods: &BTreeMap<String, &Pod>) -> BTreeMap<String, Volume> {
+    let claims = by_name(&observed.claims);
+    let of = |pod: &String| sight::volume(claims.get(&name::data_pvc(pod)).copied(), pods.contains_key(pod));
+    let found = members.iter().map(|member| (member.pod.clone(), of(&member.pod)));
+    found.filter(|(_, volume)| *volume != Volume::Fine).collect()
 }
 
 fn has_started(pod: &Pod) -> bool {

@@ -12,6 +12,7 @@ mod disrupt;
 pub mod disruption;
 mod facts;
 pub mod leaving;
+mod loss;
 mod multiorch;
 mod network;
 pub mod node;
@@ -25,6 +26,7 @@ mod replication;
 mod scope;
 mod sight;
 mod status;
+mod stranger;
 #[cfg(test)]
 mod tests;
 mod tombstone;

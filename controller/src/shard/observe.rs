@@ -27,6 +27,7 @@ use super::{
     primary::to_ask,
     scope::Scope,
     sight,
+    stranger::{self, Stranger},
 };
 use crate::{
     backup,
@@ -35,7 +36,7 @@ use crate::{
     error::Error,
     topo_server::client::Secrets,
     upstream::{
-        self, PoolerId, PoolerRecord, ShardKey, Snapshot, Tls, TopoAddress,
+        self, PoolerAddress, PoolerId, PoolerRecord, ShardKey, Snapshot, Tls, TopoAddress,
         primary::{self, Seen},
     },
     workload::telemetry::Inherited,
@@ -93,6 +94,8 @@ pub struct Observed {
     pub topology_away: Option<&'static str>,
     /// Registered poolers without a pod, and since when.
     pub bodiless: BTreeMap<PoolerId, Timestamp>,
+    /// Pods that are ready and in no topology record.
+    pub strangers: Vec<Stranger>,
     /// The StorageClasses that there are, as far as that is known.
     pub classes: Option<Arc<StorageClasses>>,
     /// Nodes of pods, as far as somebody asked for them.
@@ -196,10 +199,23 @@ pub async fn observe(shard: &Shard, ctx: &Ctx) -> Result<Observed, Error> {
     let internal_tls = InternalTls::of(ctx, &scope, &both).await;
     secure(&mut topology, &scope, &pods, &internal_tls);
     let records: Vec<PoolerRecord> = topology.poolers().cloned().collect();
-    let claims = to_ask(&records, &ctx.primaries.statuses(&scope.owner.uid, now), now, RECENT);
-    ask(ctx, &scope, claims, STATUS_DEADLINE, now).await;
-    let statuses = ctx.primaries.statuses(&scope.owner.uid, now);
     let uid = scope.owner.uid.as_str();
+    let strangers = if topology_away.is_some() {
+        Vec::new()
+    } else {
+        let present = records.iter().map(|record| record.id.clone());
+        stranger::find(&topology, &pods, &internal_tls, |absent| ctx.primaries.absences(uid, present, absent, now))
+    };
+    let statuses = ctx.primaries.statuses(uid, now);
+    let told = stranger::told(shard.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default());
+    let recent = Duration::try_from(RECENT).unwrap_or_default();
+    let named = |stranger: &&Stranger| {
+        stranger.is_named(told.is_some(), now) && sight::is_stale(statuses.get(&stranger.id), now, recent)
+    };
+    let claims = to_ask(&records, &statuses, now, RECENT).into_iter().filter_map(Asked::of);
+    let due: Vec<Asked<'_>> = claims.chain(strangers.iter().filter(named).map(Asked::at)).collect();
+    ask(ctx, &scope, due, STATUS_DEADLINE, now).await;
+    let statuses = ctx.primaries.statuses(uid, now);
     let mut certificates = certificate::observe(&scope, &ctx.stores, &ctx.settings.cluster_domain, now)?;
     if let Some(name) = scope.user_tls_secret() {
         let found = tls::find(&ctx.stores, &ctx.references, namespace, name).await;
@@ -219,6 +235,7 @@ pub async fn observe(shard: &Shard, ctx: &Ctx) -> Result<Observed, Error> {
     let lost = records.iter().filter(lost).map(|record| record.id.clone()).collect();
     Ok(Observed {
         bodiless: ctx.primaries.bodiless(&scope.owner.uid, lost, now),
+        strangers,
         pods,
         topology_at,
         topology_away,
@@ -312,17 +329,28 @@ pub(super) fn secure(topology: &mut Snapshot, scope: &Scope<'_>, pods: &[Arc<Pod
     }
 }
 
+/// A pooler that is to be asked how it is.
+struct Asked<'a> {
+    id: &'a PoolerId,
+    address: PoolerAddress,
+}
+
+impl<'a> Asked<'a> {
+    /// One that has registered; none for a record without an address.
+    fn of(record: &'a PoolerRecord) -> Option<Self> {
+        Some(Self { id: &record.id, address: record.grpc()? })
+    }
+
+    /// One in a pod that is in no record.
+    fn at(stranger: &'a Stranger) -> Self {
+        Self { id: &stranger.id, address: stranger.address.clone() }
+    }
+}
+
 /// Asks poolers how they are, all at once. One that does not answer keeps its last word until that is too old to count.
-async fn ask<'a>(
-    ctx: &Ctx,
-    scope: &Scope<'_>,
-    poolers: impl IntoIterator<Item = &'a PoolerRecord>,
-    deadline: Duration,
-    now: Timestamp,
-) {
+async fn ask(ctx: &Ctx, scope: &Scope<'_>, poolers: Vec<Asked<'_>>, deadline: Duration, now: Timestamp) {
     let uid = &scope.owner.uid;
-    let asked = poolers.into_iter().filter_map(|record| Some((&record.id, record.grpc()?)));
-    let calls = asked.map(|(id, address)| async move {
+    let calls = poolers.into_iter().map(|Asked { id, address }| async move {
         match ctx.upstream.poolers().status(&address, deadline).await {
             Ok(status) => {
                 tracing::debug!(pooler = %id, ?status, "pooler answered");
@@ -347,7 +375,12 @@ pub async fn look_closer(observed: &mut Observed, ctx: &Ctx) -> Result<(), Error
     let due = |record: &&PoolerRecord| {
         !record.is_out() && has_pod(record) && sight::is_stale(observed.statuses.get(&record.id), now, ASKED_LATELY)
     };
-    let due: Vec<&PoolerRecord> = records.iter().filter(due).collect();
+    // A pooler in no record is asked again as soon as it was named.
+    let named = |stranger: &&Stranger| {
+        observed.statuses.get(&stranger.id).is_some_and(|seen| sight::is_stale(Some(seen), now, ASKED_LATELY))
+    };
+    let due = records.iter().filter(due).filter_map(Asked::of);
+    let due: Vec<Asked<'_>> = due.chain(observed.strangers.iter().filter(named).map(Asked::at)).collect();
     let (nodes, ()) = tokio::join!(nodes(ctx, &observed.pods), ask(ctx, &scope, due, CLOSE_DEADLINE, now));
     observed.statuses = ctx.primaries.statuses(&scope.owner.uid, now);
     observed.nodes = nodes;

@@ -15,6 +15,9 @@ use crate::upstream::{
     primary::{self, FRESH_FOR},
 };
 
+/// How long what nobody asks about is remembered.
+const FORGETS: SignedDuration = SignedDuration::from_hours(2);
+
 /// Answers and records of all shards, by the UID of the Shard.
 #[derive(Debug, Default)]
 pub struct Seen {
@@ -27,6 +30,17 @@ struct Memory {
     statuses: BTreeMap<PoolerId, primary::Seen>,
     cells: BTreeMap<String, (Timestamp, Vec<PoolerRecord>)>,
     bodiless: BTreeMap<PoolerId, Timestamp>,
+    absent: BTreeMap<PoolerId, Timestamp>,
+    recorded: BTreeMap<PoolerId, Timestamp>,
+}
+
+/// What is known of a record that is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Absence {
+    /// Since when.
+    pub since: Timestamp,
+    /// When it was there last, if it was seen in the last two hours.
+    pub known: Option<Timestamp>,
 }
 
 impl Seen {
@@ -37,6 +51,27 @@ impl Seen {
             let since = |id: &PoolerId| before.get(id).copied().unwrap_or(now);
             memory.bodiless = now_without.into_iter().map(|id| (id.clone(), since(&id))).collect();
             memory.bodiless.clone()
+        })
+    }
+
+    /// Remembers which poolers have a record and which, of those that should, have none, and tells what is known of these.
+    pub fn absences(
+        &self,
+        shard: &str,
+        present: impl IntoIterator<Item = PoolerId>,
+        absent: Vec<PoolerId>,
+        now: Timestamp,
+    ) -> BTreeMap<PoolerId, Absence> {
+        self.with(shard, now, |memory| {
+            let before = std::mem::take(&mut memory.absent);
+            memory.absent =
+                absent.into_iter().map(|id| (id.clone(), before.get(&id).copied().unwrap_or(now))).collect();
+            memory.recorded.retain(|_, at| now.duration_since(*at) < FORGETS);
+            memory.recorded.extend(present.into_iter().map(|id| (id, now)));
+            let of = |(id, since): (&PoolerId, &Timestamp)| {
+                (id.clone(), Absence { since: *since, known: memory.recorded.get(id).copied() })
+            };
+            memory.absent.iter().map(of).collect()
         })
     }
 
@@ -90,12 +125,14 @@ impl Seen {
     fn with<T>(&self, shard: &str, now: Timestamp, act: impl FnOnce(&mut Memory) -> T) -> T {
         let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
         // Shards that nobody asked about for long were deleted while nobody looked.
-        shards.retain(|uid, memory| uid == shard || now.duration_since(memory.used) < SignedDuration::from_hours(2));
+        shards.retain(|uid, memory| uid == shard || now.duration_since(memory.used) < FORGETS);
         let memory = shards.entry(shard.to_owned()).or_insert_with(|| Memory {
             used: now,
             statuses: BTreeMap::new(),
             cells: BTreeMap::new(),
             bodiless: BTreeMap::new(),
+            absent: BTreeMap::new(),
+            recorded: BTreeMap::new(),
         });
         memory.used = now;
         act(memory)
@@ -208,6 +245,20 @@ mod tests {
         assert_eq!(both.into_values().collect::<Vec<_>>(), [NOW, later(20)]);
         assert!(seen.bodiless("uid", Vec::new(), later(30)).is_empty());
         assert_eq!(seen.bodiless("uid", ids(&["a"]), later(40)).into_values().collect::<Vec<_>>(), [later(40)]);
+    }
+
+    #[test]
+    fn a_missing_record_is_counted_from_the_first_look_and_may_have_been_there() {
+        let seen = Seen::default();
+        let id = |name: &str| PoolerId::new("z", name);
+        seen.absences("uid", [id("a")], vec![id("b")], NOW);
+        let both = seen.absences("uid", [], vec![id("a"), id("b")], later(20));
+        assert_eq!(both[&id("a")], Absence { since: later(20), known: Some(NOW) });
+        assert_eq!(both[&id("b")], Absence { since: NOW, known: None });
+        assert!(seen.absences("uid", [id("a"), id("b")], Vec::new(), later(30)).is_empty());
+        let again = seen.absences("uid", [], vec![id("b")], later(40));
+        assert_eq!(again[&id("b")], Absence { since: later(40), known: Some(later(30)) });
+        assert_eq!(seen.absences("other", [], vec![id("b")], later(40))[&id("b")].known, None);
     }
 
     #[test]

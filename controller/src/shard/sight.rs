@@ -17,22 +17,26 @@ use shared::{
 };
 
 use super::{
-    claim,
+    claim, container,
     disruption::{
-        Cause, Drain, FRESH_FOR, Failures, Member, Misplaced, Node, Presence, Reason, Role, View, Vitals, Wait,
+        Cause, Drain, FRESH_FOR, Failures, Member, Misplaced, Node, Presence, Reason, Role, View, Vitals, Volume, Wait,
     },
-    observe::{Observed, by_name},
+    observe::{Observed, by_name, is_deleting},
     pod,
     scope::{self, Scope},
-    status::{DISRUPTION_BLOCKED, PRIMARY_CONFIRMED},
+    status::{DISRUPTION_BLOCKED, PRIMARY_CONFIRMED, VOLUME_LOST, had_primary},
+    stranger,
 };
-use crate::upstream::{
-    Lifecycle, PoolerId, PoolerRecord, PoolerStatus, Role as Claim,
-    primary::{self, Seen},
+use crate::{
+    backup::judge::{BACKUP_HEALTHY, WAL_ARCHIVING},
+    upstream::{
+        Lifecycle, PoolerId, PoolerRecord, PoolerStatus, Role as Claim,
+        primary::{self, Seen},
+    },
 };
 
 /// The API server tells the time of a pod's creation in whole seconds, and by its own clock. Nobody is up sooner.
-const BORN: SignedDuration = SignedDuration::from_secs(2);
+pub const BORN: SignedDuration = SignedDuration::from_secs(2);
 /// How long a file system may take to grow in use.
 const ONLINE_RESIZE: SignedDuration = SignedDuration::from_mins(5);
 
@@ -49,10 +53,14 @@ pub struct Differences {
 pub fn view(scope: &Scope<'_>, observed: &Observed, differences: &Differences, now: Timestamp) -> View {
     let pods = by_name(&observed.pods);
     let claims = by_name(&observed.claims);
-    let records = observed.records();
+    let records = stranger::known(observed, now);
+    let forgotten: BTreeSet<&str> =
+        stranger::forgotten(observed, now).into_iter().map(|stranger| stranger.pod.as_str()).collect();
+    let overdue = stranger::overdue(observed, now);
     let claim = primary::claims(&records).first().copied();
     let top = claim.map(|claim| claim.rule);
     let seen = Conversation::of(observed, &records, now);
+    let led_by = seen.primary.and_then(|(record, _)| record.rule);
     let asked: BTreeMap<String, scope::Member<'_>> =
         scope.members().into_iter().map(|member| (member.pod.clone(), member)).collect();
     let wanted: BTreeMap<&String, (&str, u32)> =
@@ -68,12 +76,17 @@ pub fn view(scope: &Scope<'_>, observed: &Observed, differences: &Differences, n
         let cell = cell.or_else(|| live.and_then(|pod| pod.labels().get(label::CELL).cloned()));
         let of_lost = || lost.as_ref().filter(|(lost, _)| lost == name).map(|(_, cell)| cell.clone());
         let cell = cell.or_else(of_lost).unwrap_or_default();
-        let record = records.iter().find(|record| is_about(record, name, &cell));
+        let record = record_of(&records, name, &cell);
         let claim = claims.get(&name::data_pvc(name)).copied();
         let claims_primary =
             record.is_some_and(|record| record.role == Claim::Primary && !record.is_out() && top == Some(record.rule));
         let created = live.and_then(ResourceExt::creation_timestamp).map(|at| at.0);
         let answer = record.and_then(|record| seen.answer(&record.id, created));
+        // Nobody tells a primary without a record that another one was elected: it has lost its followers all the same.
+        let superseded = |status: &PoolerStatus| {
+            forgotten.contains(name.as_str()) && status.consensus.as_ref().is_some_and(|view| led_by > Some(view.rule))
+        };
+        let serves = answer.is_some_and(|status| status.is_serving_primary() && !superseded(status));
         members.push(Member {
             pod: name.clone(),
             index: wanted.get(name).map_or_else(|| index_of(name), |(_, index)| *index),
@@ -82,32 +95,43 @@ pub fn view(scope: &Scope<'_>, observed: &Observed, differences: &Differences, n
             created,
             drain: live.and_then(|pod| drain(pod, now)),
             failures: live.map_or(Failures::default(), failures),
-            outdated: live.and_then(|pod| outdated(pod, name, differences)),
+            outdated: live
+                .and_then(|pod| outdated(pod, name, differences))
+                .or_else(|| overdue.contains(name).then(|| "its record in the topology is missing".to_owned())),
+            registered: record.is_some() && !forgotten.contains(name.as_str()),
+            forgotten: forgotten.contains(name.as_str()),
             resize_pending: live.is_some() && claim.is_some_and(|claim| resizes_offline(claim, created, now)),
             misplaced: asked
                 .get(name)
                 .zip(live)
                 .zip(claim)
                 .and_then(|((member, pod), claim)| misplaced(member, pod, claim, observed)),
+            volume: volume(claim, live.is_some()),
             reload_pending: live.is_some_and(|pod| needs_reload(pod, differences)),
             ready: live.is_some_and(health::is_ready),
             trouble: live.and_then(trouble),
             node: live.map_or(Node::Fine, |pod| node(pod, observed)),
             lifecycle: record.map_or(Lifecycle::Unknown, |record| record.lifecycle.state),
             lifecycle_since: record.and_then(|record| record.lifecycle.updated),
-            role: if claims_primary || answer.is_some_and(PoolerStatus::is_serving_primary) {
+            role: if claims_primary || serves {
                 Role::Primary
             } else if record.is_some_and(|record| record.lifecycle.state != Lifecycle::Shutdown) {
                 Role::Standby
             } else {
                 Role::Unknown
             },
+            connected: live.is_some()
+                && record.map_or_else(
+                    || seen.follows(&PoolerId::new(cell.as_str(), name::pooler_service_id(name))),
+                    |record| seen.follows(&record.id),
+                ),
             vitals: record.and_then(|record| seen.vitals(record, created)),
             cell,
         });
     }
     let previous = scope.shard.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     let led = condition::find(previous, PRIMARY_CONFIRMED);
+    let lost_volumes = condition::find(previous, VOLUME_LOST).filter(|lost| lost.status == "True");
     let since = |status: &str| led.filter(|led| led.status == status).map(|led| led.last_transition_time.0);
     View {
         now,
@@ -117,9 +141,36 @@ pub fn view(scope: &Scope<'_>, observed: &Observed, differences: &Differences, n
         waiting: waiting(previous),
         lost_since: since("False"),
         led_since: since("True"),
+        ever_led: ever_led(previous, observed),
+        volume_lost_since: lost_volumes.map(|lost| lost.last_transition_time.0),
         last_quarantine: observed.claims.iter().filter_map(|claim| quarantined_at(claim)).max(),
         set_aside: observed.claims.iter().filter(|claim| quarantined_at(claim).is_some()).count(),
+        unrestorable: unrestorable(scope, previous),
         members,
+    }
+}
+
+/// Whether anything remembers a primary. Each of these may be lost: the status, the label that only a confirmed primary gets, and the
+/// budgets, which are not made before the first one.
+pub fn ever_led(previous: &[Condition], observed: &Observed) -> bool {
+    let mut roles = observed.pods.iter().filter_map(|pod| pod.labels().get(label::ROLE));
+    had_primary(previous) || !observed.budgets.is_empty() || roles.any(|role| role == label::PRIMARY)
+}
+
+/// Why a member could not be made anew from the backups, as the last status tells. Where it says nothing the primary is asked before a volume is
+/// given up; here other work does not wait for that answer.
+fn unrestorable(scope: &Scope<'_>, previous: &[Condition]) -> Option<&'static str> {
+    let fails = |type_: &str| condition::find(previous, type_).filter(|found| found.status == "False");
+    if scope.backup().is_none() {
+        return Some("there are no backups that it could be made from");
+    }
+    if fails(WAL_ARCHIVING).is_some() {
+        return Some("WAL does not reach the repository of the backups");
+    }
+    match fails(BACKUP_HEALTHY)?.reason.as_str() {
+        "NoBackups" => Some("no backup is complete yet"),
+        "RepositoryUnreachable" => Some("the repository of the backups cannot be read"),
+        _ => None,
     }
 }
 
@@ -146,6 +197,15 @@ fn misplaced(
     Some(Misplaced { class: class.to_owned(), exists })
 }
 
+/// What has become of the volume behind a claim, whose pod is there or not. Without a pod a claim that is about to go is no loss: it is made anew.
+pub fn volume(claim: Option<&PersistentVolumeClaim>, used: bool) -> Volume {
+    match claim {
+        Some(claim) if claim::is_lost(claim) => Volume::Lost,
+        Some(claim) if used && is_deleting(claim) => Volume::Leaving,
+        _ => Volume::Fine,
+    }
+}
+
 /// Whether the user wants nothing disturbed.
 fn is_paused(scope: &Scope<'_>) -> bool {
     scope.shard.annotations().get(annotation::PAUSE).is_some_and(|value| value != "false")
@@ -164,9 +224,12 @@ pub fn quarantined_at(claim: &PersistentVolumeClaim) -> Option<Timestamp> {
     claim.annotations().get(annotation::QUARANTINED_AT)?.parse().ok()
 }
 
-/// Whether a record was written by the pooler in that pod, or will be overwritten by it.
-fn is_about(record: &PoolerRecord, pod: &str, cell: &str) -> bool {
-    record.id.cell == cell && (record.id.name == name::pooler_service_id(pod) || record.is_of_pod(pod))
+/// The record that the pooler in a pod has written, or will overwrite. One of another id may bear the name of its host: what an earlier pooler
+/// there has left says nothing about this one.
+pub fn record_of<'a>(records: &'a [PoolerRecord], pod: &str, cell: &str) -> Option<&'a PoolerRecord> {
+    let in_cell = || records.iter().filter(|record| record.id.cell == cell);
+    let id = name::pooler_service_id(pod);
+    in_cell().find(|record| record.id.name == id).or_else(|| in_cell().find(|record| record.is_of_pod(pod)))
 }
 
 /// The number at the end of a pod's name.
@@ -235,9 +298,9 @@ fn resizes_offline(claim: &PersistentVolumeClaim, created: Option<Timestamp>, no
     })
 }
 
-/// Why a pod cannot run by itself.
+/// Why a pod cannot run by itself. Without its exporter it can.
 fn trouble(pod: &Pod) -> Option<String> {
-    if let Some(crash) = health::crash(pod) {
+    if let Some(crash) = health::crashes(pod).into_iter().find(|crash| crash.container != container::EXPORTER) {
         return Some(format!("container {}: {}", crash.container, crash.reason));
     }
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
@@ -277,18 +340,21 @@ impl<'a> Conversation<'a> {
         (of_this_pod && status.id.as_ref().is_none_or(|own| own == id)).then_some(status)
     }
 
+    /// Whether the primary says that a pooler's PostgreSQL is connected to it.
+    fn follows(&self, id: &PoolerId) -> bool {
+        let connections = self.primary.and_then(|(_, primary)| primary.primary.as_ref());
+        connections.is_some_and(|connections| connections.followers.contains(id))
+    }
+
     fn vitals(&self, record: &PoolerRecord, created: Option<Timestamp>) -> Option<Vitals> {
         let status = self.answer(&record.id, created)?;
         let rule = self.primary.and_then(|(_, primary)| primary.consensus.as_ref());
-        let follows = |(_, primary): (&PoolerRecord, &PoolerStatus)| {
-            primary.primary.as_ref().is_some_and(|view| view.followers.contains(&record.id))
-        };
         let end = self.primary.and_then(|(_, primary)| primary.primary.as_ref()?.lsn);
         let replayed = status.replication.as_ref().and_then(|view| view.replayed);
         Some(Vitals {
             postgres_ready: status.postgres_ready,
             serving: self.primary.is_some_and(|(primary, _)| primary.id == record.id),
-            streaming: status.is_streaming() && self.primary.is_some_and(follows),
+            streaming: status.is_streaming() && self.follows(&record.id),
             lag: match (end, replayed) {
                 (Some(end), Some(replayed)) => end.0.saturating_sub(replayed.0),
                 // Who does not tell how far it is has not been seen to be close.
@@ -300,7 +366,8 @@ impl<'a> Conversation<'a> {
     }
 }
 
-fn is_fresh(seen: &Seen, now: Timestamp) -> bool {
+/// Whether an answer is young enough to decide about a disruption.
+pub fn is_fresh(seen: &Seen, now: Timestamp) -> bool {
     now.duration_since(seen.at).abs() <= SignedDuration::try_from(FRESH_FOR).unwrap_or(SignedDuration::ZERO)
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::core::v1::{EnvVar, Pod},
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
@@ -12,13 +12,13 @@ use shared::{
     annotation,
     api::v1alpha1::{Phase, PostgresConfigStatus, ShardStatus},
     condition::{self, ConditionSet},
-    label,
+    health, label,
     pgconfig::Rendered,
 };
 
 use super::{
     container,
-    disruption::{Reason, Row, Verdict, View},
+    disruption::{Reason, Row, Verdict, View, Volume},
     facts::{Facts, names},
     observe::{Observed, Reference, is_deleting},
     origin,
@@ -54,11 +54,24 @@ pub const DISRUPTION_BLOCKED: &str = "DisruptionBlocked";
 pub const ROLLOUT_STALLED: &str = "RolloutStalled";
 /// A pod does not end.
 pub const POD_STUCK: &str = "PodStuck";
+/// Standbys have no connection to the primary, and nobody is about to change that.
+pub const STANDBYS_DETACHED: &str = "StandbysDetached";
 
+/// Pods answer that are in no record of the topology.
+pub const POOLERS_UNREGISTERED: &str = "PoolersUnregistered";
+/// Volumes of members are gone, or go with their pods.
+pub const VOLUME_LOST: &str = "VolumeLost";
+/// Everything that the shard had is gone, and nothing is made that would hide it.
+pub const DATA_LOSS_GUARD: &str = "DataLossGuard";
 /// Volumes are larger than the spec asks for, and stay so.
 pub const VOLUME_SHRINK_REFUSED: &str = "VolumeShrinkRefused";
 /// The spec asks for what counts only when data and volumes are made, and they are made otherwise.
 pub const CHANGE_HAS_NO_EFFECT: &str = "ChangeHasNoEffect";
+
+/// What [`DATA_LOSS_GUARD`] means, and the way out.
+pub const DATA_LOST: &str = "The shard had data, no volume with it is left, and no complete backup is known: new volumes would make it an \
+                             empty database. Bring volumes back under their old names, or annotate the cluster with \
+                             multigres.com/start-empty=true to start anew";
 
 /// Reason of [`PRIMARY_CONFIRMED`] from the loss of a primary until the next one.
 pub(super) const LOST: &str = "PrimaryLost";
@@ -73,6 +86,9 @@ pub struct Config<'a> {
     /// Settings that stay higher than the spec asks for, by name.
     pub held: &'a BTreeMap<String, u64>,
 }
+
+/// How long a standby that has just got ready may take to connect before it is told of.
+const CONNECTS_IN: SignedDuration = SignedDuration::from_secs(20);
 
 /// What was decided about disruptions, and on what grounds.
 #[derive(Clone, Copy, Debug)]
@@ -158,17 +174,28 @@ fn phase(
 
 /// What does not get better by waiting.
 fn degraded(scope: &Scope<'_>, facts: &Facts, lost: bool) -> Option<String> {
+    if facts.data_lost {
+        return Some("All data volumes are gone, and nothing is made in their place".to_owned());
+    }
     if let Some((pod, why)) = facts.broken_pods.first_key_value() {
         return Some(format!("Pool pod {pod} cannot run: {why}"));
     }
     if let Some((pod, why)) = facts.broken_orchestrators.first_key_value() {
         return Some(format!("Orchestrator pod {pod} cannot run: {why}"));
     }
+    let bereft: Vec<&String> =
+        facts.volumes.iter().filter(|(_, volume)| **volume == Volume::Lost).map(|(pod, _)| pod).collect();
+    if !bereft.is_empty() {
+        return Some(format!("The volumes of these are lost: {}", names(bereft)));
+    }
     if !facts.quarantined.is_empty() {
         return Some(format!("Quarantined by their poolers: {}", names(&facts.quarantined)));
     }
     if !facts.unresolvable.is_empty() {
         return Some(format!("Registered under a host name that nobody can resolve: {}", names(&facts.unresolvable)));
+    }
+    if lost && !facts.forgotten.is_empty() && !facts.claimed {
+        return Some(format!("The topology has lost the records of poolers that run: {}", names(&facts.forgotten)));
     }
     if lost {
         let what = if facts.claimed { "The primary does not answer as one" } else { "The shard has lost its primary" };
@@ -253,6 +280,9 @@ fn conditions(
     };
     set = match &facts.primary {
         Some(pod) => set.set(PRIMARY_CONFIRMED, true, "Confirmed", format!("{pod} serves as primary")),
+        None if lost && !facts.forgotten.is_empty() && !facts.claimed => {
+            set.set(PRIMARY_CONFIRMED, false, LOST, "The topology has lost the record of the last primary")
+        }
         None if lost => set.set(PRIMARY_CONFIRMED, false, LOST, "The last primary no longer answers as one"),
         None if facts.claimed => set.set(
             PRIMARY_CONFIRMED,
@@ -317,6 +347,19 @@ fn conditions(
             set = set.set(ROLLOUT_STALLED, true, "MemberNotHealthy", &blocker.message);
         }
     }
+    if !facts.forgotten.is_empty() {
+        let message = format!("The topology has no record of: {}", names(&facts.forgotten));
+        set = set.set(POOLERS_UNREGISTERED, true, "RecordMissing", message);
+    } else if !observed.strangers.is_empty() || observed.topology_away.is_some() || !observed.topology.is_complete() {
+        // Who is being replaced, or does not answer this time, has not registered yet: how long this has lasted is not forgotten.
+        set = set.keep(POOLERS_UNREGISTERED);
+    }
+    if let Some((reason, message)) = volumes_lost(facts) {
+        set = set.set(VOLUME_LOST, true, reason, message);
+    }
+    if facts.data_lost {
+        set = set.set(DATA_LOSS_GUARD, true, "AllVolumesGone", DATA_LOST);
+    }
     if !disruptions.too_large.is_empty() {
         let message = format!("No volume shrinks; larger than asked for: {}", names(disruptions.too_large));
         set = set.set(VOLUME_SHRINK_REFUSED, true, "SmallerThanVolume", message);
@@ -326,7 +369,38 @@ fn conditions(
         let message = format!("Asked to end, and still there: {}", names(stuck));
         set = set.set(POD_STUCK, true, "StuckTerminating", message);
     }
+    let detached = detached(observed, facts, now);
+    // What is under way takes connections away for a moment, and has a name of its own if it does not go on.
+    if !disruptions.verdict.pending && !detached.is_empty() {
+        let message = format!("The primary has no connection to: {}", names(detached));
+        set = set.set(STANDBYS_DETACHED, true, "NotStreaming", message);
+    }
     set.finish()
+}
+
+/// Which members have lost their volumes, or are about to.
+fn volumes_lost(facts: &Facts) -> Option<(&'static str, String)> {
+    let of = |volume| facts.volumes.iter().filter(move |(_, found)| **found == volume).map(|(pod, _)| pod);
+    let lost = of(Volume::Lost).next().map(|_| format!("Lost: the volumes of {}", names(of(Volume::Lost))));
+    let leaving = of(Volume::Leaving).next().map(|_| {
+        format!("Marked for deletion, and gone with their pods: the volumes of {}", names(of(Volume::Leaving)))
+    });
+    match (lost, leaving) {
+        (Some(lost), Some(leaving)) => Some(("Lost", format!("{lost}. {leaving}"))),
+        (Some(lost), None) => Some(("Lost", lost)),
+        (None, Some(leaving)) => Some(("Terminating", leaving)),
+        (None, None) => None,
+    }
+}
+
+/// Standbys that have been ready long enough and are not connected to the primary.
+fn detached<'a>(observed: &Observed, facts: &'a Facts, now: Timestamp) -> Vec<&'a String> {
+    let settled = |name: &&String| {
+        let pod = observed.pods.iter().find(|pod| pod.name_any() == **name);
+        let since = pod.and_then(|pod| health::ready_since(pod));
+        since.is_some_and(|since| now.duration_since(since) >= CONNECTS_IN)
+    };
+    facts.detached.iter().filter(settled).collect()
 }
 
 /// What the spec asks for in vain.

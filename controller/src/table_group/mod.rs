@@ -3,7 +3,7 @@
 pub mod leaving;
 mod status;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use kube::ResourceExt as _;
@@ -112,7 +112,8 @@ fn desired(observed: &Observed) -> Vec<Shard> {
     let spec = &observed.group.spec;
     let project = observed.group.metadata.annotations.as_ref().and_then(|all| all.get(annotation::PROJECT_REF));
     let project = project.filter(|project| !project.is_empty());
-    let paused = observed.group.metadata.annotations.as_ref().and_then(|all| all.get(annotation::PAUSE));
+    let said = |key: &&str| Some(((*key).to_owned(), observed.group.annotations().get(*key)?.clone()));
+    let words: BTreeMap<String, String> = annotation::HANDED_DOWN.iter().filter_map(said).collect();
     observed
         .wanted()
         .iter()
@@ -125,9 +126,8 @@ fn desired(observed: &Observed) -> Vec<Shard> {
             };
             let mut metadata = observed.owner.meta(name::shard(id), label::of_shard(id, Component::Shard));
             let project = project.map(|project| (annotation::PROJECT_REF.to_owned(), project.clone()));
-            let paused = paused.map(|value| (annotation::PAUSE.to_owned(), value.clone()));
             let told = Adoption::of(&observed.group.metadata).told();
-            metadata.annotations = annotations(project.into_iter().chain(paused).chain(told).collect());
+            metadata.annotations = annotations(project.into_iter().chain(words.clone()).chain(told).collect());
             Shard { metadata, spec: resolve::shard(spec, shard), status: None }
         })
         .collect()

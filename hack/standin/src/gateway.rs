@@ -37,7 +37,7 @@ pub async fn run(values: Values) -> Result<()> {
     // Unlike the others a gateway does not start without the topology.
     let registered = tokio::time::timeout(Duration::from_secs(10), register(&store, record)).await;
     registered.ok().context("failed to register gateway: registration failed: context deadline exceeded")?;
-    let poolers = store.watch_poolers();
+    let poolers = store.watch_poolers(false);
     let mut listeners = Vec::new();
     for flag in ["pg-port", "pg-replica-port"] {
         let port = values.port(flag);

@@ -11,12 +11,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::identity;
-use crate::proto::clustermetadata::Multipooler;
+use crate::proto::clustermetadata::{Multipooler, PoolerLifecycleStatus};
 use crate::topology::{Connection, Store};
 
 impl Store {
-    /// A live map of the poolers of every cell, by component id.
-    pub fn watch_poolers(&self) -> watch::Receiver<BTreeMap<String, Multipooler>> {
+    /// A live map of the poolers of every cell, by component id. Who `keeps` goes on with those whose records are gone although they did not stop:
+    /// orchestrators do so for hours, gateways do not.
+    pub fn watch_poolers(&self, keeps: bool) -> watch::Receiver<BTreeMap<String, Multipooler>> {
         let (sender, receiver) = watch::channel(BTreeMap::new());
         let store = self.clone();
         tokio::spawn(async move {
@@ -29,7 +30,7 @@ impl Store {
                         && let Ok(connection) = store.cell(&name).await
                     {
                         watched.insert(name.clone());
-                        tasks.spawn(follow(connection, name, Arc::clone(&sender)));
+                        tasks.spawn(follow(connection, name, Arc::clone(&sender), keeps));
                     }
                 }
                 tokio::time::sleep(Duration::from_secs(3)).await;
@@ -42,22 +43,23 @@ impl Store {
 type Poolers = watch::Sender<BTreeMap<String, Multipooler>>;
 
 /// Keeps the entries of one cell current for as long as somebody looks.
-async fn follow(connection: Connection, cell: String, sender: Arc<Poolers>) {
+async fn follow(connection: Connection, cell: String, sender: Arc<Poolers>, keeps: bool) {
     while !sender.is_closed() {
-        if let Err(error) = follow_once(&connection, &cell, &sender).await {
+        if let Err(error) = follow_once(&connection, &cell, &sender, keeps).await {
             tracing::debug!(%cell, %error, "pooler watch ended");
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 
-async fn follow_once(connection: &Connection, cell: &str, sender: &Poolers) -> Result<()> {
+async fn follow_once(connection: &Connection, cell: &str, sender: &Poolers, keeps: bool) -> Result<()> {
     let (entries, revision) = connection.list("poolers").await?;
     let current: BTreeMap<String, Multipooler> =
         entries.iter().filter_map(|(_, stored)| decode_pooler(cell, &stored.value)).collect();
     sender.send_if_modified(|poolers| {
         let before = poolers.clone();
-        poolers.retain(|_, record| record.id.as_ref().is_some_and(|id| id.cell != cell));
+        let elsewhere = |record: &Multipooler| record.id.as_ref().is_some_and(|id| id.cell != cell);
+        poolers.retain(|_, record| elsewhere(record) || (keeps && !is_stopped(record)));
         poolers.extend(current);
         *poolers != before
     });
@@ -80,7 +82,10 @@ async fn follow_once(connection: &Connection, cell: &str, sender: &Poolers) -> R
                 EventType::Delete => {
                     let key = String::from_utf8_lossy(kv.key()).into_owned();
                     let name = key.rsplit('/').nth(1).unwrap_or_default().to_owned();
-                    sender.send_modify(|poolers| drop(poolers.remove(&name)));
+                    sender.send_if_modified(|poolers| {
+                        let goes = poolers.get(&name).is_some_and(|record| !keeps || is_stopped(record));
+                        goes && poolers.remove(&name).is_some()
+                    });
                 }
             }
         }
@@ -89,6 +94,11 @@ async fn follow_once(connection: &Connection, cell: &str, sender: &Poolers) -> R
         }
     }
     Ok(())
+}
+
+fn is_stopped(record: &Multipooler) -> bool {
+    let lifecycle = record.lifecycle_status.as_ref();
+    lifecycle.is_some_and(|lifecycle| lifecycle.status() == PoolerLifecycleStatus::LifecycleShutdown)
 }
 
 fn decode_pooler(cell: &str, value: &[u8]) -> Option<(String, Multipooler)> {

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -165,9 +166,10 @@ impl ClusterUnderTest {
         .await
     }
 
-    /// Deletes the cluster and waits until nothing of it runs.
-    pub async fn delete(&self, seconds: u64) -> Result<()> {
+    /// Deletes the cluster and waits until nothing of it runs; answers how long that took.
+    pub async fn delete(&self, seconds: u64) -> Result<Duration> {
         let api = self.api();
+        let asked = Instant::now();
         api.delete(&self.name, &DeleteParams::default()).await?;
         until("the cluster's removal", within(seconds), || async {
             if let Some(left) = api.get_opt(&self.name).await? {
@@ -178,7 +180,10 @@ impl ClusterUnderTest {
             ensure!(left.is_empty(), "pods are left: {left:?}");
             Ok(())
         })
-        .await
+        .await?;
+        let took = asked.elapsed();
+        eprintln!("cluster {}/{} is gone after {:.1} s", self.namespace, self.name, took.as_secs_f64());
+        Ok(took)
     }
 
     /// A cluster that is there already, made by somebody else's hand.

@@ -1,6 +1,6 @@
 //! One cell: from nothing to Healthy, through the controller's death, to nothing.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use anyhow::{Result, ensure};
 use k8s_openapi::api::{
@@ -13,6 +13,14 @@ use kube::{
 };
 use serde_json::json;
 use stories::{Bed, ClusterUnderTest, until, within};
+
+/// How long a cluster may take to go while its controller lives.
+const DELETION: Duration = Duration::from_secs(60);
+
+fn in_time(deletion: Duration) -> Result<()> {
+    ensure!(deletion <= DELETION, "the deletion took {} s", deletion.as_secs());
+    Ok(())
+}
 
 fn sample(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../samples").join(name)
@@ -72,7 +80,7 @@ async fn minimal_becomes_healthy_with_a_confirmed_primary_and_leaves_only_retain
 
     let claims = cluster.claims().await?;
     ensure!(!claims.is_empty(), "volume claims exist");
-    cluster.delete(180).await?;
+    in_time(cluster.delete(180).await?)?;
     ensure!(cluster.claims().await? == claims, "claims are retained by default: had {claims:?}");
 
     // The same manifest serves from the retained volumes.
@@ -81,7 +89,7 @@ async fn minimal_becomes_healthy_with_a_confirmed_primary_and_leaves_only_retain
     ensure!(again.claims().await? == claims, "the retained claims are used again");
     let secret = secrets.get("minimal-postgres-password").await?.data.unwrap_or_default();
     ensure!(secret == password, "the password outlives the cluster, as the data does");
-    again.delete(180).await?;
+    in_time(again.delete(180).await?)?;
     bed.remove_namespace(&namespace).await
 }
 

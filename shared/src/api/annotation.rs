@@ -52,6 +52,13 @@ pub const SWITCHOVER_FAILED_AT: &str = "drain.multigres.com/switchover-failed-at
 /// On a cluster, handed down to its shards: while it is there, and not `false`, no pod is taken down that runs.
 pub const PAUSE: &str = "multigres.com/pause";
 
+/// On a cluster, handed down to its shards: while it is there, and not `false`, a shard that has lost all of its data, and has no backup, starts
+/// anew with an empty database.
+pub const START_EMPTY: &str = "multigres.com/start-empty";
+
+/// Words of the user on a cluster that are handed down to its shards.
+pub const HANDED_DOWN: [&str; 2] = [PAUSE, START_EMPTY];
+
 /// On a data volume's claim: RFC 3339 time at which it was set aside, because the pooler on it had given up. It is kept for
 /// whoever wants to look at it.
 pub const QUARANTINED_AT: &str = "multigres.com/quarantined-at";

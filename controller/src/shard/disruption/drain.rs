@@ -7,7 +7,7 @@ use shared::annotation::DrainState;
 
 use super::{
     ABORT_AFTER, FORCE_AFTER,
-    member::{Cause, Drain, Member, Presence, Role},
+    member::{Cause, Drain, Member, Presence, Role, Volume},
     verdict::{Act, Ending, Reason, Row, Verdict},
     view::{Safety, View},
 };
@@ -27,8 +27,11 @@ pub(super) fn advance(view: &View, member: &Member, drain: &Drain) -> Verdict {
             return drop(Ending::Cancelled);
         }
     } else if member.cause().is_none() {
-        return drop(Ending::Cancelled)
-            .note(Note::normal("DrainCancelled", format!("{pod} is as it should be and stays")));
+        let why = match member.volume {
+            Volume::Fine => "is as it should be and stays",
+            Volume::Leaving | Volume::Lost => "stays until another one is there: its volume would go with it",
+        };
+        return drop(Ending::Cancelled).note(Note::normal("DrainCancelled", format!("{pod} {why}")));
     }
     match member.role {
         Role::Primary => hand_over(view, member, drain),
@@ -64,6 +67,9 @@ fn hand_over(view: &View, member: &Member, drain: &Drain) -> Verdict {
                 return verdict.blocked(Reason::WaitingForMember, format!("{} has to come back first", other.pod));
             }
             let any = drain.cause == Some(Cause::NodeDrain);
+            if let Some(other) = view.unregistered(member).filter(|_| member.forgotten) {
+                return verdict.blocked(Reason::RecordMissing, format!("{} has to register first", other.pod));
+            }
             if !view.has_successor(member, any, true) {
                 return verdict.blocked(Reason::NoStandby, format!("No healthy standby can take over from {pod}"));
             }
@@ -76,7 +82,10 @@ fn hand_over(view: &View, member: &Member, drain: &Drain) -> Verdict {
             if !any && let Some(other) = view.returning(member) {
                 return verdict.blocked(Reason::WaitingForMember, format!("{} is not healthy yet", other.pod));
             }
-            verdict.act(Act::Resign { pod: pod.clone() })
+            // It may refuse, or not answer: until it has, this is what the shard waits for.
+            verdict
+                .act(Act::Resign { pod: pod.clone() })
+                .blocked(Reason::WaitingForSwitchover, format!("{pod} is asked to hand over"))
         }
     }
 }
@@ -103,11 +112,10 @@ fn take_out(view: &View, member: &Member, drain: &Drain) -> Verdict {
             _ => held(Reason::WaitingForMember, format!("{} has to come back first", other.pod)),
         };
     }
+    // A member that never joined a shard that nobody ever led does not wait for a primary: there is none before it is replaced.
+    let leaderless = view.serving_primary().is_none() && !view.is_useless(member);
     // A primary that stepped back claims nothing any more. Until somebody else does, the orchestrators are hurried.
-    if drain.state == DrainState::Draining
-        && view.serving_primary().is_none()
-        && view.past(drain.since, FORCE_AFTER).is_none()
-    {
+    if drain.state == DrainState::Draining && leaderless && view.past(drain.since, FORCE_AFTER).is_none() {
         return verdict.act(Act::Hasten).blocked(Reason::WaitingForSwitchover, "No primary serves yet");
     }
     if !member.wanted && !view.spec_suffices() {
@@ -119,7 +127,8 @@ fn take_out(view: &View, member: &Member, drain: &Drain) -> Verdict {
     if let Some(other) = view.returning(member) {
         return held(Reason::WaitingForMember, format!("{} is not healthy yet", other.pod));
     }
-    if !member.is_down() && view.serving_primary().is_none() {
+    // One in no record that is down may be the primary, as it recovers from a crash.
+    if leaderless && (!member.is_down() || (member.forgotten && view.ever_led)) {
         return held(Reason::NoPrimary, "No primary serves".to_owned());
     }
     let counted = !member.wanted && member.vitals.is_none_or(|vitals| vitals.in_cohort) && !member.is_down();

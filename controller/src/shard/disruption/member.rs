@@ -32,6 +32,8 @@ pub struct Member {
     pub resize_pending: bool,
     /// How its volume differs from what the spec asks for, if no change of the volume helps.
     pub misplaced: Option<Misplaced>,
+    /// What has become of its volume.
+    pub volume: Volume,
     /// Whether it runs settings that a reload would replace.
     pub reload_pending: bool,
     /// Whether the kubelet says that it is ready.
@@ -46,6 +48,12 @@ pub struct Member {
     pub lifecycle_since: Option<Timestamp>,
     /// What it is in the replication.
     pub role: Role,
+    /// Whether there is a record of it in the topology.
+    pub registered: bool,
+    /// Whether it answers and has been in no record for a while, although the topology is complete.
+    pub forgotten: bool,
+    /// Whether the primary says that this one's PostgreSQL is connected to it, whether or not its pooler answers.
+    pub connected: bool,
     /// What its pooler said within [`FRESH_FOR`](super::FRESH_FOR); none if it said nothing.
     pub vitals: Option<Vitals>,
 }
@@ -57,6 +65,18 @@ pub struct Misplaced {
     pub class: String,
     /// Whether there is such a class, as far as that is known.
     pub exists: bool,
+}
+
+/// What has become of a data volume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Volume {
+    /// Nothing bad.
+    #[default]
+    Fine,
+    /// Somebody asked for its end: it goes with its pod, and so does what is on it.
+    Leaving,
+    /// Its claim is there, and the volume is not.
+    Lost,
 }
 
 /// Whether a pod is there.
@@ -168,18 +188,29 @@ impl Member {
 
     /// Whether it certainly serves nobody: taking it down takes nothing away.
     ///
-    /// A pooler that merely does not answer may still have a PostgreSQL that confirms commits.
+    /// A pooler that merely does not answer may still have a PostgreSQL that confirms commits, and so may one that crashes: the two are
+    /// processes of different containers. The primary knows.
     pub fn is_down(&self) -> bool {
         match (self.presence, &self.vitals) {
             (Presence::Missing | Presence::Ended, _) => true,
             (_, Some(vitals)) => !vitals.postgres_ready && !vitals.streaming,
-            (_, None) => !self.ready && (self.trouble.is_some() || self.lifecycle == Lifecycle::Quarantined),
+            (_, None) => !self.ready && !self.connected && (self.trouble.is_some() || self.is_quarantined()),
         }
+    }
+
+    /// Whether it runs and is registered, so that nothing but a primary is missing to it.
+    pub fn has_joined(&self) -> bool {
+        self.is_live() && self.ready && self.registered && self.role == Role::Standby
     }
 
     /// Whether its pooler gave up on its data.
     pub fn is_quarantined(&self) -> bool {
         self.lifecycle == Lifecycle::Quarantined
+    }
+
+    /// Whether nothing comes of its data any more: its pooler gave up on it, or it is down and its volume is gone or about to go.
+    pub fn is_given_up(&self) -> bool {
+        self.is_quarantined() || (self.wanted && self.volume != Volume::Fine && self.is_down())
     }
 
     /// Whether its node is about to go.
@@ -191,6 +222,9 @@ impl Member {
     pub fn cause(&self) -> Option<Cause> {
         if !self.wanted {
             Some(Cause::ScaleDown)
+        } else if self.volume != Volume::Fine {
+            // Its next pod would have no data, so it stays until somebody else has taken its place.
+            None
         } else if self.outdated.is_some() {
             Some(Cause::RollingUpdate)
         } else if self.resize_pending {

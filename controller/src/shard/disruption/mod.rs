@@ -15,7 +15,7 @@ mod view;
 use std::time::Duration;
 
 pub use self::{
-    member::{Cause, Drain, Failures, Member, Misplaced, Node, Presence, Role, Vitals},
+    member::{Cause, Drain, Failures, Member, Misplaced, Node, Presence, Role, Vitals, Volume},
     table::decide,
     verdict::{Act, Blocker, Ending, Reason, Row, Verdict, Wait},
     view::{Safety, View},

@@ -7,7 +7,7 @@ use shared::annotation::DrainState;
 use super::{
     ABORT_AFTER, PROGRESS_DEADLINE, STUCK_AFTER,
     drain::{advance, still_useless, waiting_for},
-    member::{Cause, Member, Misplaced, Presence, Role},
+    member::{Cause, Member, Misplaced, Presence, Role, Volume},
     verdict::{Act, Blocker, Ending, Reason, Row, Verdict, Wait},
     view::{Safety, View},
 };
@@ -53,9 +53,10 @@ fn pending(view: &View) -> bool {
     view.members.iter().filter(|member| member.presence != Presence::Missing).any(|member| {
         member.cause().is_some()
             || member.drain.is_some()
+            || (member.is_live() && member.forgotten)
             || member.is_quarantined()
             || member.reload_pending
-            || (member.wanted && member.misplaced.is_some())
+            || (member.wanted && (member.misplaced.is_some() || member.volume != Volume::Fine))
             // Without another member nobody can take over, and no budget keeps the eviction away.
             || (member.role == Role::Primary && member.must_move() && view.members.len() > 1)
     })
@@ -141,10 +142,20 @@ fn waiting(view: &View) -> Option<Verdict> {
     {
         return Some(verdict);
     }
+    if let Some(verdict) = unjoined(view) {
+        return Some(verdict);
+    }
+    if view.serving_primary().is_none()
+        && view.ever_led
+        && let Some(missing) = forgotten(view)
+    {
+        let message = format!("{missing}; who leads is not certain");
+        return Some(Verdict::of(Row::Waiting).blocked(Reason::RecordMissing, message));
+    }
     let returning: Vec<&Member> = in_order(view)
         .into_iter()
         .filter(|member| {
-            member.wanted && member.outdated.is_none() && !member.is_quarantined() && !view.is_healthy(member)
+            member.wanted && member.outdated.is_none() && !member.is_given_up() && !view.is_healthy(member)
         })
         .collect();
     let first = returning.first()?;
@@ -164,6 +175,32 @@ fn waiting(view: &View) -> Option<Verdict> {
     Some(Verdict::of(Row::Waiting).blocked(Reason::WaitingForMember, message))
 }
 
+/// The next of those that did not join a shard that never had a primary, once everybody of today's description has: it takes more than one
+/// of them to have a primary. The latest goes first, which may not be back from its own turn.
+fn unjoined(view: &View) -> Option<Verdict> {
+    let mut left: Vec<&Member> = in_order(view)
+        .into_iter()
+        .filter(|member| member.is_live() && member.wanted && view.never_joined(member) && view.is_useless(member))
+        .collect();
+    left.sort_by_key(|member| Reverse(member.created));
+    let current = |member: &&Member| member.wanted && member.outdated.is_none();
+    let all_joined = view.members.iter().filter(current).all(Member::has_joined);
+    if !all_joined {
+        return None;
+    }
+    choose(view, Row::OutdatedStandby, &left)?.ok()
+}
+
+/// Who runs without a record, for a message; none if nobody does.
+fn forgotten(view: &View) -> Option<String> {
+    let all: Vec<&String> = in_order(view)
+        .into_iter()
+        .filter(|member| member.is_live() && member.forgotten)
+        .map(|member| &member.pod)
+        .collect();
+    (!all.is_empty()).then(|| format!("The topology has no record of {}", names(all)))
+}
+
 /// Outdated and certainly down: today's description may be the cure. A claim to be primary goes last, and not on a single answer: its
 /// PostgreSQL may be recovering from a crash, which nobody has to help with.
 fn broken(view: &View) -> Option<Verdict> {
@@ -171,6 +208,9 @@ fn broken(view: &View) -> Option<Verdict> {
     let mut broken: Vec<&Member> = in_order(view)
         .into_iter()
         .filter(|member| member.is_live() && member.wanted && member.outdated.is_some() && member.is_down())
+        .filter(|member| member.volume == Volume::Fine)
+        // What it says of its PostgreSQL may be a crash that it recovers from, and that it is not the primary is not known.
+        .filter(|member| !(member.forgotten && view.ever_led))
         .filter(|member| member.role != Role::Primary || member.trouble.is_some() || lasts)
         .collect();
     broken.sort_by_key(|member| member.role == Role::Primary);
@@ -182,18 +222,25 @@ fn broken(view: &View) -> Option<Verdict> {
 /// The rows that take somebody down, and the reload that does not.
 fn work(view: &View) -> Verdict {
     let mut blocker: Option<(Row, Blocker)> = None;
-    for member in in_order(view).into_iter().filter(|member| member.is_live() && member.is_quarantined()) {
-        match view.quarantine_guard(member) {
+    for member in in_order(view).into_iter().filter(|member| member.is_live() && member.is_given_up()) {
+        let (row, reason, event, what) = if member.is_quarantined() {
+            (Row::Quarantined, Reason::QuarantineBlocked, "QuarantineRemediation", "is quarantined")
+        } else {
+            (Row::Volume, Reason::VolumeLost, "VolumeLost", "has lost its volume")
+        };
+        match view.volume_guard(member) {
             None => {
-                let message =
-                    format!("{} gave up on its data: it gets a fresh volume, the old one is kept", member.pod);
-                return Verdict::of(Row::Quarantined)
+                let message = format!("{} {what}: it gets a fresh volume, the old claim is kept", member.pod);
+                // Without a backup nothing is given up, so this may last.
+                let proof = format!("{} {what}: a complete backup has to be found first", member.pod);
+                return Verdict::of(row)
                     .act(Act::FreshVolume { pod: member.pod.clone() })
-                    .note(Note::warning("QuarantineRemediation", message));
+                    .blocked(reason, proof)
+                    .note(Note::warning(event, message));
             }
             Some(why) => {
-                let message = format!("{} is quarantined: {why}", member.pod);
-                block(&mut blocker, Row::Quarantined, Blocker::new(Reason::QuarantineBlocked, message));
+                let message = format!("{} {what}: {why}", member.pod);
+                block(&mut blocker, row, Blocker::new(reason, message));
             }
         }
     }
@@ -204,7 +251,7 @@ fn work(view: &View) -> Verdict {
     // One that is on its way back costs nothing more. Nobody else goes before it.
     let mut sick: Vec<&Member> = live()
         .filter(|member| member.wanted && member.outdated.is_some() && member.role != Role::Primary)
-        .filter(|member| !view.is_healthy(member))
+        .filter(|member| member.volume == Volume::Fine && !view.is_healthy(member))
         .collect();
     // One that says it is no use goes before one that only does not answer; of those the latest, which may not be back from its own turn.
     sick.sort_by_key(|member| (member.vitals.is_none(), Reverse(member.created)));
@@ -221,7 +268,12 @@ fn work(view: &View) -> Verdict {
         None => {}
     }
     let mut others_first = false;
-    if view.spec_suffices() {
+    // Whom the topology does not know nobody elects, so until all that stay are registered nothing is begun that can wait.
+    let recovers = view.members.iter().any(|member| member.is_live() && member.wanted && member.forgotten);
+    if recovers {
+        let message = forgotten(view).unwrap_or_default();
+        block(&mut blocker, Row::Waiting, Blocker::new(Reason::RecordMissing, message));
+    } else if view.spec_suffices() {
         let mut extra: Vec<&Member> = live().filter(|member| !member.wanted && member.role != Role::Primary).collect();
         extra.sort_by_key(|member| (view.is_healthy(member), Reverse(member.index)));
         others_first |= !extra.is_empty();
@@ -235,7 +287,7 @@ fn work(view: &View) -> Verdict {
         block(&mut blocker, Row::Extra, Blocker::new(Reason::ScaleDownBlocked, message));
     }
     let home = view.primary().map(|primary| primary.cell.as_str());
-    match other_volume(view, home) {
+    match other_volume(view, home, recovers) {
         Some(Ok(verdict)) => return verdict,
         Some(Err(found)) => block(&mut blocker, Row::Volume, found),
         None => {}
@@ -267,24 +319,38 @@ fn work(view: &View) -> Verdict {
     if let Some(verdict) = reload(view) {
         return verdict;
     }
+    if let Some(message) = forgotten(view) {
+        block(&mut blocker, Row::Waiting, Blocker::new(Reason::RecordMissing, message));
+    }
     match blocker {
         Some((row, found)) => Verdict { blocker: Some(found), ..Verdict::of(row) },
         None => Verdict::of(Row::Waiting).blocked(Reason::WaitingForMember, "A member does not answer"),
     }
 }
 
-/// A member on a volume of another class gives its place to one beside it, which comes first: it is not wanted any more then, and leaves in
-/// order. One at a time; the primary last.
-fn other_volume(view: &View, home: Option<&str>) -> Option<Result<Verdict, Blocker>> {
+/// A member on a volume of another class, or on one that is lost or about to go, gives its place to one beside it, which comes first: it is
+/// not wanted any more then, and leaves in order. One at a time; those that may lose their data first, and of either kind the primary last.
+///
+/// Nobody is taken down for it. A loss that was seen wrongly costs a volume more, and no data. Another class can wait while the shard
+/// recovers from the loss of records.
+fn other_volume(view: &View, home: Option<&str>, recovers: bool) -> Option<Result<Verdict, Blocker>> {
     let live = || in_order(view).into_iter().filter(|member| member.is_live());
-    let mut misplaced: Vec<(&Member, &Misplaced)> =
-        live().filter(|member| member.wanted).filter_map(|member| Some((member, member.misplaced.as_ref()?))).collect();
-    misplaced.sort_by_key(|(member, _)| (member.role == Role::Primary, Some(member.cell.as_str()) == home));
-    if let Some((_, found)) = misplaced.iter().find(|(_, found)| !found.exists) {
+    let lost = |member: &Member| member.volume != Volume::Fine;
+    let mut moving: Vec<&Member> = live()
+        .filter(|member| member.wanted && (lost(member) || (member.misplaced.is_some() && !recovers)))
+        .filter(|member| !(lost(member) && member.is_given_up()))
+        .collect();
+    moving.sort_by_key(|member| (!lost(member), member.role == Role::Primary, Some(member.cell.as_str()) == home));
+    let member = moving.first()?;
+    if lost(member) {
+        if !view.volumes_lost_for(ABORT_AFTER) {
+            let message = format!("{} has lost its volume, or is about to", member.pod);
+            return Some(Err(Blocker::new(Reason::VolumeLost, message)));
+        }
+    } else if let Some(found) = missing_class(&moving) {
         let message = format!("There is no StorageClass {:?}; the volumes stay as they are", found.class);
         return Some(Err(Blocker::new(Reason::StorageClassMissing, message)));
     }
-    let (member, found) = misplaced.first()?;
     // The one that came would stay, and the one that gave its place could never leave.
     if !view.spec_suffices() {
         return Some(Err(Blocker::new(
@@ -305,11 +371,17 @@ fn other_volume(view: &View, home: Option<&str>) -> Option<Result<Verdict, Block
     if let Some(sick) = sick {
         return Some(Err(Blocker::new(Reason::WaitingForMember, format!("{} is not healthy yet", sick.pod))));
     }
-    Some(Ok(replace_volume(member, found)))
+    Some(Ok(replace_volume(member)))
 }
 
-fn replace_volume(member: &Member, found: &Misplaced) -> Verdict {
-    let message = format!("{} gives its place to a member on a volume of class {:?}", member.pod, found.class);
+/// The first class that members should move to and that does not exist.
+fn missing_class<'a>(moving: &[&'a Member]) -> Option<&'a Misplaced> {
+    moving.iter().filter_map(|member| member.misplaced.as_ref()).find(|found| !found.exists)
+}
+
+fn replace_volume(member: &Member) -> Verdict {
+    let class = member.misplaced.as_ref().map(|found| format!(" of class {:?}", found.class)).unwrap_or_default();
+    let message = format!("{} gives its place to a member on another volume{class}", member.pod);
     Verdict::of(Row::Volume)
         .act(Act::ReplaceVolume { pod: member.pod.clone() })
         .note(Note::normal("VolumeReplaced", message))
@@ -319,9 +391,9 @@ fn replace_volume(member: &Member, found: &Misplaced) -> Verdict {
 fn stranded(view: &View) -> Option<Verdict> {
     view.serving_primary()?;
     let down = |member: &&Member| member.is_live() && member.wanted && member.role != Role::Primary && member.is_down();
-    in_order(view).into_iter().filter(down).filter(|member| !member.is_quarantined()).find_map(|member| {
-        let found = member.misplaced.as_ref().filter(|found| found.exists)?;
-        Some(replace_volume(member, found))
+    in_order(view).into_iter().filter(down).filter(|member| !member.is_given_up()).find_map(|member| {
+        member.misplaced.as_ref().filter(|found| found.exists)?;
+        Some(replace_volume(member))
     })
 }
 
@@ -369,6 +441,10 @@ fn primary(view: &View) -> Option<Result<Verdict, (Row, Blocker)>> {
         if moves {
             return None;
         }
+        if member.forgotten {
+            let message = format!("{pod} is the only member and in no record; it registers when it is restarted");
+            return Some(Err((Row::Alone, Blocker::new(Reason::RecordMissing, message))));
+        }
         let message = format!("{pod} is the only member: the shard is down until it is back");
         return Some(Ok(replace(Row::Alone, member).note(Note::warning("DowntimeExpected", message))));
     }
@@ -380,6 +456,9 @@ fn primary(view: &View) -> Option<Result<Verdict, (Row, Blocker)>> {
     if let Some(at) = member.failures.retry_at().filter(|at| *at > view.now) {
         let message = format!("Nobody took over from {pod}; the next try is at {}", at.strftime("%H:%M:%S"));
         return blocked(Reason::SwitchoverFailed, message);
+    }
+    if let Some(other) = view.unregistered(member).filter(|_| member.forgotten) {
+        return blocked(Reason::RecordMissing, format!("{} has to register before {pod} hands over", other.pod));
     }
     // Where all nodes are about to be emptied, a while passes before one of them has to do, so that nobody is moved to and fro.
     let any_node = view.waited(Wait::Successor, ABORT_AFTER);

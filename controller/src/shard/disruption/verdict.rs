@@ -57,7 +57,7 @@ pub enum Row {
     NoQuorum,
     /// The file system of a member grows with a restart.
     Resize,
-    /// A member moves to a volume of another class.
+    /// A member moves to another volume: one of another class, or one in place of one that is lost.
     Volume,
     /// The primary leaves a node that is about to go.
     NodeDrain,
@@ -73,12 +73,12 @@ pub enum Act {
         /// The pod.
         pod: String,
     },
-    /// Set the volume of a quarantined member aside and delete its pod.
+    /// Set the volume of a quarantined member, or what is left of a lost one, aside and delete its pod.
     FreshVolume {
         /// The pod.
         pod: String,
     },
-    /// Let a member on another volume take the place of this one, which is not wanted any more then.
+    /// Let a member on another volume take the place of this one, which is not wanted any more then. Takes nobody down.
     ReplaceVolume {
         /// The pod.
         pod: String,
@@ -169,6 +169,8 @@ pub enum Reason {
     SeveralPrimaries,
     /// No primary serves.
     NoPrimary,
+    /// Members run of which the topology has no record.
+    RecordMissing,
     /// A member has to get healthy first.
     WaitingForMember,
     /// A pod does not end.
@@ -189,6 +191,8 @@ pub enum Reason {
     WaitingForCohort,
     /// A quarantined member must not get a fresh volume yet.
     QuarantineBlocked,
+    /// A member that has lost its volume, or is about to, must not get another one yet.
+    VolumeLost,
     /// The class that volumes should have does not exist.
     StorageClassMissing,
     /// Settings that were written are not in force yet.
@@ -206,7 +210,7 @@ pub enum Wait {
     Reload,
     /// The volumes of members, or the classes they need.
     Volume,
-    /// The topology, or one primary too many.
+    /// The topology and its records, or one primary too many.
     Sight,
     /// A word of the user.
     Word,
@@ -224,8 +228,8 @@ impl Reason {
             | Self::WaitingForCohort => Wait::Member,
             Self::NoStandby | Self::SwitchoverFailed | Self::WaitingForSwitchover => Wait::Successor,
             Self::WaitingForReload => Wait::Reload,
-            Self::QuarantineBlocked | Self::StorageClassMissing => Wait::Volume,
-            Self::TopologyUnavailable | Self::SeveralPrimaries => Wait::Sight,
+            Self::QuarantineBlocked | Self::VolumeLost | Self::StorageClassMissing => Wait::Volume,
+            Self::TopologyUnavailable | Self::SeveralPrimaries | Self::RecordMissing => Wait::Sight,
             Self::Paused | Self::ScaleDownBlocked => Wait::Word,
         }
     }

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use shared::api::v1alpha1::DurabilityPolicy;
 
 use super::{
-    LAG_LIMIT, PROGRESS_DEADLINE, QUARANTINE_AGE, QUARANTINE_PACE, SET_ASIDE_LIMIT, STUCK_AFTER,
+    ABORT_AFTER, LAG_LIMIT, PROGRESS_DEADLINE, QUARANTINE_AGE, QUARANTINE_PACE, SET_ASIDE_LIMIT, STUCK_AFTER,
     member::{Member, Node, Presence, Role},
     verdict::Wait,
 };
@@ -29,10 +29,16 @@ pub struct View {
     pub lost_since: Option<Timestamp>,
     /// Since when a primary has confirmed itself without a break.
     pub led_since: Option<Timestamp>,
-    /// When a member last got a fresh volume because its pooler had given up.
+    /// Whether there ever was a primary, as far as anything remembers.
+    pub ever_led: bool,
+    /// When a member last got a fresh volume because its pooler had given up, or its own was lost.
     pub last_quarantine: Option<Timestamp>,
+    /// Since when volumes of members have been lost, or about to go, without a break.
+    pub volume_lost_since: Option<Timestamp>,
     /// How many volumes were set aside for that reason and are still there.
     pub set_aside: usize,
+    /// Why nobody could be made anew from the backups, as far as that is known.
+    pub unrestorable: Option<&'static str>,
     /// All members, wanted or there.
     pub members: Vec<Member>,
 }
@@ -102,14 +108,20 @@ impl View {
     /// Whether an outdated member has been of no use for so long that a newer description is the best hope: it does not follow a primary that
     /// serves, or has never joined a shard that never had a primary.
     pub(super) fn is_useless(&self, member: &Member) -> bool {
-        let long = self.waited(Wait::Member, PROGRESS_DEADLINE);
-        let nobody_leads = || self.members.iter().all(|other| other.role == Role::Unknown);
-        long && member.outdated.is_some()
-            && match (member.role, member.vitals) {
-                (Role::Standby, Some(vitals)) => !vitals.streaming && self.serving_primary().is_some(),
-                (Role::Unknown, None) => nobody_leads(),
-                _ => false,
-            }
+        let says_so = || member.role == Role::Standby && member.vitals.is_some_and(|vitals| !vitals.streaming);
+        let follows_nobody = || says_so() && self.serving_primary().is_some();
+        let long = member.outdated.is_some() && self.waited(Wait::Member, PROGRESS_DEADLINE);
+        long && (follows_nobody() || self.never_joined(member))
+    }
+
+    /// Whether a member is in no record, in a shard that never had a primary.
+    ///
+    /// That nobody knows it proves nothing by itself: a topology that lost everything does not know the primary either. But where nobody ever
+    /// led there is no commit that somebody could hold, so whoever goes takes nothing along.
+    pub(super) fn never_joined(&self, member: &Member) -> bool {
+        let nobody_leads = || self.members.iter().all(|other| other.role != Role::Primary);
+        let streams = member.vitals.is_some_and(|vitals| vitals.streaming);
+        !member.registered && !streams && !self.ever_led && nobody_leads()
     }
 
     /// The primary, if exactly one member is it.
@@ -127,12 +139,13 @@ impl View {
     }
 
     /// Whether somebody could take over from `primary` and be better placed than it: not outdated, or, where it `moves`, not on a node
-    /// that is about to go, unless `any_node` that is only cordoned will do.
+    /// that is about to go, unless `any_node` that is only cordoned will do. Orchestrators elect nobody whom the topology does not know.
     pub fn has_successor(&self, primary: &Member, moves: bool, any_node: bool) -> bool {
         self.members.iter().any(|other| {
             other.pod != primary.pod
                 && other.role == Role::Standby
                 && other.wanted
+                && other.registered
                 && if moves {
                     !other.must_move() || (any_node && other.node == Node::Cordoned)
                 } else {
@@ -140,6 +153,13 @@ impl View {
                 }
                 && self.is_healthy(other)
         })
+    }
+
+    /// Another wanted member that is in no record. A primary that hands over because it is in none itself waits for all of them: an
+    /// orchestrator that was restarted knows nobody else.
+    pub fn unregistered(&self, apart_from: &Member) -> Option<&Member> {
+        let others = self.members.iter().filter(|other| other.pod != apart_from.pod);
+        others.filter(|other| other.wanted && !other.registered).min_by_key(|other| &other.pod)
     }
 
     /// Whether anybody but the primary is to be taken down.
@@ -162,13 +182,14 @@ impl View {
 
     /// Another member that has yet to get healthy. Two members may have been chosen, each before the other's choice was seen: the second
     /// one waits until the first is back. For a member that is not well itself only those count that are up to date, certainly down, or were made
-    /// a moment ago: the others may be waiting for it.
+    /// a moment ago: the others may be waiting for it, and so may one that has joined where nobody leads before more have.
     pub fn returning(&self, apart_from: &Member) -> Option<&Member> {
         let well = self.is_healthy(apart_from);
+        let waits_for_it = |other: &Member| self.never_joined(apart_from) && other.has_joined();
         let young = |other: &Member| other.created.is_some_and(|at| self.past(at, PROGRESS_DEADLINE).is_none());
         let others = self.members.iter().filter(|other| other.pod != apart_from.pod);
         others
-            .filter(|other| other.wanted && other.is_live() && !other.is_quarantined())
+            .filter(|other| other.wanted && other.is_live() && !other.is_given_up() && !waits_for_it(other))
             .filter(|other| {
                 (well || other.outdated.is_none() || other.is_down() || young(other)) && !self.is_healthy(other)
             })
@@ -184,11 +205,14 @@ impl View {
         self.members.iter().filter(stuck).map(|member| member.pod.as_str()).collect()
     }
 
-    /// Why the volume of a member whose pooler gave up must not be replaced yet; none if it may.
-    pub fn quarantine_guard(&self, victim: &Member) -> Option<String> {
-        let quarantined = self.members.iter().filter(|member| member.is_quarantined()).count();
-        if quarantined > 1 {
-            return Some(format!("{quarantined} members are quarantined at once"));
+    /// Why the volume of a member whose pooler gave up, or which has lost it, must not be replaced yet; none if it may.
+    ///
+    /// Claims may be seen late, and what is lost may come back, so this never rests on them alone: a primary that serves and as many healthy
+    /// others as the durability policy wants prove that nothing is missed. The executor has the primary find a backup before anything is done.
+    pub fn volume_guard(&self, victim: &Member) -> Option<String> {
+        let given_up = self.members.iter().filter(|member| member.is_given_up()).count();
+        if given_up > 1 {
+            return Some(format!("{given_up} members are quarantined or without their volume at once"));
         }
         if victim.role == Role::Primary {
             return Some(format!("{} holds the claim to be primary", victim.pod));
@@ -203,12 +227,18 @@ impl View {
         if !self.suffices(healthy) {
             return Some("the healthy members alone do not keep the durability policy".to_owned());
         }
+        if let Some(why) = self.unrestorable {
+            return Some(why.to_owned());
+        }
         let Some(created) = victim.created else { return Some("the pod has no age".to_owned()) };
         if self.past(created, QUARANTINE_AGE).is_none() {
             return Some("the pod is too young to be judged".to_owned());
         }
-        if victim.lifecycle_since.is_none_or(|since| since <= created) {
+        if victim.is_quarantined() && victim.lifecycle_since.is_none_or(|since| since <= created) {
             return Some("the record is older than the pod".to_owned());
+        }
+        if !victim.is_quarantined() && !self.volumes_lost_for(ABORT_AFTER) {
+            return Some("it may come back".to_owned());
         }
         if self.set_aside >= SET_ASIDE_LIMIT {
             return Some(format!("{} volumes are set aside already: look at them, then delete them", self.set_aside));
@@ -227,6 +257,11 @@ impl View {
     /// Whether there has been no primary for so long.
     pub fn lost_for(&self, limit: std::time::Duration) -> bool {
         self.lost_since.is_some_and(|since| self.past(since, limit).is_some())
+    }
+
+    /// Whether volumes have been lost, or about to go, for so long.
+    pub fn volumes_lost_for(&self, limit: std::time::Duration) -> bool {
+        self.volume_lost_since.is_some_and(|since| self.past(since, limit).is_some())
     }
 
     /// How long ago `moment` plus `limit` was; none while it is still to come.

@@ -16,7 +16,7 @@ use crate::{
     plan::{Action, Requeue},
     shard::{
         Observed,
-        disruption::{Act, Row},
+        disruption::{Act, Reason, Row},
         node, weigh,
     },
     upstream::{Lifecycle, PoolerId, Role},
@@ -369,17 +369,44 @@ fn a_primary_leaves_a_cordoned_node_and_its_pod_stays() {
     assert_ne!(labelled, [primary]);
 }
 
-#[test]
-fn a_quarantined_member_moves_to_a_fresh_volume_and_the_old_one_is_kept() {
+/// A shard of which one pooler has given up on its data, and its pod.
+fn quarantined() -> (Observed, String) {
     let mut observed = healthy(three_cells());
     let pod = members(&observed.shard)[1].clone();
-    let since = NOW - jiff::SignedDuration::from_mins(10);
     let victim = record(&mut observed, 1);
     victim.lifecycle.state = Lifecycle::Quarantined;
-    victim.lifecycle.updated = Some(since);
+    victim.lifecycle.updated = Some(NOW - jiff::SignedDuration::from_mins(10));
     let id = victim.id.clone();
     observed.statuses.remove(&id);
     with_pod(&mut observed, &pod, |pod| pod.status = None);
+    (observed, pod)
+}
+
+#[rstest]
+#[case::archive("WALArchiving", "ArchivingFailing", true)]
+#[case::nothing("BackupHealthy", "NoBackups", true)]
+#[case::unreachable("BackupHealthy", "RepositoryUnreachable", true)]
+#[case::old("BackupHealthy", "BackupStale", false)]
+fn a_volume_is_kept_while_nobody_could_be_made_anew_from_the_backups(
+    #[case] condition: &str,
+    #[case] reason: &str,
+    #[case] kept: bool,
+) {
+    let (mut observed, pod) = quarantined();
+    let failing = json!([{
+        "type": condition, "status": "False", "reason": reason, "message": "", "lastTransitionTime": "2027-01-15T07:00:00Z",
+    }]);
+    let status = serde_json::from_value(json!({ "conditions": failing })).unwrap();
+    Arc::make_mut(&mut observed.shard).status = Some(status);
+    let verdict = weigh(&observed, &settings(), NOW).unwrap().verdict;
+    let given_up = Some(Act::FreshVolume { pod });
+    assert_eq!(verdict.act, given_up.filter(|_| !kept), "{verdict:?}");
+    assert_eq!(verdict.blocker.unwrap().reason, Reason::QuarantineBlocked);
+}
+
+#[test]
+fn a_quarantined_member_moves_to_a_fresh_volume_and_the_old_one_is_kept() {
+    let (mut observed, pod) = quarantined();
     let writes = weigh(&observed, &settings(), NOW).unwrap().plan.writes;
     let sequence = writes.into_iter().find_map(|write| match write.action {
         Action::Sequence(actions) => Some(actions),

@@ -193,6 +193,7 @@ pub fn observed(shard: Shard) -> Observed {
         statuses: BTreeMap::new(),
         topology_away: None,
         bodiless: BTreeMap::new(),
+        strangers: Vec::new(),
         classes: None,
         nodes: BTreeMap::new(),
         inherited: Inherited::default(),

@@ -3,9 +3,15 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 use serde_json::json;
-use shared::{annotation, api::v1alpha1::PoolSpec, condition, label, name, validate::StorageClasses};
+use shared::{
+    annotation,
+    api::v1alpha1::{Phase, PoolSpec},
+    condition, label, name,
+    validate::StorageClasses,
+};
 
 use super::{
     change::{Step, act, keep, left_over, orphan, policy, primary_of, removed},
@@ -313,4 +319,56 @@ fn renderings_of_what_has_left_go_when_nothing_is_made_from_them() {
     let wanted = members(&observed.shard);
     observed.pods.retain(|pod| wanted.contains(&pod.name_any()));
     assert!(!known(&observed));
+}
+
+/// Remembers the status, with a condition that has been there for long.
+fn since_long(observed: &mut Observed, condition: &str) {
+    remember(observed);
+    let conditions = &mut Arc::make_mut(&mut observed.shard).status.as_mut().unwrap().conditions;
+    let found = conditions.iter_mut().find(|found| found.type_ == condition).unwrap();
+    found.last_transition_time = Time(NOW - SignedDuration::from_mins(3));
+}
+
+#[test]
+fn members_on_volumes_that_somebody_has_deleted_move_to_new_ones_and_the_primary_last() {
+    let mut observed = healthy(three_cells());
+    let first = primary_of(&observed);
+    for claim in &mut observed.claims {
+        Arc::make_mut(claim).metadata.deletion_timestamp = Some(Time(NOW));
+    }
+    let found = status(&observed);
+    let lost = condition::find(&found.conditions, "VolumeLost").unwrap();
+    assert_eq!((lost.reason.as_str(), found.phase), ("Terminating", Some(Phase::Progressing)));
+    assert_eq!(weigh(&observed, &settings(), NOW).unwrap().verdict.act, None, "not at once");
+    since_long(&mut observed, "VolumeLost");
+    let (steps, fewest) = live_through(&mut observed);
+    assert_eq!((removed(&steps).len(), removed(&steps).last(), fewest), (3, Some(&first), 3), "{steps:?}");
+    let used: BTreeSet<String> = observed.pods.iter().map(|pod| name::data_pvc(&pod.name_any())).collect();
+    let kept = observed.claims.iter().filter(|claim| claim.metadata.deletion_timestamp.is_none());
+    assert_eq!(kept.map(|claim| claim.name_any()).collect::<BTreeSet<_>>(), used);
+}
+
+#[test]
+fn a_member_that_still_runs_on_a_lost_volume_moves_and_does_not_get_it_back() {
+    let mut observed = healthy(three_cells());
+    let pod = members(&observed.shard)[1].clone();
+    let claim = observed.claims.iter_mut().find(|claim| claim.name_any() == name::data_pvc(&pod)).unwrap();
+    Arc::make_mut(claim).status = serde_json::from_value(json!({ "phase": "Lost" })).unwrap();
+    let found = status(&observed);
+    let lost = condition::find(&found.conditions, "VolumeLost").unwrap();
+    assert_eq!((lost.reason.as_str(), found.phase), ("Lost", Some(Phase::Degraded)));
+    assert!(lost.message.contains(&pod), "{}", lost.message);
+    since_long(&mut observed, "VolumeLost");
+    let (steps, fewest) = live_through(&mut observed);
+    assert_eq!((removed(&steps), fewest), (vec![pod], 3));
+    assert!(!condition::is_true(&status(&observed).conditions, "VolumeLost"));
+}
+
+#[test]
+fn a_claim_that_goes_without_its_pod_is_no_loss() {
+    let mut observed = healthy(three_cells());
+    let gone = observed.pods.remove(1).name_any();
+    let claim = observed.claims.iter_mut().find(|claim| claim.name_any() == name::data_pvc(&gone)).unwrap();
+    Arc::make_mut(claim).metadata.deletion_timestamp = Some(Time(NOW));
+    assert!(!condition::is_true(&status(&observed).conditions, "VolumeLost"), "it is made anew");
 }

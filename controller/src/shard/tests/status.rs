@@ -342,3 +342,25 @@ fn how_long_one_thing_was_in_the_way_says_nothing_about_another() {
     at(&mut observed, 3700);
     assert_eq!(since(&observed), Some(("PodStuck".to_owned(), then)), "the same wait, in another word");
 }
+
+#[test]
+fn standbys_without_a_connection_are_named_while_nothing_else_is() {
+    let mut observed = healthy(minimal());
+    detached_standby(&mut observed);
+    let pod = members(&observed.shard)[1].clone();
+    let ready_since = |observed: &mut Observed, at: &str| {
+        let ready = json!({ "type": "Ready", "status": "True", "lastTransitionTime": at });
+        let status = json!({ "phase": "Running", "conditions": [ready] });
+        with_pod(observed, &pod, |pod| pod.status = serde_json::from_value(status).unwrap());
+    };
+    let told = |observed: &Observed| {
+        let conditions = status(observed).conditions;
+        condition::find(&conditions, "StandbysDetached").map(|found| found.message.clone())
+    };
+    ready_since(&mut observed, "2027-01-15T07:59:50Z");
+    assert_eq!(told(&observed), None, "it has just come up");
+    ready_since(&mut observed, "2027-01-15T07:59:30Z");
+    assert!(told(&observed).unwrap().contains(&pod));
+    Arc::make_mut(&mut observed.shard).spec.images.postgres = "registry.test/pgctld:2".into();
+    assert_eq!(told(&observed), None, "a change waits for it, and says so");
+}

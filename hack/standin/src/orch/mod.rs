@@ -125,7 +125,7 @@ pub async fn run(values: Values) -> Result<()> {
         },
     )
     .await?;
-    let poolers = store.watch_poolers();
+    let poolers = store.watch_poolers(true);
     let cycle = values.duration("recovery-cycle-interval").max(Duration::from_millis(200));
     let bookkeeping = values.duration("bookkeeping-interval").max(Duration::from_secs(1));
     let (loop_store, loop_id) = (store.clone(), id.clone());

@@ -207,7 +207,7 @@ async fn without_any_admission_pod_helm_works_and_clusters_keep_reconciling() ->
         let status = cluster.namespaced::<MultigresCluster>().get(&cluster.name).await?.status.unwrap_or_default();
         ensure!(status.phase.is_some_and(|phase| phase.to_string() == "Healthy"), "{:?}", status.message);
         // What is owned is deleted by the garbage collector, without a word of admission.
-        cluster.delete(180).await
+        cluster.delete(180).await.map(drop)
     };
     let outcome = absent.await;
 

@@ -15,7 +15,9 @@ use serde_json::json;
 use shared::annotation;
 use stories::{Bed, ClusterUnderTest, until, within};
 
-use super::watch::{Allowed, GAP, POOL, SHARD, done, only_long, pool_pods, primary, three_cells, watched};
+use super::watch::{
+    Allowed, Course, GAP, POOL, POOLS, SHARD, done, only_long, pool_pods, primary, three_cells, watched,
+};
 
 #[tokio::test]
 async fn a_rolling_update_costs_one_switchover_and_no_write() -> Result<()> {
@@ -23,7 +25,7 @@ async fn a_rolling_update_costs_one_switchover_and_no_write() -> Result<()> {
     let cluster = three_cells(&bed, "roll").await?;
     let first = primary(&cluster).await?;
     let allowed = Allowed { down: 1, gap: GAP };
-    let gone = watched(&cluster, "rolling update", 3, allowed, async || {
+    let course = watched(&cluster, "rolling update", 3, allowed, async || {
         let resources = json!({"requests": {"memory": "300Mi", "cpu": "50m"}});
         let patch = json!([{"op": "add", "path": format!("{POOL}/postgres"), "value": {"resources": resources}}]);
         cluster.patch(&patch.to_string()).await?;
@@ -37,10 +39,23 @@ async fn a_rolling_update_costs_one_switchover_and_no_write() -> Result<()> {
         .await
     })
     .await?;
-    ensure!(gone.len() == 3, "each pod goes once: {gone:?}");
-    ensure!(gone.iter().all(|(_, primary)| !primary), "nobody goes as the primary: {gone:?}");
-    ensure!(gone[2].0 == first, "{first} was the primary and goes last: {gone:?}");
+    ensure!(course.gone.len() == 3, "each pod goes once: {course:?}");
+    nobody_led(&course)?;
+    one_switchover(&course)?;
+    ensure!(course.gone[2].0 == first, "{first} was the primary and goes last: {course:?}");
     done(&cluster).await
+}
+
+/// Nobody went while it was the primary.
+fn nobody_led(course: &Course) -> Result<()> {
+    ensure!(course.gone.iter().all(|(_, primary)| !primary), "somebody went as the primary: {course:?}");
+    Ok(())
+}
+
+/// The shard had one primary, and then at most one other.
+fn one_switchover(course: &Course) -> Result<()> {
+    ensure!(course.led.len() <= 2, "more than one switchover: {course:?}");
+    Ok(())
 }
 
 fn has_request(pod: &Pod, memory: &str) -> bool {
@@ -59,22 +74,62 @@ async fn growing_and_shrinking_costs_no_write() -> Result<()> {
     let Some(bed) = Bed::connect().await? else { return Ok(()) };
     let cluster = three_cells(&bed, "scale").await?;
     let replicas = |count: u32| json!([{"op": "replace", "path": format!("{POOL}/replicasPerCell"), "value": count}]);
-    let up = Allowed { down: 6, gap: GAP };
-    watched(&cluster, "scale up", 3, up, async || {
+    let nobody = Allowed { down: 0, gap: GAP };
+    let course = watched(&cluster, "scale up", 3, nobody, async || {
         cluster.patch(&replicas(2).to_string()).await?;
         cluster.roles(5, 240).await.map(drop)
     })
     .await?;
-    let first = primary(&cluster).await?;
+    ensure!(course.gone.is_empty() && course.led.len() == 1, "nobody goes, and nobody hands over: {course:?}");
     let down = Allowed { down: 1, gap: GAP };
-    let gone = watched(&cluster, "scale down", 3, down, async || {
+    let course = watched(&cluster, "scale down", 3, down, async || {
         cluster.patch(&replicas(1).to_string()).await?;
         cluster.roles(2, 420).await.map(drop)
     })
     .await?;
-    let names: BTreeSet<&String> = gone.iter().map(|(pod, _)| pod).collect();
-    ensure!(names.len() == 3 && gone.len() == 3, "three go, each once: {gone:?}");
-    ensure!(gone.iter().all(|(_, primary)| !primary), "nobody goes as the primary ({first}): {gone:?}");
+    let names: BTreeSet<&String> = course.gone.iter().map(|(pod, _)| pod).collect();
+    ensure!(names.len() == 3 && course.gone.len() == 3, "three go, each once: {course:?}");
+    nobody_led(&course)?;
+    one_switchover(&course)?;
+    done(&cluster).await
+}
+
+#[tokio::test]
+async fn a_pool_comes_and_another_one_leaves_with_its_primary() -> Result<()> {
+    if only_long() {
+        return Ok(());
+    }
+    let Some(bed) = Bed::connect().await? else { return Ok(()) };
+    let cluster = three_cells(&bed, "pools").await?;
+    let first = primary(&cluster).await?;
+    let before = cluster.starts(&["shard-pool"]).await?;
+    let nobody = Allowed { down: 0, gap: GAP };
+    let course = watched(&cluster, "a pool comes", 3, nobody, async || {
+        let cells = ["zone-a", "zone-b", "zone-c"];
+        let pool = json!({"type": "readWrite", "cells": cells, "replicasPerCell": 1, "storage": {"size": "1Gi"}});
+        let patch = json!([{"op": "add", "path": format!("{POOLS}/second"), "value": pool}]);
+        cluster.patch(&patch.to_string()).await?;
+        cluster.roles(5, 300).await.map(drop)
+    })
+    .await?;
+    ensure!(course.gone.is_empty() && course.led == [first.clone()], "nobody goes, nobody hands over: {course:?}");
+    let after = cluster.starts(&["shard-pool"]).await?;
+    ensure!(before.iter().all(|(pod, start)| after.get(pod) == Some(start)), "{before:?} before, {after:?} now");
+
+    let one = Allowed { down: 1, gap: GAP };
+    let course = watched(&cluster, "a pool leaves", 3, one, async || {
+        cluster.patch(&json!([{"op": "remove", "path": POOL}]).to_string()).await?;
+        cluster.roles(2, 480).await.map(drop)
+    })
+    .await?;
+    let names: BTreeSet<&String> = course.gone.iter().map(|(pod, _)| pod).collect();
+    ensure!(names.into_iter().eq(before.keys()) && course.gone.len() == 3, "each of the pool goes once: {course:?}");
+    nobody_led(&course)?;
+    ensure!(course.gone[2].0 == first && course.led.len() == 2, "{first} hands over, once, and goes last: {course:?}");
+    let claims = cluster.claims().await?;
+    for pod in before.keys() {
+        ensure!(claims.contains(&shared::name::data_pvc(pod)), "the volume of {pod} is kept: {claims:?}");
+    }
     done(&cluster).await
 }
 
@@ -104,7 +159,7 @@ async fn moving_to_another_storage_class_costs_one_switchover_and_no_write() -> 
     let before = classes(&cluster).await?;
     ensure!(before.len() == 3 && before.values().all(|class| class == "local-path"), "{before:?}");
     let allowed = Allowed { down: 1, gap: GAP };
-    let gone = watched(&cluster, "another class", 3, allowed, async || {
+    let course = watched(&cluster, "another class", 3, allowed, async || {
         let patch = json!([{"op": "add", "path": format!("{POOL}/storage/class"), "value": class}]);
         cluster.patch(&patch.to_string()).await?;
         until("three members on volumes of the class", within(600), || async {
@@ -116,10 +171,11 @@ async fn moving_to_another_storage_class_costs_one_switchover_and_no_write() -> 
         cluster.roles(2, 120).await.map(drop)
     })
     .await?;
-    let names: BTreeSet<&String> = gone.iter().map(|(pod, _)| pod).collect();
-    ensure!(names.into_iter().eq(before.keys()) && gone.len() == 3, "each goes once: {gone:?}");
-    ensure!(gone.iter().all(|(_, primary)| !primary), "nobody goes as the primary: {gone:?}");
-    ensure!(gone[2].0 == first, "{first} was the primary and goes last: {gone:?}");
+    let names: BTreeSet<&String> = course.gone.iter().map(|(pod, _)| pod).collect();
+    ensure!(names.into_iter().eq(before.keys()) && course.gone.len() == 3, "each goes once: {course:?}");
+    nobody_led(&course)?;
+    one_switchover(&course)?;
+    ensure!(course.gone[2].0 == first, "{first} was the primary and goes last: {course:?}");
     let claims = cluster.claims().await?;
     for pod in before.keys() {
         ensure!(claims.contains(&shared::name::data_pvc(pod)), "the volume of {pod} is kept: {claims:?}");
@@ -161,7 +217,7 @@ async fn a_setting_is_reloaded_where_that_is_enough_and_rolls_the_shard_where_it
         json!([{"op": "add", "path": format!("{SHARD}/postgresConfig"), "value": settings}]).to_string()
     };
     let nobody = Allowed { down: 0, gap: GAP };
-    let gone = watched(&cluster, "settings reloaded", 3, nobody, async || {
+    let course = watched(&cluster, "settings reloaded", 3, nobody, async || {
         cluster.patch(&set(json!({"work_mem": "7MB"}))).await?;
         // The kubelet takes a minute or more to bring a changed file.
         until("three servers with the new settings", within(300), || async {
@@ -175,12 +231,12 @@ async fn a_setting_is_reloaded_where_that_is_enough_and_rolls_the_shard_where_it
         written(&cluster, "work_mem=7MB").await
     })
     .await?;
-    ensure!(gone.is_empty(), "nobody goes for it: {gone:?}");
+    ensure!(course.gone.is_empty() && course.led.len() == 1, "nobody goes for it: {course:?}");
     let after = cluster.starts(&["shard-pool"]).await?;
     ensure!(after == started, "nobody is restarted: {started:?} before, {after:?} now");
 
     let one = Allowed { down: 1, gap: GAP };
-    let gone = watched(&cluster, "settings rolled", 3, one, async || {
+    let course = watched(&cluster, "settings rolled", 3, one, async || {
         cluster.patch(&set(json!({"work_mem": "7MB", "max_connections": "350"}))).await?;
         until("three new pods", within(420), || async {
             let now = cluster.starts(&["shard-pool"]).await?;
@@ -196,8 +252,9 @@ async fn a_setting_is_reloaded_where_that_is_enough_and_rolls_the_shard_where_it
         written(&cluster, "max_connections=350").await
     })
     .await?;
-    ensure!(gone.len() == 3 && gone[2].0 == first, "each goes once, {first} last: {gone:?}");
-    ensure!(gone.iter().all(|(_, primary)| !primary), "nobody goes as the primary: {gone:?}");
+    ensure!(course.gone.len() == 3 && course.gone[2].0 == first, "each goes once, {first} last: {course:?}");
+    nobody_led(&course)?;
+    one_switchover(&course)?;
     done(&cluster).await
 }
 
@@ -239,13 +296,16 @@ async fn every_node_can_be_drained() -> Result<()> {
     for node in all {
         let allowed = Allowed { down: 1, gap: GAP };
         let title = format!("node {node} drained");
-        watched(&cluster, &title, 3, allowed, async || {
+        let course = watched(&cluster, &title, 3, allowed, async || {
             cordon(&nodes, &node, true).await?;
             let emptied = empty(&pods, &cluster, &node).await;
             cordon(&nodes, &node, false).await?;
             emptied
         })
         .await?;
+        nobody_led(&course)?;
+        one_switchover(&course)?;
+        ensure!(course.gone.len() == 1, "the member of the node goes, and nobody else: {course:?}");
     }
     done(&cluster).await
 }

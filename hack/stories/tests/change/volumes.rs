@@ -36,7 +36,7 @@ async fn volumes_are_asked_to_grow_and_nobody_stops_for_it() -> Result<()> {
     let (before, started) = (asked(&cluster).await?, cluster.starts(&["shard-pool"]).await?);
     ensure!(before.len() == 3 && before.values().all(|size| size == "1Gi"), "{before:?}");
     let allowed = Allowed { down: 0, gap: GAP };
-    let gone = watched(&cluster, "volumes grow", 3, allowed, async || {
+    let course = watched(&cluster, "volumes grow", 3, allowed, async || {
         let patch = json!([{"op": "replace", "path": format!("{POOL}/storage/size"), "value": "2Gi"}]);
         cluster.patch(&patch.to_string()).await?;
         until("three volumes that ask for more", within(60), || async {
@@ -47,7 +47,7 @@ async fn volumes_are_asked_to_grow_and_nobody_stops_for_it() -> Result<()> {
         .await
     })
     .await?;
-    ensure!(gone.is_empty(), "nobody goes for it: {gone:?}");
+    ensure!(course.gone.is_empty() && course.led.len() == 1, "nobody goes for it: {course:?}");
     let now = cluster.starts(&["shard-pool"]).await?;
     ensure!(now == started, "nobody is restarted: {started:?} before, {now:?} now");
     // The template of the next member asks for as much.

@@ -17,6 +17,8 @@ use stories::{Bed, ClusterUnderTest, backup::is_real, bed::is_long, probe::Probe
 pub const GAP: Duration = Duration::from_secs(6);
 /// Where the patches of a story find the only shard.
 pub const SHARD: &str = "/spec/databases/0/tablegroups/0/shards/0/spec";
+/// Where they find its pools.
+pub const POOLS: &str = "/spec/databases/0/tablegroups/0/shards/0/spec/pools";
 /// Where they find its only pool.
 pub const POOL: &str = "/spec/databases/0/tablegroups/0/shards/0/spec/pools/default";
 
@@ -149,16 +151,16 @@ pub struct Allowed {
     pub gap: Duration,
 }
 
-/// Runs one change under the eyes of a client that writes through any gateway; answers which pods went, and whether as the primary.
+/// Runs one change under the eyes of a client that writes through any gateway; answers what was seen of the pods meanwhile.
 pub async fn watched(
     cluster: &ClusterUnderTest,
     title: &str,
     members: usize,
     allowed: Allowed,
     change: impl AsyncFnOnce() -> Result<()>,
-) -> Result<Vec<(String, bool)>> {
+) -> Result<Course> {
     let gateway = shared::name::cluster_gateway(&cluster.name);
-    Ok(watched_at(cluster, &gateway, title, members, allowed, change).await?.gone)
+    watched_at(cluster, &gateway, title, members, allowed, change).await
 }
 
 /// The same with a client of one gateway Service.

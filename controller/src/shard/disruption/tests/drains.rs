@@ -104,7 +104,9 @@ fn nobody_goes_while_another_one_is_on_its_way() {
 
 #[test]
 fn a_primary_is_asked_to_hand_over() {
-    assert_eq!(decide(&rolling("a", DrainState::Requested, 1)).act, Some(Act::Resign { pod: "a".into() }));
+    let verdict = decide(&rolling("a", DrainState::Requested, 1));
+    assert_eq!(verdict.act, Some(Act::Resign { pod: "a".into() }));
+    assert_eq!(reason(&verdict), Some(Reason::WaitingForSwitchover), "it may refuse");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use shared::{annotation::DrainState, api::v1alpha1::DurabilityPolicy};
 
-use super::super::{Cause, Drain, Failures, Member, Misplaced, Node, Presence, Role, View, Vitals, Wait};
+use super::super::{Cause, Drain, Failures, Member, Misplaced, Node, Presence, Role, View, Vitals, Volume, Wait};
 use crate::upstream::Lifecycle;
 
 pub const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
@@ -32,6 +32,7 @@ pub fn member(pod: &str, cell: &str, index: u32) -> Member {
         outdated: None,
         resize_pending: false,
         misplaced: None,
+        volume: Volume::Fine,
         reload_pending: false,
         ready: true,
         trouble: None,
@@ -39,6 +40,9 @@ pub fn member(pod: &str, cell: &str, index: u32) -> Member {
         lifecycle: Lifecycle::Active,
         lifecycle_since: Some(secs(3500)),
         role: Role::Standby,
+        registered: true,
+        forgotten: false,
+        connected: false,
         vitals: Some(Vitals { postgres_ready: true, streaming: true, in_cohort: true, ..Vitals::default() }),
     }
 }
@@ -57,8 +61,11 @@ pub fn view(members: Vec<Member>) -> View {
         waiting: None,
         lost_since: None,
         led_since: None,
+        ever_led: true,
+        volume_lost_since: None,
         last_quarantine: None,
         set_aside: 0,
+        unrestorable: None,
         members,
     }
 }
@@ -103,6 +110,23 @@ pub fn outdated(member: &mut Member) {
 /// On a volume of another class than the spec asks for.
 pub fn misplaced(member: &mut Member) {
     member.misplaced = Some(Misplaced { class: "fast".to_owned(), exists: true });
+}
+
+/// Well, and in no record.
+pub fn forgotten(member: &mut Member) {
+    member.registered = false;
+    member.forgotten = true;
+}
+
+/// On a volume that goes with its pod.
+pub fn leaving(member: &mut Member) {
+    member.volume = Volume::Leaving;
+}
+
+/// Down, because its volume is gone.
+pub fn bereft(member: &mut Member) {
+    dead(member);
+    member.volume = Volume::Lost;
 }
 
 /// Runs, but is no use.

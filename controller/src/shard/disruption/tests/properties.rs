@@ -4,7 +4,10 @@ use proptest::prelude::*;
 use shared::{annotation::DrainState, api::v1alpha1::DurabilityPolicy};
 
 use super::{
-    super::{Act, Cause, Drain, Failures, Member, Misplaced, Node, Presence, Role, Safety, View, Vitals, Wait, decide},
+    super::{
+        Act, Cause, Drain, Failures, Member, Misplaced, Node, Presence, Role, Safety, View, Vitals, Volume, Wait,
+        decide,
+    },
     fixture::*,
 };
 use crate::upstream::Lifecycle;
@@ -55,6 +58,8 @@ prop_compose! {
             prop::option::weighted(0.1, Just("CrashLoopBackOff".to_owned())),
             prop::option::weighted(0.1, prop::bool::weighted(0.8)),
         ),
+        (connected, registered, asked) in (any::<bool>(), prop::bool::weighted(0.9), any::<bool>()),
+        volume in prop_oneof![20 => Just(Volume::Fine), 1 => Just(Volume::Leaving), 1 => Just(Volume::Lost)],
         node in prop::sample::select(vec![Node::Fine, Node::Fine, Node::Fine, Node::Cordoned, Node::Draining]),
         lifecycle in prop::sample::select(vec![
             Lifecycle::Active, Lifecycle::Active, Lifecycle::Active, Lifecycle::Active, Lifecycle::Starting,
@@ -68,7 +73,8 @@ prop_compose! {
         (created, failed, count) in (0_u64..2000, prop::option::weighted(0.1, 0_u64..100), 0_u32..4),
     ) -> Member {
         Member {
-            presence, drain, wanted, ready, trouble, node, lifecycle, role,
+            presence, drain, wanted, ready, trouble, node, lifecycle, role, connected, registered, volume,
+            forgotten: !registered && asked,
             outdated: old.then(|| "spec.containers[0].image".to_owned()),
             resize_pending: resize,
             misplaced: moved.map(|exists| Misplaced { class: "fast".to_owned(), exists }),
@@ -97,6 +103,8 @@ prop_compose! {
         blocked in prop::option::of((waits(), 0_u64..2000)),
         lost in prop::option::of(0_u64..2000),
         cells in 1_usize..4,
+        ever_led in prop::bool::weighted(0.7),
+        lost_volumes in prop::option::of(0_u64..300),
         calm in prop::bool::weighted(0.6),
     ) -> View {
         let mut led = false;
@@ -122,6 +130,8 @@ prop_compose! {
             blind: blind.then(|| "etcd does not answer".to_owned()),
             waiting: blocked.map(|(wait, since)| (wait, secs(since))),
             lost_since: lost.map(secs),
+            ever_led,
+            volume_lost_since: lost_volumes.map(secs),
             ..view(members)
         }
     }
@@ -174,7 +184,39 @@ proptest! {
             let slack = view.suffices(others().filter(|other| other.wanted));
             let all_well = others().filter(|other| other.wanted).all(|other| view.is_healthy(other));
             let hands_over = goes.drain.as_ref().is_some_and(|d| d.cause == Some(Cause::NodeDrain));
-            prop_assert!(healthy || (!slack && all_well) || hands_over, "{:?}", verdict);
+            // Who follows nobody although somebody serves, and who never joined where nobody ever led, keeps no commit.
+            let follows = goes.role != Role::Standby || goes.vitals.is_none_or(|vitals| vitals.streaming);
+            let useless = !follows && view.serving_primary().is_some();
+            let never_led = !view.ever_led && view.members.iter().all(|member| member.role != Role::Primary);
+            let stranger = never_led && !goes.registered && goes.vitals.is_none_or(|vitals| !vitals.streaming);
+            prop_assert!(healthy || (!slack && all_well) || hands_over || useless || stranger, "{:?}", verdict);
+        }
+    }
+
+    #[test]
+    fn nobody_goes_for_being_unknown_where_there_was_a_primary(view in any_view()) {
+        let view = View { ever_led: true, ..view }.each(|member| {
+            // As after the loss of all records.
+            member.role = Role::Unknown;
+            member.registered = false;
+            member.vitals = None;
+        });
+        if let Some(pod) = decide(&view).act.as_ref().and_then(Act::takes_down) {
+            prop_assert!(!counts(find(&view, pod)), "{pod} may be the primary");
+        }
+    }
+
+    #[test]
+    fn a_primary_without_a_record_only_hands_over_and_only_once_all_others_have_one(view in any_view()) {
+        let view = View { ever_led: true, ..view };
+        let act = decide(&view).act;
+        if let Some(pod) = act.as_ref().and_then(Act::takes_down) {
+            let goes = find(&view, pod);
+            if goes.role == Role::Primary && goes.forgotten && goes.is_live() {
+                let others = || view.members.iter().filter(|other| other.pod != pod && other.wanted);
+                prop_assert!(matches!(act, Some(Act::Resign { .. })), "{:?}", act);
+                prop_assert!(others().all(|other| other.registered));
+            }
         }
     }
 
@@ -222,6 +264,17 @@ proptest! {
     }
 
     #[test]
+    fn what_the_data_plane_may_refuse_is_named_until_it_has_done_it(view in any_view()) {
+        let verdict = decide(&view);
+        let asks = matches!(
+            verdict.act,
+            Some(Act::Resign { .. } | Act::LeaveCohort { .. } | Act::FreshVolume { .. } | Act::Hasten)
+        );
+        let asks = asks || matches!(verdict.act, Some(Act::Reload { .. }));
+        prop_assert!(!asks || verdict.blocker.is_some(), "{:?}", verdict);
+    }
+
+    #[test]
     fn nobody_is_disturbed_in_the_dark_or_against_the_users_word(view in any_view()) {
         let verdict = decide(&View { blind: Some("etcd".to_owned()), ..view.clone() });
         let quiet = matches!(verdict.act, None | Some(Act::Replace { .. }));
@@ -235,14 +288,18 @@ proptest! {
     fn a_member_changes_its_volume_alone_and_the_primary_last(view in any_view()) {
         if let Some(Act::ReplaceVolume { pod }) = &decide(&view).act {
             let goes = find(&view, pod);
-            prop_assert!(goes.wanted && goes.misplaced.as_ref().is_some_and(|found| found.exists));
+            let lost = goes.volume != Volume::Fine;
+            prop_assert!(goes.wanted && (lost || goes.misplaced.as_ref().is_some_and(|found| found.exists)));
             let others = || view.members.iter().filter(|other| other.pod != *pod);
             if !goes.is_down() {
                 prop_assert!(others().all(|other| !other.is_live() || other.wanted), "one after the other");
                 prop_assert!(others().filter(|other| other.wanted).all(|other| view.is_healthy(other)));
             }
             if goes.role == Role::Primary {
-                prop_assert!(!others().any(|other| other.wanted && other.is_live() && other.misplaced.is_some()));
+                let moves = |other: &Member| {
+                    if lost { other.volume != Volume::Fine } else { other.misplaced.is_some() }
+                };
+                prop_assert!(!others().any(|other| other.wanted && other.is_live() && moves(other)));
             }
         }
     }
@@ -254,7 +311,17 @@ proptest! {
                 view.members.iter().filter(|other| other.pod != *pod && view.is_healthy(other)).collect();
             prop_assert!(view.suffices(healthy.iter().copied()));
             prop_assert!(healthy.iter().any(|member| member.role == Role::Primary));
-            prop_assert_eq!(view.members.iter().filter(|member| member.is_quarantined()).count(), 1);
+            prop_assert_eq!(view.members.iter().filter(|member| member.is_given_up()).count(), 1);
+            let goes = find(&view, pod);
+            prop_assert!((goes.is_quarantined() || goes.is_down()) && goes.role != Role::Primary);
+        }
+    }
+
+    #[test]
+    fn nobody_whose_volume_would_go_along_is_taken_down_for_anything_else(view in any_view()) {
+        if let Some(Act::Replace { pod } | Act::Remove { pod }) = &decide(&view).act {
+            let goes = find(&view, pod);
+            prop_assert!(!goes.wanted || !goes.is_live() || goes.volume == Volume::Fine);
         }
     }
 }

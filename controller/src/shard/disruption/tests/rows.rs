@@ -7,8 +7,8 @@ use shared::{annotation::DrainState, api::v1alpha1::DurabilityPolicy};
 
 use super::{
     super::{
-        ABORT_AFTER, Act, Cause, Ending, Failures, Member, Node, PROGRESS_DEADLINE, Presence, Reason, Row, Verdict,
-        View, Vitals, Wait, decide,
+        ABORT_AFTER, Act, Cause, Ending, Failures, Member, Node, PROGRESS_DEADLINE, Presence, Reason, Role, Row,
+        Verdict, View, Vitals, Volume, Wait, decide,
     },
     fixture::*,
 };
@@ -152,7 +152,9 @@ fn quarantined() -> View {
 
 #[test]
 fn p6_a_quarantined_member_gets_a_fresh_volume() {
-    assert_eq!(decide(&quarantined()).act, Some(Act::FreshVolume { pod: "b".into() }));
+    let verdict = decide(&quarantined());
+    assert_eq!(verdict.act, Some(Act::FreshVolume { pod: "b".into() }));
+    assert_eq!(reason(&verdict), Some(Reason::QuarantineBlocked), "a repository without a backup refuses it");
 }
 
 #[rstest]
@@ -163,6 +165,7 @@ fn p6_a_quarantined_member_gets_a_fresh_volume() {
 #[case::old_record(quarantined().with("b", |b| b.lifecycle_since = Some(secs(3601))))]
 #[case::too_many(View { set_aside: 3, ..quarantined() })]
 #[case::just_before(View { last_quarantine: Some(secs(1700)), ..quarantined() })]
+#[case::no_archive(View { unrestorable: Some("WAL does not reach the repository of the backups"), ..quarantined() })]
 fn p6_a_volume_is_never_given_up_without_need(#[case] view: View) {
     let verdict = decide(&view);
     assert!(!matches!(verdict.act, Some(Act::FreshVolume { .. })), "{verdict:?}");
@@ -221,6 +224,77 @@ fn p7_one_that_was_of_no_use_for_long_really_goes() {
         clock = verdict.blocker;
     }
     panic!("it stays {state}");
+}
+
+#[test]
+fn p7_a_member_whose_pooler_crashes_may_still_confirm_commits() {
+    let streams = |member: &mut Member| {
+        dead(member);
+        member.connected = true;
+    };
+    let verdict = decide(&three().each(outdated).with("c", streams));
+    assert_eq!(requested(&verdict), "c", "the others suffice, so it goes in order");
+    let verdict = decide(&two().each(outdated).with("b", streams));
+    assert_eq!((requested(&verdict), notes(&verdict)), ("b", vec!["NoRedundancy"]));
+    let without = decide(&two().each(outdated).with("b", dead));
+    assert_eq!(without.act, Some(Act::Replace { pod: "b".into() }), "the primary does not know it any more");
+}
+
+/// Passes until a pod is removed. Each one knows what was in the way only from the one before.
+fn removed_in_the_end(mut view: View) -> String {
+    for _ in 0..8 {
+        let verdict = decide(&view);
+        let blocker = verdict.blocker;
+        let waits = blocker.as_ref().map(|last| last.reason.wait());
+        view.waiting = view.waiting.filter(|(wait, _)| waits == Some(*wait));
+        match verdict.act {
+            Some(Act::Request { pod, cause }) => view = view.with(&pod, drain(DrainState::Requested, cause, 1)),
+            Some(Act::Advance { pod, to }) => view = view.with(&pod, |m| m.drain.as_mut().unwrap().state = to),
+            Some(Act::Remove { pod }) => return pod,
+            other => panic!("{other:?}, {blocker:?}"),
+        }
+    }
+    panic!("nobody is removed");
+}
+
+/// Ready and in no record, for long, and built otherwise today.
+fn unregistered() -> View {
+    let view = three().each(outdated).each(|member| {
+        member.role = Role::Unknown;
+        member.registered = false;
+        member.lifecycle = Lifecycle::Unknown;
+        member.vitals = None;
+    });
+    view.after(Wait::Member, PROGRESS_DEADLINE)
+}
+
+#[test]
+fn p7_a_first_description_with_which_nobody_can_register_is_cured_by_the_next_one() {
+    let view = View { ever_led: false, ..unregistered() };
+    assert_eq!(removed_in_the_end(view.clone()), "a");
+    let back = |view: View, role| {
+        view.with("a", |a| {
+            *a = member("a", "z1", 0);
+            a.role = role;
+            a.registered = role == Role::Standby;
+            a.vitals = None;
+        })
+    };
+    let alone = back(view.clone(), Role::Unknown);
+    assert_eq!(reason(&decide(&alone)), Some(Reason::NoPrimary), "the new description has to help first");
+    let joined = back(view.clone(), Role::Standby);
+    assert_eq!(removed_in_the_end(joined), "b", "it takes two to have a primary");
+    let early = view.after(Wait::Member, PROGRESS_DEADLINE.checked_sub(Duration::from_secs(1)).unwrap());
+    assert_eq!((decide(&early).act, reason(&decide(&early))), (None, Some(Reason::WaitingForMember)));
+}
+
+#[rstest]
+#[case::whole(unregistered())]
+#[case::chosen(unregistered().with("b", drain(DrainState::ReadyForDeletion, Cause::RollingUpdate, 1)))]
+fn p7_members_that_the_topology_has_forgotten_stay(#[case] view: View) {
+    // One of them may be the primary.
+    let verdict = decide(&view);
+    assert_eq!((verdict.act.clone(), reason(&verdict)), (None, Some(Reason::WaitingForQuorum)));
 }
 
 #[test]
@@ -548,11 +622,11 @@ fn p6_a_quarantined_member_waits_for_one_that_is_on_its_way() {
     let verdict = decide(&others);
     assert_eq!((verdict.act.clone(), reason(&verdict)), (None, Some(Reason::WaitingForMember)));
     let victim = view.members[1].clone();
-    assert!(others.quarantine_guard(&victim).unwrap().contains('d'));
+    assert!(others.volume_guard(&victim).unwrap().contains('d'));
     let leaving = view.clone().with("d", |d| (d.presence, d.wanted) = (Presence::Leaving { due: NOW }, false));
-    assert!(leaving.quarantine_guard(&victim).unwrap().contains('d'));
+    assert!(leaving.volume_guard(&victim).unwrap().contains('d'));
     assert_eq!(decide(&leaving).act, None);
-    assert_eq!(view.quarantine_guard(&victim), None);
+    assert_eq!(view.volume_guard(&victim), None);
 }
 
 #[test]
@@ -574,4 +648,150 @@ fn p14_a_primary_that_took_over_a_moment_ago_is_not_moved_on_before_other_work()
     assert_eq!(requested(&decide(&new)), "b");
     let settled = View { led_since: Some(ago(ABORT_AFTER)), ..view };
     assert_eq!(requested(&decide(&settled)), "a");
+}
+
+/// The volume of one standby is gone, for more than two minutes.
+fn lost() -> View {
+    View { volume_lost_since: Some(ago(ABORT_AFTER)), ..three().with("b", bereft) }
+}
+
+#[test]
+fn a_member_that_has_lost_its_volume_gets_a_fresh_one() {
+    let verdict = decide(&lost());
+    assert_eq!(verdict.act, Some(Act::FreshVolume { pod: "b".into() }));
+    assert_eq!((verdict.row, reason(&verdict)), (Row::Volume, Some(Reason::VolumeLost)));
+    assert_eq!(decide(&lost().with("b", outdated)).act, verdict.act, "nothing comes of the old one");
+}
+
+#[rstest]
+#[case::passing(View { volume_lost_since: Some(secs(119)), ..lost() })]
+#[case::two_at_once(lost().with("c", bereft))]
+#[case::beside_a_quarantined_one(lost().with("c", |c| { dead(c); c.lifecycle = Lifecycle::Quarantined; }))]
+#[case::nobody_serves(lost().with("a", sick))]
+#[case::too_few_others(lost().with("c", sick))]
+#[case::young(lost().with("b", |b| b.created = Some(secs(60))))]
+#[case::too_many(View { set_aside: 3, ..lost() })]
+#[case::just_before(View { last_quarantine: Some(secs(1700)), ..lost() })]
+#[case::primary(lost().with("b", |b| b.volume = Volume::Fine).with("a", bereft))]
+#[case::paused(View { paused: true, ..lost() })]
+fn a_member_that_has_lost_its_volume_is_not_touched_without_proof(#[case] view: View) {
+    for view in [view.clone(), view.with("b", outdated)] {
+        let verdict = decide(&view);
+        match verdict.act.as_ref().and_then(Act::takes_down) {
+            Some(pod) => assert!(view.members.iter().all(|m| m.pod != pod || m.volume == Volume::Fine), "{verdict:?}"),
+            None => assert!(verdict.blocker.is_some(), "{verdict:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_member_whose_volume_would_go_with_it_gives_its_place_away_and_is_not_rolled_before() {
+    let view = View { volume_lost_since: Some(ago(ABORT_AFTER)), ..three().each(leaving).each(outdated) };
+    assert_eq!(decide(&view).act, Some(Act::ReplaceVolume { pod: "b".into() }));
+    let early = View { volume_lost_since: None, ..view.clone() };
+    assert_eq!((decide(&early).act, reason(&decide(&early))), (None, Some(Reason::VolumeLost)));
+    let primary = view.with("b", |b| b.volume = Volume::Fine).with("c", |c| c.volume = Volume::Fine);
+    assert_eq!(decide(&primary).act, Some(Act::ReplaceVolume { pod: "a".into() }), "nobody is taken down for it");
+    let chosen = three().with("b", leaving).with("b", outdated);
+    let chosen = chosen.with("b", drain(DrainState::ReadyForDeletion, Cause::RollingUpdate, 1));
+    assert_eq!(decide(&chosen).act, Some(Act::Drop { pod: "b".into(), ending: Ending::Cancelled }));
+}
+
+#[test]
+fn the_only_member_stays_on_a_volume_that_would_go_with_it() {
+    let alone = View { volume_lost_since: Some(ago(ABORT_AFTER)), ..view(vec![primary("a", "z1", 0)]) };
+    let verdict = decide(&alone.with("a", leaving).with("a", outdated));
+    assert_eq!((verdict.act.clone(), reason(&verdict)), (None, Some(Reason::ScaleDownBlocked)));
+}
+
+/// Nobody is in a record any more; who leads is known from what everybody says.
+fn wiped() -> View {
+    three().each(forgotten)
+}
+
+#[test]
+fn members_without_a_record_are_named_and_left_alone_at_first() {
+    let verdict = decide(&wiped());
+    assert_eq!((verdict.row, verdict.act.clone()), (Row::Waiting, None));
+    assert_eq!(reason(&verdict), Some(Reason::RecordMissing));
+    assert!(verdict.blocker.unwrap().message.contains("a, b, c"));
+}
+
+#[test]
+fn members_without_a_record_are_made_anew_and_the_primary_hands_over_to_those_that_have_one() {
+    let back =
+        |view: View, pod: &str| view.with(pod, |m| (m.registered, m.forgotten, m.outdated) = (true, false, None));
+    let view = wiped().each(outdated);
+    assert_eq!(requested(&decide(&view)), "b");
+    let view = back(view, "b");
+    assert_eq!(requested(&decide(&view)), "c");
+    // One that came back and did not register is not made anew in vain.
+    let stuck = view.clone().with("c", |c| c.outdated = None);
+    let verdict = decide(&stuck);
+    assert_eq!((verdict.act.clone(), reason(&verdict)), (None, Some(Reason::RecordMissing)));
+    let chosen = stuck.with("a", drain(DrainState::Requested, Cause::RollingUpdate, 1));
+    assert_eq!((decide(&chosen).act, reason(&decide(&chosen))), (None, Some(Reason::RecordMissing)));
+    let view = back(view, "c");
+    assert_eq!(requested(&decide(&view)), "a");
+    let chosen = view.with("a", drain(DrainState::Requested, Cause::RollingUpdate, 1));
+    assert_eq!(decide(&chosen).act, Some(Act::Resign { pod: "a".into() }));
+    let resigned = chosen.with("a", drain(DrainState::Draining, Cause::RollingUpdate, 5));
+    let registered = back(resigned, "a").with("a", |a| {
+        a.role = Role::Standby;
+        a.vitals = member("a", "z1", 0).vitals;
+    });
+    assert_eq!(decide(&registered).act, Some(Act::Drop { pod: "a".into(), ending: Ending::Cancelled }));
+}
+
+#[test]
+fn nothing_that_can_wait_is_begun_before_all_that_stay_have_a_record() {
+    let mut view = wiped();
+    view.members.push(member("d", "z1", 1));
+    let view = view.with("d", |d| d.wanted = false);
+    assert_eq!((decide(&view).act, reason(&decide(&view))), (None, Some(Reason::RecordMissing)));
+    assert_eq!(decide(&wiped().each(misplaced)).act, None);
+    let others = view.each(|m| (m.registered, m.forgotten) = (m.wanted, !m.wanted));
+    assert_eq!(requested(&decide(&others)), "d", "whoever leaves needs none");
+}
+
+#[test]
+fn while_it_is_not_certain_who_leads_nobody_without_a_record_goes() {
+    let unsure = |member: &mut Member| {
+        outdated(member);
+        forgotten(member);
+        let vitals = member.vitals.as_mut().unwrap();
+        (vitals.serving, vitals.streaming, vitals.in_cohort) = (false, false, false);
+    };
+    let long = PROGRESS_DEADLINE + Duration::from_secs(1);
+    for crashed in [false, true] {
+        let view = three().each(unsure).after(Wait::Member, long);
+        let view = View { lost_since: Some(ago(long)), ..view };
+        // The primary's PostgreSQL crashed: nothing tells it from a standby until it is back.
+        let view = if crashed {
+            view.with("a", |a| {
+                a.role = Role::Standby;
+                a.vitals = Some(Vitals::default());
+            })
+        } else {
+            view
+        };
+        let verdict = decide(&view);
+        assert_eq!((verdict.act.clone(), reason(&verdict)), (None, Some(Reason::RecordMissing)));
+        let chosen = view.with("a", drain(DrainState::ReadyForDeletion, Cause::RollingUpdate, 1));
+        assert!(decide(&chosen).act.as_ref().and_then(Act::takes_down).is_none(), "{:?}", decide(&chosen));
+    }
+}
+
+#[test]
+fn the_only_member_is_never_deleted_for_a_missing_record() {
+    let alone = view(vec![primary("a", "z1", 0)]).with("a", outdated).with("a", forgotten);
+    let verdict = decide(&alone);
+    assert_eq!((verdict.act.clone(), reason(&verdict)), (None, Some(Reason::RecordMissing)));
+}
+
+#[test]
+fn nobody_hands_over_to_one_that_the_topology_does_not_know() {
+    let view = three().with("a", outdated).with("b", |b| b.registered = false).with("c", |c| c.registered = false);
+    assert_eq!(reason(&decide(&view)), Some(Reason::NoStandby));
+    assert_eq!(requested(&decide(&view.with("c", |c| c.registered = true))), "a");
 }

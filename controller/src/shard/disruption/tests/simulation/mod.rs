@@ -8,35 +8,53 @@ mod plane;
 mod world;
 
 use self::world::{Calm, World};
+use super::super::Volume;
 
 /// Seeds of the everyday run.
 const SEEDS: u64 = 200;
 /// Seeds of the soak.
 const MANY: u64 = 2000;
 
-fn live(seed: u64) {
-    let outcome = std::panic::catch_unwind(|| World::new(seed, Calm::No).live());
+/// Lives one life; one that breaks is told with the command that replays it, by the test that has such worlds.
+fn live(world: World, seed: u64, test: &str) {
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.live()));
     if let Err(cause) = outcome {
         eprintln!(
             "seed {seed} breaks; replay it with:\n  MULTIGRES_SIMULATION_SEED={seed} cargo test -p controller --lib \
-             a_shard_survives -- --nocapture"
+             {test} -- --nocapture"
         );
         std::panic::resume_unwind(cause);
     }
 }
 
+/// The one seed that is to be lived aloud, if somebody asks for one.
+fn asked() -> Option<u64> {
+    std::env::var("MULTIGRES_SIMULATION_SEED").ok()?.parse().ok()
+}
+
 #[test]
 fn a_shard_survives_two_hundred_lives() {
-    match std::env::var("MULTIGRES_SIMULATION_SEED").ok().and_then(|seed| seed.parse().ok()) {
+    match asked() {
         Some(seed) => World::new(seed, Calm::No).aloud().live(),
-        None => (0..SEEDS).for_each(live),
+        None => (0..SEEDS).for_each(|seed| live(World::new(seed, Calm::No), seed, "a_shard_survives")),
+    }
+}
+
+#[test]
+fn sixty_shards_survive_harsher_worlds() {
+    match asked() {
+        Some(seed) => World::new(seed, Calm::No).harsh().aloud().live(),
+        None => (0..60).for_each(|seed| live(World::new(seed, Calm::No).harsh(), seed, "survive_harsher_worlds")),
     }
 }
 
 #[test]
 #[ignore = "takes long; `make soak` runs it"]
 fn a_shard_survives_two_thousand_lives() {
-    (SEEDS..SEEDS + MANY).for_each(live);
+    for seed in SEEDS..SEEDS + MANY {
+        live(World::new(seed, Calm::No), seed, "a_shard_survives");
+        live(World::new(seed, Calm::No).harsh(), seed, "survive_harsher_worlds");
+    }
 }
 
 #[test]
@@ -71,6 +89,87 @@ fn connections_grow_by_a_roll_and_never_fall_below_what_the_primary_has() {
         world.roll();
         world.settle();
         assert_eq!(world.refused, 0, "seed {seed}: a standby refuses to serve with less than its primary");
+    }
+}
+
+#[test]
+fn a_shard_that_never_came_up_is_cured_by_the_next_description() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, Calm::Yes);
+        world.spec.mute = true;
+        world.run_for(1800);
+        assert_eq!((world.drained(), world.blocked_by()), (0, None), "seed {seed}: nothing else could be tried");
+        world.roll();
+        world.settle();
+    }
+}
+
+#[test]
+fn a_description_with_which_nobody_registers_stops_at_the_first_member() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, Calm::Yes);
+        world.settle();
+        world.roll();
+        world.spec.mute = true;
+        world.run_for(1800);
+        assert_eq!(world.drained(), 1, "seed {seed}");
+        assert_eq!(world.blocked_by(), Some(super::super::Reason::RolloutStalled), "seed {seed}");
+        world.roll();
+        world.settle();
+    }
+}
+
+#[test]
+fn a_topology_that_lost_its_records_gets_them_back_and_no_primary_is_deleted_for_it() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, Calm::Yes);
+        world.settle();
+        world.plane.records.clear();
+        world.settle();
+        assert!(world.switchovers() <= 1, "seed {seed}: {} switchovers", world.switchovers());
+        assert_eq!(world.drained(), world.size() - 1, "seed {seed}: standbys go, the primary hands over and stays");
+    }
+}
+
+#[test]
+fn settings_that_are_reloaded_take_nobody_down() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, Calm::Yes);
+        world.settle();
+        world.spec.settings += 1;
+        world.settle();
+        assert_eq!((world.drained(), world.switchovers()), (0, 0), "seed {seed}");
+    }
+}
+
+#[test]
+fn members_whose_volumes_would_go_with_them_move_one_after_the_other() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, Calm::Yes);
+        world.settle();
+        let names: Vec<String> = world.wanted().into_keys().collect();
+        for name in &names {
+            world.befalls(name, Volume::Leaving);
+        }
+        world.settle();
+        assert!(world.switchovers() <= 1, "seed {seed}: {} switchovers", world.switchovers());
+        assert_eq!(world.drained(), names.len(), "seed {seed}: each leaves once, after another one came");
+    }
+}
+
+#[test]
+fn a_member_that_has_lost_its_volume_comes_back_on_a_fresh_one() {
+    for seed in 0..40 {
+        let mut world = World::new(seed, Calm::Yes);
+        world.settle();
+        let names: Vec<String> = world.wanted().into_keys().collect();
+        let victim = &names[usize::try_from(seed).unwrap() % names.len()];
+        if !world.plane.suffices(names.iter().filter(|name| *name != victim)) {
+            continue;
+        }
+        world.befalls(victim, Volume::Lost);
+        world.settle();
+        assert!(!world.wanted().contains_key(victim), "seed {seed}: its number is not used again");
     }
 }
 

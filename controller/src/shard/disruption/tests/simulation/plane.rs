@@ -14,6 +14,10 @@ pub type Time = u64;
 pub struct Server {
     /// When it accepts connections; never if its description does not work.
     pub up_at: Option<Time>,
+    /// Whether it runs all the same, and nobody ever hears of it.
+    pub mute: bool,
+    /// When it registers, until it has. It does so once, and when its role changes.
+    pub registers_at: Option<Time>,
     /// When it streams from the present leader.
     pub follows_at: Time,
     /// Whether it was told to stop.
@@ -36,6 +40,8 @@ pub struct Plane {
     /// On each volume: with how many connections the primary was started whose log it holds. A standby does not serve with less.
     pub control: BTreeMap<String, u32>,
     pub cohort: BTreeSet<String>,
+    /// Who is in a record of the topology. Orchestrators know those that were, too.
+    pub records: BTreeSet<String>,
     pub cells: BTreeMap<String, String>,
     /// The last commit that a client was told of.
     pub acknowledged: u64,
@@ -57,6 +63,7 @@ impl Plane {
             leader: None,
             control: BTreeMap::new(),
             cohort: BTreeSet::new(),
+            records: BTreeSet::new(),
             cells: BTreeMap::new(),
             acknowledged: 0,
             resigned: false,
@@ -118,6 +125,12 @@ impl Plane {
 
     /// Moves on to `now`. `jitter` decides about grace periods.
     pub fn advance(&mut self, now: Time, jitter: u64) {
+        for (name, server) in &mut self.servers {
+            let runs = !server.stopping && server.up_at.is_some();
+            if runs && server.registers_at.take_if(|at| *at <= now).is_some() {
+                self.records.insert(name.clone());
+            }
+        }
         self.replicate(now);
         if now >= self.next_cycle {
             self.next_cycle = now + 1000;
@@ -208,7 +221,8 @@ impl Plane {
     }
 
     fn lead(&mut self, name: &str, now: Time) {
-        self.leader = Some(name.to_owned());
+        let old = self.leader.replace(name.to_owned()).filter(|old| self.is_up(old, now));
+        self.records.extend(old.into_iter().chain([name.to_owned()]));
         let limit = self.servers[name].limit;
         self.control.insert(name.to_owned(), limit);
         self.resigned = false;

@@ -1,12 +1,16 @@
 //! A Kubernetes with one shard, and the troubles that befall it.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use shared::api::v1alpha1::DurabilityPolicy;
 
 use super::plane::{Plane, Server, Time};
-use crate::shard::disruption::{Drain, Failures, Node, Reason};
+use crate::shard::disruption::{Drain, Failures, Node, Reason, Volume};
 
 /// Length of an instant.
 const TICK: Time = 250;
@@ -32,6 +36,8 @@ pub struct Pod {
     pub index: u32,
     pub version: u32,
     pub limit: u32,
+    /// Version of the settings that a reload brings into force.
+    pub settings: u32,
     pub created: Time,
     pub leaving: Option<Time>,
     pub ended: bool,
@@ -46,15 +52,18 @@ pub struct Spec {
     pub version: u32,
     /// How many connections the user asks for.
     pub limit: u32,
+    pub settings: u32,
     pub broken: bool,
+    /// Whether pods get ready and their poolers never register.
+    pub mute: bool,
     pub per_cell: BTreeMap<String, u32>,
 }
 
 impl Spec {
-    pub fn wanted(&self) -> BTreeMap<String, (String, u32)> {
+    fn wanted(&self, skipped: &BTreeSet<String>) -> BTreeMap<String, (String, u32)> {
         let of_cell = |(cell, count): (&String, &u32)| {
-            let cell = cell.clone();
-            (0..*count).map(move |index| (format!("{cell}-{index}"), (cell.clone(), index))).collect::<Vec<_>>()
+            let all = (0..).map(|index| (format!("{cell}-{index}"), (cell.clone(), index)));
+            all.filter(|(name, _)| !skipped.contains(name)).take(*count as usize).collect::<Vec<_>>()
         };
         self.per_cell.iter().flat_map(of_cell).collect()
     }
@@ -97,6 +106,23 @@ pub struct World {
     pub floor: Option<u32>,
     /// How many servers were started with less than their data allows.
     pub refused: usize,
+    /// What has become of volumes, where that is nothing good.
+    pub volumes: BTreeMap<String, Volume>,
+    /// Since when a wanted member has no volume that lasts, as the controller sees it.
+    pub losing: Option<Time>,
+    /// Who is in no record, and since when, as the controller sees it.
+    pub absent: BTreeMap<String, Time>,
+    /// When the controller last saw a record of somebody.
+    pub recorded: BTreeMap<String, Time>,
+    /// Since when the controller has said so.
+    pub told: Option<Time>,
+    /// Whether more befalls it: a topology that loses its records, a user who pauses, settings to reload, standbys that claim to lead.
+    pub harsh: bool,
+    pub paused: bool,
+    /// Who claims to lead beside the leader, and until when.
+    pub pretender: Option<(String, Time)>,
+    /// Numbers that are not used again.
+    pub skipped: BTreeSet<String>,
     /// Since when nobody leads, as the controller sees it.
     pub unled: Option<Time>,
     /// Who leads, as the controller sees it, and since when.
@@ -131,7 +157,7 @@ impl World {
         Self {
             now: 0,
             chance,
-            spec: Spec { version: 1, limit: 100, broken: false, per_cell },
+            spec: Spec { version: 1, limit: 100, settings: 1, broken: false, mute: false, per_cell },
             rendered: 100,
             floor: None,
             refused: 0,
@@ -139,6 +165,15 @@ impl World {
             seen: BTreeMap::new(),
             plane: Plane::new(policy),
             lost: None,
+            volumes: BTreeMap::new(),
+            losing: None,
+            absent: BTreeMap::new(),
+            recorded: BTreeMap::new(),
+            told: None,
+            harsh: false,
+            paused: false,
+            pretender: None,
+            skipped: BTreeSet::new(),
             unled: None,
             led: None,
             silent: BTreeMap::new(),
@@ -178,7 +213,29 @@ impl World {
     }
 
     pub fn size(&self) -> usize {
-        self.spec.wanted().len()
+        self.wanted().len()
+    }
+
+    /// Members that there should be, with their cells and numbers.
+    pub fn wanted(&self) -> BTreeMap<String, (String, u32)> {
+        self.spec.wanted(&self.skipped)
+    }
+
+    /// Something befalls the volume of a member. One that is lost takes the server with it.
+    pub fn befalls(&mut self, name: &str, volume: Volume) {
+        self.say(format_args!("the volume of {name}: {volume:?}"));
+        self.volumes.insert(name.to_owned(), volume);
+        if volume == Volume::Lost {
+            self.forget(name);
+            if let Some(server) = self.plane.servers.get_mut(name) {
+                server.up_at = None;
+            }
+        }
+    }
+
+    fn forget(&mut self, name: &str) {
+        self.plane.log.remove(name);
+        self.plane.control.remove(name);
     }
 
     pub fn blocked_by(&self) -> Option<Reason> {
@@ -188,11 +245,18 @@ impl World {
     pub fn roll(&mut self) {
         self.spec.version += 1;
         self.spec.broken = false;
+        self.spec.mute = false;
     }
 
     pub fn roll_to_something_broken(&mut self) {
         self.spec.version += 1;
         self.spec.broken = true;
+    }
+
+    /// A world in which more befalls it.
+    pub fn harsh(mut self) -> Self {
+        self.harsh = true;
+        self
     }
 
     /// A whole life: troubles first, then peace, in which all must become as wanted.
@@ -204,6 +268,7 @@ impl World {
             self.tick();
         }
         self.plane.refuses = false;
+        (self.paused, self.pretender) = (false, None);
         self.silent.clear();
         self.blind_until = 0;
         if self.spec.broken {
@@ -240,7 +305,7 @@ impl World {
     }
 
     fn unsettled(&self) -> Option<String> {
-        let wanted = self.spec.wanted();
+        let wanted = self.wanted();
         if let Some(missing) = wanted.keys().find(|name| !self.pods.contains_key(*name)) {
             return Some(format!("{missing} is missing"));
         }
@@ -249,8 +314,14 @@ impl World {
                 Some(format!("{name} is too many"))
             } else if pod.version != self.spec.version || pod.limit != self.rendered {
                 Some(format!("{name} is outdated"))
+            } else if pod.settings != self.spec.settings {
+                Some(format!("{name} has old settings"))
+            } else if self.volumes.contains_key(name) {
+                Some(format!("{name} has no volume that lasts"))
             } else if pod.drain.is_some() || pod.leaving.is_some() {
                 Some(format!("{name} is on its way"))
+            } else if !self.plane.records.contains(name) {
+                Some(format!("{name} is in no record"))
             } else if !self.plane.counts(name, self.now) {
                 Some(format!("{name} does not count"))
             } else {
@@ -264,9 +335,10 @@ impl World {
         self.kubelets();
         let jitter = self.chance.next();
         self.plane.advance(self.now, jitter);
-        let (plane, now, wanted) = (&self.plane, self.now, self.spec.wanted());
+        let (plane, now, wanted) = (&self.plane, self.now, self.wanted());
         self.ours.retain(|name, _| wanted.contains_key(name) && !plane.counts(name, now));
         self.watch();
+        self.look_for_strangers();
         // Every event brings a pass, most of them soon.
         if self.calm == Calm::Yes || !self.chance.once_in(3) {
             self.pass();
@@ -287,6 +359,10 @@ impl World {
             self.say(format_args!("{name} is gone"));
             self.pods.remove(&name);
             self.plane.servers.remove(&name);
+            if self.volumes.get(&name) == Some(&Volume::Leaving) {
+                self.volumes.remove(&name);
+                self.forget(&name);
+            }
         }
     }
 
@@ -313,6 +389,7 @@ impl World {
             index,
             version: self.spec.version,
             limit: self.rendered,
+            settings: self.spec.settings,
             created: self.now,
             leaving: None,
             ended: false,
@@ -323,8 +400,12 @@ impl World {
         let starts = 3000 + self.chance.next() % 9000;
         let refused = self.plane.control.get(name).is_some_and(|least| self.rendered < *least);
         self.refused += usize::from(refused);
+        let lost = self.volumes.get(name) == Some(&Volume::Lost);
+        let runs = !self.spec.broken && !self.spec.mute && !refused && !lost;
         let server = Server {
-            up_at: (!self.spec.broken && !refused).then_some(self.now + starts),
+            up_at: runs.then_some(self.now + starts),
+            mute: self.spec.mute,
+            registers_at: Some(self.now + starts),
             limit: self.rendered,
             follows_at: self.now + starts + 1000,
             stopping: false,
@@ -349,17 +430,43 @@ impl World {
         }
     }
 
+    fn trouble_more(&mut self, names: &[String]) {
+        if self.now >= self.blind_until && self.chance.once_in(900) {
+            self.say(format_args!("the topology loses all records"));
+            self.plane.records.clear();
+        }
+        if self.chance.once_in(400) {
+            self.paused = !self.paused;
+            self.say(format_args!("paused: {}", self.paused));
+        }
+        if self.chance.once_in(400) {
+            self.spec.settings += 1;
+            self.say(format_args!("the user changes settings"));
+        }
+        if self.chance.once_in(400)
+            && let Some(name) = self.chance.pick(names).cloned()
+        {
+            let until = self.now + self.chance.next() % 30_000;
+            self.say(format_args!("{name} claims to lead for a while"));
+            self.pretender = Some((name, until));
+        }
+    }
+
     fn trouble(&mut self) {
         let names: Vec<String> = self.pods.keys().cloned().collect();
+        if self.harsh {
+            self.trouble_more(&names);
+        }
         if self.chance.once_in(240) {
             self.say(format_args!("the user rolls"));
             self.roll();
         }
-        if self.chance.once_in(500) {
+        // Nobody is known to lead while somebody who counts does not answer, so in a topology that forgets everybody can come up.
+        if !self.harsh && self.chance.once_in(500) {
             self.spec.limit = *self.chance.pick(&[100, 200, 300]).unwrap();
             self.say(format_args!("the user wants {} connections", self.spec.limit));
         }
-        if self.chance.once_in(1600) {
+        if !self.harsh && self.chance.once_in(1600) {
             self.say(format_args!("the user rolls to something broken"));
             self.roll_to_something_broken();
         }
