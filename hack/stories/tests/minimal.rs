@@ -15,7 +15,7 @@ use serde_json::json;
 use stories::{Bed, ClusterUnderTest, until, within};
 
 /// How long a cluster may take to go while its controller lives.
-const DELETION: Duration = Duration::from_secs(60);
+const DELETION: Duration = Duration::from_mins(1);
 
 fn in_time(deletion: Duration) -> Result<()> {
     ensure!(deletion <= DELETION, "the deletion took {} s", deletion.as_secs());

@@ -268,8 +268,7 @@ fn work(view: &View) -> Verdict {
         None => {}
     }
     let mut others_first = false;
-    // Whom the topology does not know nobody elects, so until all that stay are registered nothing is begun that can wait.
-    let recovers = view.members.iter().any(|member| member.is_live() && member.wanted && member.forgotten);
+    let recovers = view.recovers();
     if recovers {
         let message = forgotten(view).unwrap_or_default();
         block(&mut blocker, Row::Waiting, Blocker::new(Reason::RecordMissing, message));

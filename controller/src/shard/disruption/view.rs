@@ -162,10 +162,16 @@ impl View {
         others.filter(|other| other.wanted && !other.registered).min_by_key(|other| &other.pod)
     }
 
-    /// Whether anybody but the primary is to be taken down.
+    /// Whether a member that stays is in no record. Nobody elects whom the topology does not know, so until all of them are registered
+    /// nothing is begun that can wait.
+    pub fn recovers(&self) -> bool {
+        self.members.iter().any(|member| member.is_live() && member.wanted && member.forgotten)
+    }
+
+    /// Whether anybody but the primary is to be taken down. Members that are too many do not count where they have to wait themselves.
     pub fn others_first(&self, primary: &Member) -> bool {
-        let goes =
-            |member: &Member| member.is_live() && member.cause().is_some() && (member.wanted || self.spec_suffices());
+        let extras_go = self.spec_suffices() && !self.recovers();
+        let goes = |member: &Member| member.is_live() && member.cause().is_some() && (member.wanted || extras_go);
         self.members.iter().any(|other| other.pod != primary.pod && goes(other))
     }
 

@@ -162,9 +162,9 @@ impl Known {
     }
 
     fn patch(&self, kinds: &[&str], patch: &str, taken: &Taken<'_>) -> Result<(), String> {
-        let patch: Value = serde_json::from_str(patch).map_err(|error| format!("the patch is no JSON: {error}"))?;
+        let parsed: Value = serde_json::from_str(patch).map_err(|error| format!("the patch is no JSON: {error}"))?;
         let Some(schema) = self.schemas_of(kinds).into_iter().next() else { return Ok(()) };
-        if let Value::Array(steps) = &patch {
+        if let Value::Array(steps) = &parsed {
             let json = taken.flags.contains(&("--type", "json"));
             for step in steps {
                 let path = step["path"].as_str().unwrap_or_default();
@@ -177,7 +177,7 @@ impl Known {
             }
             return Ok(());
         }
-        match unknown(schema, &patch, "") {
+        match unknown(schema, &parsed, "") {
             Some(field) => Err(field),
             None => Ok(()),
         }

@@ -735,6 +735,10 @@ fn members_without_a_record_are_made_anew_and_the_primary_hands_over_to_those_th
     assert_eq!(requested(&decide(&view)), "a");
     let chosen = view.with("a", drain(DrainState::Requested, Cause::RollingUpdate, 1));
     assert_eq!(decide(&chosen).act, Some(Act::Resign { pod: "a".into() }));
+    let mut with_extra = chosen.clone();
+    with_extra.members.push(member("d", "z1", 1));
+    let with_extra = with_extra.with("d", |d| d.wanted = false);
+    assert_eq!(decide(&with_extra).act, Some(Act::Resign { pod: "a".into() }), "who is too many waits for it");
     let resigned = chosen.with("a", drain(DrainState::Draining, Cause::RollingUpdate, 5));
     let registered = back(resigned, "a").with("a", |a| {
         a.role = Role::Standby;
