@@ -96,8 +96,10 @@
 {{- end -}}
 {{- $deadline := int (include "multigres-operator.seconds" $admission.reviewDeadline) -}}
 {{- $delay := int (include "multigres-operator.seconds" $admission.shutdownDelay) -}}
-{{- if le (int $admission.terminationGracePeriodSeconds) (add $deadline $delay) -}}
-{{- fail (printf "admission.terminationGracePeriodSeconds=%d would kill a pod that still serves: it has to exceed shutdownDelay and reviewDeadline together, %d s" (int $admission.terminationGracePeriodSeconds) (add $deadline $delay)) -}}
+{{- $linger := int (include "multigres-operator.seconds" $admission.linger) -}}
+{{- $least := add $deadline $delay $linger -}}
+{{- if le (int $admission.terminationGracePeriodSeconds) $least -}}
+{{- fail (printf "admission.terminationGracePeriodSeconds=%d would kill a pod that still serves: it has to exceed shutdownDelay, linger and reviewDeadline together, %d s" (int $admission.terminationGracePeriodSeconds) $least) -}}
 {{- end -}}
 {{- if and (le (int .Values.webhooks.defaults.timeoutSeconds) $deadline) (has (include "multigres-operator.childProtection" .) (list "webhook" "both")) -}}
 {{- fail (printf "admission.reviewDeadline=%s is not below webhooks.defaults.timeoutSeconds=%d, which the webhooks of child kinds have, so the API server would give up first: lower admission.reviewDeadline or raise webhooks.defaults.timeoutSeconds" $admission.reviewDeadline (int .Values.webhooks.defaults.timeoutSeconds)) -}}
