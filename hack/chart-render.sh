@@ -53,8 +53,8 @@ ok "Helm 4 and Helm 3 render what is committed"
 
 # The definitions are the same from both charts.
 for helm in "$HELM" "$HELM3"; do
-  "$helm" template multigres-operator "$CHART" --show-only templates/crds/crds.yaml | squeezed | grep -v '^# Source' > "$WORK/of-operator"
-  "$helm" template multigres-operator-crds "$CRDS" | squeezed | grep -v '^# Source' > "$WORK/of-crds"
+  "$helm" template multigres-operator "$CHART" --kube-version "$KUBERNETES" --show-only templates/crds/crds.yaml | squeezed | grep -v '^# Source' > "$WORK/of-operator"
+  "$helm" template multigres-operator-crds "$CRDS" --kube-version "$KUBERNETES" | squeezed | grep -v '^# Source' > "$WORK/of-crds"
   cmp -s "$WORK/of-operator" "$WORK/of-crds" || failed "the two charts have different definitions" "$(diff "$WORK/of-operator" "$WORK/of-crds" | head -20)"
 done
 grep -q 'helm.sh/resource-policy: keep' "$WORK/of-crds" || failed "definitions that a removal would delete"
