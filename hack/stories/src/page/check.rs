@@ -167,12 +167,12 @@ impl Known {
         if let Value::Array(steps) = &parsed {
             let json = taken.flags.contains(&("--type", "json"));
             for step in steps {
-                let path = step["path"].as_str().unwrap_or_default();
+                let at = step["path"].as_str().unwrap_or_default();
                 let names =
-                    path.split('/').filter(|part| !part.is_empty() && part.parse::<usize>().is_err() && *part != "-");
+                    at.split('/').filter(|part| !part.is_empty() && part.parse::<usize>().is_err() && *part != "-");
                 let names: Vec<String> = names.map(str::to_owned).collect();
                 if !json || names.is_empty() || !has(schema, &names) {
-                    return Err(format!("a JSON patch at {path:?} changes nothing"));
+                    return Err(format!("a JSON patch at {at:?} changes nothing"));
                 }
             }
             return Ok(());
