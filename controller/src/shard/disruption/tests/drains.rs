@@ -6,15 +6,11 @@ use rstest::rstest;
 use shared::annotation::DrainState;
 
 use super::{
-    super::{ABORT_AFTER, Act, Cause, Ending, FORCE_AFTER, Node, Presence, Reason, Verdict, View, decide},
+    super::{ABORT_AFTER, Act, Cause, Ending, FORCE_AFTER, Node, Presence, Reason, View, decide},
     fixture::*,
 };
 
 const LONG: u64 = ABORT_AFTER.as_secs() + 1;
-
-fn reason(verdict: &Verdict) -> Option<Reason> {
-    verdict.blocker.as_ref().map(|blocker| blocker.reason)
-}
 
 fn rolling(pod: &str, state: DrainState, seconds: u64) -> View {
     three().with(pod, outdated).with(pod, drain(state, Cause::RollingUpdate, seconds))

@@ -5,7 +5,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use shared::{annotation::DrainState, api::v1alpha1::DurabilityPolicy};
 
-use super::super::{Cause, Drain, Failures, Member, Misplaced, Node, Presence, Role, View, Vitals, Volume, Wait};
+use super::super::{
+    Act, Cause, Drain, Failures, Member, Misplaced, Node, Presence, Reason, Role, Verdict, View, Vitals, Volume, Wait,
+};
 use crate::upstream::Lifecycle;
 
 pub const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
@@ -149,4 +151,19 @@ pub fn drain(state: DrainState, cause: Cause, seconds: u64) -> impl FnOnce(&mut 
     move |member| {
         member.drain = Some(Drain { state, cause: Some(cause), requested: secs(seconds), since: secs(seconds) });
     }
+}
+
+pub fn reason(verdict: &Verdict) -> Option<Reason> {
+    verdict.blocker.as_ref().map(|blocker| blocker.reason)
+}
+
+pub fn requested(verdict: &Verdict) -> &str {
+    match &verdict.act {
+        Some(Act::Request { pod, .. }) => pod,
+        other => panic!("no request: {other:?}"),
+    }
+}
+
+pub fn notes(verdict: &Verdict) -> Vec<&str> {
+    verdict.notes.iter().map(|note| note.reason.as_str()).collect()
 }

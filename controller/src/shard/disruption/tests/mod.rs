@@ -1,5 +1,7 @@
 mod drains;
 mod fixture;
 mod properties;
+mod records;
 mod rows;
 mod simulation;
+mod volumes;
