@@ -29,8 +29,8 @@ testbed() { "$TARGET/debug/testbed" "$@"; }
 ensure_nextest() {
   cargo nextest --version 2>/dev/null | grep -q "$NEXTEST" && return
   step "building the test runner, cargo-nextest $NEXTEST (once)"
-  # It waits for tests; optimising it would take longer than it could win.
-  CARGO_PROFILE_DEV_DEBUG=false cargo install --debug cargo-nextest --locked --version "$NEXTEST" --root "$CACHE/cargo"
+  # It waits for tests; optimising it would take longer than it could win. Updates of itself are a third of its code.
+  CARGO_PROFILE_DEV_DEBUG=false cargo install --debug cargo-nextest --locked --version "$NEXTEST" --no-default-features --features default-no-update --root "$CACHE/cargo"
 }
 
 # `make test` has built everything already; building one package again would compile its dependencies for other features.
@@ -74,12 +74,6 @@ story() {
 IMAGE_PROFILE=${IMAGE_PROFILE:-image}
 case $IMAGE_PROFILE in dev) PROGRAMS=$TARGET/debug ;; *) PROGRAMS=$TARGET/$IMAGE_PROFILE ;; esac
 
-# Builds the programs of the images beside whatever comes next; load_images waits for it.
-build_images_meanwhile() {
-  build_image_programs > "$CACHE/image-programs.log" 2>&1 &
-  IMAGE_PROGRAMS=$!
-}
-
 # One command for all: apart, each would compile the dependencies for its own features.
 build_image_programs() {
   cargo build --locked --profile "$IMAGE_PROFILE" --package controller --package admission --package standin --package stories "$@" \
@@ -90,12 +84,7 @@ build_image_programs() {
 load_images() {
   local bed=$1
   step "building the operator and the stand-in data plane"
-  if [ -n "${IMAGE_PROGRAMS:-}" ]; then
-    tail --pid="$IMAGE_PROGRAMS" --lines=1 --follow "$CACHE/image-programs.log"
-    wait "$IMAGE_PROGRAMS" || { cat "$CACHE/image-programs.log"; return 1; }
-  elif [ -z "${OPERATOR_BUILT:-}" ]; then
-    build_image_programs
-  fi
+  [ -n "${OPERATOR_BUILT:-}" ] || build_image_programs
   local programs=$PROGRAMS program
   if [ "$IMAGE_PROFILE" = dev ]; then
     # Most of a development build are the lines of its source.

@@ -19,14 +19,18 @@ use stories::{
     within,
 };
 
-/// Requests per second; somewhat more than the 200 that are promised, for a machine that is busy.
-const RATE: u32 = 220;
-/// Requests per second that the long form has to reach; the short one runs beside everything else.
+/// Requests per second that the long form has to reach.
 const PROMISED: f64 = 200.0;
 /// Admission pods of the chart.
 pub const REPLICAS: usize = 2;
 /// Longest time from a damage to its repair, in seconds.
 const REPAIR: u64 = 10;
+
+/// Requests per second. The long form asks for somewhat more than what is promised, because a machine is never quite free. The short one
+/// leaves room for the disturbances: two processors that only answer requests take minutes to replace a pod.
+fn rate() -> u32 {
+    if is_long() { 220 } else { 60 }
+}
 
 /// A spec that every webhook accepts.
 pub fn good_spec() -> Value {
@@ -54,7 +58,8 @@ fn cases(namespace: &str, stored: &str) -> Vec<Case> {
     let bad = Case::create("a bad cluster", Expected::Refused, namespace, plural, kind, &bad_spec());
     let change = json!({"spec": {"logLevels": {"multigateway": "debug"}}});
     let good_change = Case::update("a good change", Expected::Accepted, namespace, plural, stored, change);
-    let change = json!({"spec": {"databases": bad_spec()["databases"]}});
+    // Wrong as it is written, where the bad cluster is wrong in what it resolves to. The schema lets the address through.
+    let change = json!({"spec": {"externalGateway": {"enabled": true, "externalIPs": ["300.1.1.1"]}}});
     let bad_change = Case::update("a bad change", Expected::Refused, namespace, plural, stored, change);
     let (plural, kind) = ("shardtemplates", "ShardTemplate");
     let template = json!({"pools": {"main": {"type": "readWrite", "replicasPerCell": 2}}});
@@ -118,8 +123,8 @@ impl Story {
     where
         F: Future<Output = Result<()>>,
     {
-        let load = Load::start(&self.bed.client, cases(&self.namespace, stored), RATE)?;
-        load.another(u64::from(RATE), within(60)).await?;
+        let load = Load::start(&self.bed.client, cases(&self.namespace, stored), rate())?;
+        load.another(u64::from(rate()), within(60)).await?;
         let started = Instant::now();
         let disturbed = disturbance.await;
         let took = started.elapsed();
