@@ -251,7 +251,8 @@ async fn dry_runs_raise_no_alert() {
 async fn no_request_is_lost_while_a_replica_drains() {
     const CALLERS: usize = 6;
     const EACH: usize = 200;
-    let leaving = Arc::new(Running::start_with(Limits::default(), Duration::from_millis(400)));
+    // Long enough that every caller is told in time, also where they wait for a processor.
+    let leaving = Arc::new(Running::start_with(Limits::default(), Duration::from_secs(3)));
     let staying = Arc::new(Running::start(Limits::default()));
     let answered = Arc::new(AtomicUsize::new(0));
     let told_to_go = Arc::new(AtomicUsize::new(0));

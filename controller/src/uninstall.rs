@@ -38,7 +38,8 @@ pub enum Error {
     /// Nobody would clean up after these.
     #[error(
         "the operator is still needed, by the MultigresClusters {0}. To remove them, delete them first: kubectl delete multigresclusters \
-         --all --namespace NAMESPACE. To leave them running without an operator: helm uninstall --no-hooks"
+         --all --namespace NAMESPACE. To leave them running without an operator: helm uninstall --no-hooks, but not with crds.keep=false, \
+         which takes them along"
     )]
     StillNeeded(String),
     /// Whether there are clusters is not known.
@@ -167,7 +168,8 @@ mod tests {
     async fn clusters_keep_the_operator_and_its_webhooks() {
         let (client, seen) = server(Some(vec![("prod", "main".to_owned())]));
         let refused = run(&client, &args("m", "v")).await.unwrap_err().to_string();
-        assert!(refused.contains("MultigresClusters prod/main.") && refused.contains("--no-hooks"), "{refused}");
+        assert!(refused.contains("MultigresClusters prod/main."), "{refused}");
+        assert!(refused.contains("--no-hooks, but not with crds.keep=false"), "{refused}");
         assert_eq!(*seen.lock().unwrap(), ["GET /apis/multigres.com/v1alpha1/multigresclusters"]);
     }
 

@@ -13,6 +13,7 @@ mod election;
 mod files;
 mod follower;
 mod material;
+pub mod peer;
 mod replicas;
 mod rotator;
 mod secret;

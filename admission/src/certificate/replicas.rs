@@ -5,26 +5,17 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::Arc,
     time::Duration,
 };
 
 use futures::{StreamExt as _, stream};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{Api, Client, api::ListParams};
-use rustls::{
-    ClientConfig, DigitallySignedStruct, SignatureScheme,
-    client::{
-        Resumption,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
-    crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
-};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use shared::pki::Certificate;
 use tokio::{net::TcpStream, time::timeout};
-use tokio_rustls::TlsConnector;
 use tracing::debug;
+
+use super::peer;
 
 /// How long a handshake may take.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -75,69 +66,10 @@ fn addresses(slice: &EndpointSlice) -> Vec<(SocketAddr, bool)> {
         .collect()
 }
 
-#[derive(Debug, thiserror::Error)]
-enum Error {
-    #[error(transparent)]
-    Io(#[from] std::io::Error),
-    #[error(transparent)]
-    Tls(#[from] rustls::Error),
-    #[error("{0}")]
-    Name(#[from] rustls_pki_types::InvalidDnsNameError),
-    #[error("it sent a certificate that cannot be read: {0}")]
-    Certificate(#[from] shared::pki::Error),
-}
-
-async fn handshake(address: SocketAddr, server_name: &str) -> Result<Vec<Certificate>, Error> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anything(provider)))
-        .with_no_client_auth();
-    config.resumption = Resumption::disabled();
-    let name = ServerName::try_from(server_name.to_owned())?;
-    let stream = TlsConnector::from(Arc::new(config)).connect(name, TcpStream::connect(address).await?).await?;
-    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    Ok(chain.iter().map(|one| Certificate::parse(one.to_vec())).collect::<Result<_, _>>()?)
-}
-
-/// Accepts every certificate whose key the server has: it is looked at, not trusted.
-#[derive(Debug)]
-struct Anything(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anything {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
+async fn handshake(address: SocketAddr, server_name: &str) -> Result<Vec<Certificate>, peer::Error> {
+    let seen = peer::look(TcpStream::connect(address).await?, server_name).await?;
+    seen.ended?;
+    Ok(seen.chain)
 }
 
 #[cfg(test)]

@@ -18,3 +18,17 @@ pub const METRICS: i32 = 9187;
 pub const ORCH_HTTP: i32 = 15300;
 /// gRPC of multiorch.
 pub const ORCH_GRPC: i32 = 15370;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::port::{ADMIN_GRPC, ETCD_CLIENT};
+
+    #[test]
+    fn the_network_policy_of_the_chart_lets_the_controller_reach_whom_it_calls() {
+        let policy = include_str!("../../../charts/multigres-operator/templates/networkpolicy.yaml");
+        for port in [ETCD_CLIENT, POOLER_GRPC, ORCH_GRPC, ADMIN_GRPC, METRICS] {
+            assert!(policy.contains(&format!("- {{ port: {port}, protocol: TCP }}\n")), "{port}");
+        }
+    }
+}
