@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     context::Ctx,
-    shard::PRIMARY_CONFIRMED,
-    upstream::{self, PoolerAddress},
+    shard::{PRIMARY_CONFIRMED, had_primary},
+    upstream::{self, PoolerAddress, backup::Backup},
 };
 
 /// How often it looks what is due.
@@ -108,6 +108,7 @@ async fn ask_list(ctx: &Ctx, shard: &Shard, uid: &str) -> bool {
         Ok(None) => return false,
         Err(_) => Err(upstream::Error::Slow { target: name::shard(id), after: PATIENCE }),
     };
+    let answer = believed(shard, answer);
     // Poolers answer nobody while they make a backup. That is no failure.
     if !busy.is_empty() && answer.as_ref().is_err_and(upstream::Error::unreachable) {
         return false;
@@ -116,6 +117,15 @@ async fn ask_list(ctx: &Ctx, shard: &Shard, uid: &str) -> bool {
         tracing::debug!(shard = shard.name_any(), error = shared::telemetry::chain(error), "backups not listed");
     }
     ctx.backups.listed(uid, answer, ctx.clock.now())
+}
+
+/// What an answer means for a shard. One that nobody has led yet was made from no backup, so a repository that holds none is not at fault.
+pub(super) fn believed(shard: &Shard, answer: upstream::Result<Vec<Backup>>) -> upstream::Result<Vec<Backup>> {
+    let conditions = shard.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    match answer {
+        Err(error) if run::lists_nothing(&error) && !had_primary(conditions) => Ok(Vec::new()),
+        answer => answer,
+    }
 }
 
 async fn ask_archiver(ctx: &Ctx, shard: &Shard, uid: &str) -> bool {

@@ -232,7 +232,8 @@ async fn lease(
 /// without anybody to ask.
 ///
 /// One pooler may be at fault by itself, so what it says of a repository that it cannot read is no reason to stop. A shard was made from a
-/// backup, and pgBackRest never removes the last one: a pooler that lists nothing could not look, as when its look took too long.
+/// backup, and pgBackRest never removes the last one: a pooler that lists nothing could not look, as when its look took too long. Whoever asks
+/// about a shard that is not made yet finds out by [`lists_nothing`].
 pub async fn list(
     upstream: &Upstream,
     records: &[PoolerRecord],
@@ -244,7 +245,8 @@ pub async fn list(
         let works = busy.iter().any(|job| job.ends_with(&component(&record.id)));
         (works, record.role == Role::Primary, record.serving != Serving::Serving, record.id.clone())
     });
-    let (mut refused, mut silent) = (None, None);
+    let mut refused: Option<upstream::Error> = None;
+    let mut silent = None;
     let mut agreed = 0;
     for record in asked {
         let Some(address) = record.grpc() else { continue };
@@ -259,13 +261,21 @@ pub async fn list(
             }
             Err(error) => error,
         };
-        refused.get_or_insert(error);
+        // The words of a fault say more than an empty list.
+        if refused.as_ref().is_none_or(lists_nothing) {
+            refused = Some(error);
+        }
         agreed += usize::from(record.serving == Serving::Serving);
         if agreed >= BELIEVED {
             break;
         }
     }
     refused.or(silent).map(Err)
+}
+
+/// Whether poolers have answered, and list no backup at all.
+pub fn lists_nothing(error: &upstream::Error) -> bool {
+    matches!(error, upstream::Error::Failed { detail, .. } if detail == NOTHING)
 }
 
 /// How a pooler is named at the end of its jobs.

@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 
 use rstest::rstest;
+use shared::{
+    api::v1alpha1::{ShardSpec, ShardStatus},
+    condition::ConditionSet,
+};
 
 use super::*;
 use crate::{
     backup::{
-        stored,
+        keeper, stored,
         tests::{NOW, ago, away, broken, made},
     },
     upstream::{LifecycleMark, fake::FakeDataPlane},
@@ -63,6 +67,35 @@ async fn who_cannot_be_asked_says_less_than_who_cannot_read_the_repository() {
     assert_eq!(list(&plane.upstream(), &two(), &[]).await, Some(Err(broken())), "the primary is away");
     assert_eq!(list(&plane.upstream(), &two()[..1], &[]).await.unwrap().unwrap_err().reason(), "Unavailable");
     assert_eq!(list(&plane.upstream(), &[], &[]).await, None);
+}
+
+#[rstest]
+#[case::never_led(false, "NoClaim", true)]
+#[case::claimed(false, "ClaimUnconfirmed", true)]
+#[case::led(true, "Confirmed", false)]
+#[case::lost_its_primary(false, "PrimaryLost", false)]
+#[tokio::test]
+async fn a_repository_is_not_at_fault_for_holding_nothing_before_anybody_has_led(
+    #[case] confirmed: bool,
+    #[case] reason: &str,
+    #[case] empty: bool,
+) {
+    let plane = FakeDataPlane::new();
+    plane.backups.open(Ok(Vec::new()));
+    let said = ConditionSet::continuing(&[], Some(1), NOW).set("PrimaryConfirmed", confirmed, reason, "");
+    let mut shard = Shard::new("demo", ShardSpec::default());
+    shard.status = Some(ShardStatus { conditions: said.finish(), ..ShardStatus::default() });
+    let answer = list(&plane.upstream(), &two(), &[]).await.unwrap();
+    assert_eq!(keeper::believed(&shard, answer) == Ok(Vec::new()), empty);
+    assert_eq!(keeper::believed(&shard, Err(broken())), Err(broken()), "a fault is one at any time");
+}
+
+#[tokio::test]
+async fn the_words_of_a_fault_say_more_than_an_empty_list() {
+    let plane = FakeDataPlane::new();
+    plane.backups.open(Err(broken()));
+    plane.backups.mislead("standby", Ok(Vec::new()));
+    assert_eq!(list(&plane.upstream(), &two(), &[]).await, Some(Err(broken())));
 }
 
 #[tokio::test]

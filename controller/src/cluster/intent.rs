@@ -95,7 +95,7 @@ pub struct Settled {
     pub table_groups: BTreeMap<(String, String), Annotations>,
     /// Whether something waits for the wave, and for whom.
     pub pending: Option<Turn>,
-    /// Backup repositories that stay where they are although the cluster asks for others.
+    /// Backup repositories that stay as they are although the cluster asks for others.
     pub repositories: Vec<repository::Held>,
     adoption: Adoption,
 }

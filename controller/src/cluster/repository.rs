@@ -2,7 +2,7 @@
 //!
 //! The data plane makes a repository when it bootstraps a shard, and never again: a shard whose poolers are told of another one cannot
 //! archive its WAL any more, and its next standby would begin with an empty database. So a repository stays where it is, whatever the
-//! spec says later and whatever a later operator would choose.
+//! spec says later and whatever a later operator would choose. It also stays encrypted as it was made, or not encrypted.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -10,7 +10,8 @@ use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use shared::{
     annotation,
     api::v1alpha1::{
-        BackupConfig, BackupScope, BackupType, FilesystemBackupConfig, KeyPrefixScope, S3BackupConfig, TableGroup,
+        BackupConfig, BackupScope, BackupType, EncryptionConfig, FilesystemBackupConfig, KeyPrefixScope, S3BackupConfig,
+        TableGroup,
     },
     label,
     resolve::{Repository, ResolvedCluster, ResolvedDatabase, key_prefix},
@@ -22,36 +23,107 @@ use crate::{upstream::BackupLocation, workload::owner::Owner};
 /// Condition of a cluster whose spec asks for another repository than the one in use.
 pub const BACKUP_REPOSITORY_CHANGED: &str = "BackupRepositoryChanged";
 
-/// A repository that stays although the spec asks for another one.
+/// A repository that stays as it is although the spec asks for another one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
-    /// The database.
-    pub database: String,
-    /// Where its backups stay.
-    pub kept: Repository,
-    /// Where the spec wants them.
-    pub wanted: Repository,
+pub enum Held {
+    /// It stays in its place.
+    Place {
+        /// The database.
+        database: String,
+        /// Where its backups stay.
+        kept: Repository,
+        /// Where the spec wants them.
+        wanted: Repository,
+    },
+    /// It stays encrypted as it was made, or not encrypted.
+    Encryption {
+        /// The database.
+        database: String,
+        /// How it is.
+        kept: Option<EncryptionConfig>,
+        /// How the spec wants it.
+        wanted: Option<EncryptionConfig>,
+    },
 }
 
 impl Held {
     /// What is so, and what can be done about it.
     pub fn explain(&self) -> String {
-        format!(
-            "backups of database {} stay in {}: the spec asks for {}, and the data plane cannot begin another repository for shards that \
-             exist; name the old one again, or make another cluster with the new one and bring the rows there with a dump",
-            self.database, self.kept, self.wanted
-        )
+        match self {
+            Self::Place { database, kept, wanted } => format!(
+                "backups of database {database} stay in {kept}: the spec asks for {wanted}, and the data plane cannot begin another \
+                 repository for shards that exist; name the old one again, or make another cluster with the new one and bring the rows \
+                 there with a dump"
+            ),
+            Self::Encryption { database, kept, wanted } => format!(
+                "backups of database {database} stay {}: the spec wants them {}, and a repository is encrypted once, when it is made; \
+                 restore the old value, or make another cluster and bring the rows there with a dump",
+                encrypted(kept.as_ref()),
+                encrypted(wanted.as_ref())
+            ),
+        }
     }
+
+    /// The same in one word.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Place { .. } => "CannotMove",
+            Self::Encryption { .. } => "EncryptionFixed",
+        }
+    }
+}
+
+fn encrypted(encryption: Option<&EncryptionConfig>) -> String {
+    encryption.map_or_else(
+        || "without encryption".to_owned(),
+        |encryption| format!("encrypted with Secret {}", encryption.secret_name),
+    )
 }
 
 /// What a cluster asks for, with every repository that exists where it is, and what that overrules.
 pub fn settle(observed: &Observed, resolved: &ResolvedCluster) -> (ResolvedCluster, Vec<Held>) {
     let mut resolved = resolved.clone();
-    let held = resolved.databases.iter_mut().filter_map(|database| settle_database(observed, database)).collect();
+    let mut held = Vec::new();
+    for database in &mut resolved.databases {
+        let encryption = keep_encryption(observed, database);
+        held.extend(keep_place(observed, database).into_iter().chain(encryption));
+    }
     (resolved, held)
 }
 
-fn settle_database(observed: &Observed, database: &mut ResolvedDatabase) -> Option<Held> {
+/// Leaves the repository of every shard that there is encrypted as it was made, or not encrypted; tells of the first one of which the spec asks
+/// for something else. Admission refuses that, and the API server refuses children that change it, so one that slipped in would stop all others.
+fn keep_encryption(observed: &Observed, database: &mut ResolvedDatabase) -> Option<Held> {
+    let mut held = None;
+    for group in &mut database.table_groups {
+        let live = observed.table_group(&group.database_name, &group.table_group_name);
+        // Those of a cluster of the same name that was there before are on their way out.
+        let Some(live) = live.filter(|live| observed.owner.controls(*live)) else { continue };
+        if let (Some(own), Some(told)) = (group.backup.as_mut(), live.spec.backup.as_ref()) {
+            own.encryption.clone_from(&told.encryption);
+        }
+        for shard in &mut group.shards {
+            let before = live.spec.shards.iter().find(|before| before.name == shard.name);
+            let told = before.and_then(|before| before.backup.as_ref().or(live.spec.backup.as_ref()));
+            let (Some(own), Some(told)) = (shard.backup.as_mut(), told) else { continue };
+            if own.encryption == told.encryption {
+                continue;
+            }
+            let wanted = std::mem::replace(&mut own.encryption, told.encryption.clone());
+            if held.is_none() {
+                let (database, kept) = (database.name.clone(), told.encryption.clone());
+                held = Some(Held::Encryption { database, kept, wanted });
+            }
+        }
+    }
+    let mut shards = database.table_groups.iter().flat_map(|group| &group.shards);
+    if let Some(first) = shards.find_map(|shard| shard.backup.as_ref()) {
+        database.repository.encryption.clone_from(&first.encryption);
+    }
+    held
+}
+
+fn keep_place(observed: &Observed, database: &mut ResolvedDatabase) -> Option<Held> {
     let Owner { namespace, name, .. } = &observed.owner;
     let readings = Repository::readings(&database.repository, namespace, name);
     let (scope, wanted) = readings.first().cloned()?;
@@ -73,7 +145,7 @@ fn settle_database(observed: &Observed, database: &mut ResolvedDatabase) -> Opti
     }
     let wanted = readings.last().map_or(wanted, |(_, last)| last.clone());
     each(database, |backup| existing.keep(backup, place, namespace, name));
-    Some(Held { database: database.name.clone(), kept: place.clone(), wanted })
+    Some(Held::Place { database: database.name.clone(), kept: place.clone(), wanted })
 }
 
 /// Writes down that the path is the cluster's own. That it is not needs no word, as in all that was made before there were scopes.
@@ -162,7 +234,10 @@ impl<'a> Existing<'a> {
                 }
             }
         }
-        if let Some(child) = self.child {
+        // Each shard that there is has its own keys by now. A new one is encrypted if the others are.
+        if let Some(child) = self.child
+            && backup.encryption.is_some() != child.encryption.is_some()
+        {
             backup.encryption.clone_from(&child.encryption);
         }
     }

@@ -79,9 +79,9 @@ pub(super) fn status(observed: &Observed, settled: &Settled, now: Timestamp) -> 
     if let Some(why) = observed.adopted.paused() {
         conditions = conditions.set(ROLLOUTS_PAUSED, true, "ImageUpdatePolicy", why);
     }
-    if !settled.repositories.is_empty() {
+    if let Some(first) = settled.repositories.first() {
         let why: Vec<String> = settled.repositories.iter().map(repository::Held::explain).collect();
-        conditions = conditions.set(BACKUP_REPOSITORY_CHANGED, true, "CannotMove", why.join("; "));
+        conditions = conditions.set(BACKUP_REPOSITORY_CHANGED, true, first.reason(), why.join("; "));
     }
     if let Some((reason, why)) = settled.pending.as_ref().and_then(waiting) {
         conditions = conditions.set(TEMPLATE_UPDATE_PENDING, true, reason, why);

@@ -42,7 +42,7 @@ pub use self::{
     certificate::Certificates,
     decide::{Decision, decide, weigh},
     observe::{InternalTls, Observed, Reference, observe},
-    status::PRIMARY_CONFIRMED,
+    status::{PRIMARY_CONFIRMED, had_primary},
 };
 use crate::{
     context::Ctx,

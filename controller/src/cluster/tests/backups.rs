@@ -7,8 +7,8 @@ use k8s_openapi::{
 use rstest::rstest;
 use shared::{
     api::v1alpha1::{
-        BackupConfig, BackupRetention, BackupScope, BackupType, KeyPrefixScope, MultigresClusterSpec, S3BackupConfig,
-        ShardStatus,
+        BackupConfig, BackupRetention, BackupScope, BackupType, EncryptionConfig, KeyPrefixScope, MultigresClusterSpec,
+        S3BackupConfig, ShardStatus,
     },
     label,
     name::{PoolId, ShardId},
@@ -247,6 +247,56 @@ fn another_kind_of_repository_is_not_taken() {
     let files = told(&other_scope).filesystem.unwrap();
     assert_eq!((files.scope, files.path.as_deref()), (Some(BackupScope::Cell), Some("/elsewhere")));
     assert!(changed(&other_scope).unwrap().contains("a volume for all cells"));
+}
+
+fn keys(secret: &str) -> Option<EncryptionConfig> {
+    Some(EncryptionConfig { secret_name: secret.to_owned() })
+}
+
+fn at_the_cluster(spec: &mut MultigresClusterSpec) {
+    spec.backup.as_mut().unwrap().encryption = keys("others");
+}
+
+/// Where no rule of the schema compares it with what was there before.
+fn at_the_database(spec: &mut MultigresClusterSpec) {
+    let s3 = json!({"bucket": "b", "region": "r", "keyPrefix": "eu"});
+    let backup = json!({"type": "s3", "s3": s3, "encryption": {"secretName": "others"}});
+    let databases = json!([{"name": "postgres", "default": true, "backup": backup}]);
+    spec.databases = serde_json::from_value(databases).unwrap();
+}
+
+fn nowhere(spec: &mut MultigresClusterSpec) {
+    spec.backup.as_mut().unwrap().encryption = None;
+}
+
+#[rstest]
+#[case::encrypted_later(None, at_the_database, ["without encryption", "Secret others"])]
+#[case::with_other_keys(keys("keys"), at_the_database, ["Secret keys", "Secret others"])]
+#[case::with_other_keys_at_the_same_level(keys("keys"), at_the_cluster, ["Secret keys", "Secret others"])]
+#[case::no_longer(keys("keys"), nowhere, ["Secret keys", "without encryption"])]
+fn a_repository_stays_encrypted_as_it_was_made(
+    #[case] made: Option<EncryptionConfig>,
+    #[case] change: fn(&mut MultigresClusterSpec),
+    #[case] named: [&str; 2],
+) {
+    let mut before = edited(&observed(ON_S3), |spec| spec.backup.as_mut().unwrap().encryption.clone_from(&made));
+    healthy_children(&mut before);
+    assert_eq!((told(&before).encryption, changed(&before)), (made.clone(), None));
+
+    let after = edited(&before, change);
+    let plan = run(&after);
+    assert!(plan.notes.iter().any(|note| note.warning && note.reason == "BackupRepositoryChanged"));
+    let status = plan.status.unwrap();
+    let found = find(&status.conditions, "BackupRepositoryChanged").unwrap();
+    assert_eq!(found.reason, "EncryptionFixed");
+    assert!(named.iter().all(|how| found.message.contains(how)), "{}", found.message);
+    assert_eq!(told(&after).encryption, made, "children that change it are refused");
+    let (resolved, _) = repository::settle(&after, after.resolved.as_ref().unwrap());
+    let record = after.wanted_records(&resolved, now()).databases.remove(0);
+    assert_eq!(record.require_initial_repo_encryption, made.is_some(), "nor are poolers told anything else");
+
+    let restored = edited(&after, |spec| spec.clone_from(&before.cluster.spec));
+    assert_eq!((told(&restored).encryption, changed(&restored)), (made, None));
 }
 
 #[test]

@@ -230,7 +230,9 @@ fn work(view: &View) -> Verdict {
         };
         match view.volume_guard(member) {
             None => {
-                let message = format!("{} {what}: it gets a fresh volume, the old claim is kept", member.pod);
+                // A claim that somebody has deleted is there only as long as the pod.
+                let old = if member.volume == Volume::Leaving { "goes with the pod" } else { "is kept" };
+                let message = format!("{} {what}: it gets a fresh volume, the old claim {old}", member.pod);
                 // Without a backup nothing is given up, so this may last.
                 let proof = format!("{} {what}: a complete backup has to be found first", member.pod);
                 return Verdict::of(row)

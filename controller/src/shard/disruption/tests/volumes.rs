@@ -22,6 +22,14 @@ fn a_member_that_has_lost_its_volume_gets_a_fresh_one() {
     assert_eq!(decide(&lost().with("b", outdated)).act, verdict.act, "nothing comes of the old one");
 }
 
+#[test]
+fn what_becomes_of_the_old_claim_is_told_as_it_is() {
+    let told = |view: &View| decide(view).notes.into_iter().map(|note| note.message).collect::<String>();
+    assert!(told(&lost()).ends_with("the old claim is kept"), "{}", told(&lost()));
+    let deleted = lost().with("b", leaving);
+    assert!(told(&deleted).ends_with("the old claim goes with the pod"), "{}", told(&deleted));
+}
+
 #[rstest]
 #[case::passing(View { volume_lost_since: Some(secs(119)), ..lost() })]
 #[case::two_at_once(lost().with("c", bereft))]
