@@ -103,10 +103,12 @@ impl Bed {
         .await
     }
 
-    /// Lets pods start again.
+    /// Lets pods start again, if they may not.
     pub async fn allow_pods(&self, namespace: &str) -> Result<()> {
         let api: Api<ResourceQuota> = Api::namespaced(self.client.clone(), namespace);
-        api.delete(NO_PODS, &DeleteParams::default()).await.context("allowing pods")?;
+        if api.get_opt(NO_PODS).await.context("asking whether pods may start")?.is_some() {
+            api.delete(NO_PODS, &DeleteParams::default()).await.context("allowing pods")?;
+        }
         Ok(())
     }
 
