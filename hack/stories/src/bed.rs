@@ -37,6 +37,14 @@ pub fn is_long() -> bool {
     rounds() > 1
 }
 
+/// Whether the short form, which is the present one, leaves out what costs as much as is said: that it is left out is told.
+pub fn is_left_out(cost: &str) -> bool {
+    if !is_long() {
+        eprintln!("SKIPPED: {cost}, and belongs to the long form; `make stories` has it");
+    }
+    !is_long()
+}
+
 /// How often a story that is worth repeating is repeated: `MULTIGRES_STORY_FORM` is `short`, `long` or `soak`.
 pub fn rounds() -> u32 {
     match env::var("MULTIGRES_STORY_FORM").as_deref() {
