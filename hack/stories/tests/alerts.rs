@@ -402,9 +402,13 @@ async fn secured_metrics_are_scraped_with_a_token_and_every_right_for_that_is_us
     let revision = tools.revision().await?;
     let outcome = secured(&bed, &tools, &namespace).await;
     // Back, also when something went wrong: other stories come after this one.
-    tools.rollback(revision).await?;
-    operator_ready(&bed).await?;
+    let back = async {
+        tools.rollback(revision).await?;
+        operator_ready(&bed).await
+    };
+    let back = back.await;
     outcome?;
+    back?;
     bed.remove_namespace(&namespace).await
 }
 
@@ -476,8 +480,9 @@ async fn templates_that_cannot_be_read(story: &Story, namespace: &str) -> Result
     allow(&roles, &fewer).await?;
     let outcome = errors_of_the_webhook(story, namespace, &told).await;
     // Whatever came of it: the stories after this one need admission.
-    allow(&roles, &before).await?;
+    let back = allow(&roles, &before).await;
     outcome?;
+    back?;
     story.none_fires(&told).await?;
     Ok(told.into_iter().map(|(alert, _)| alert).collect())
 }
@@ -592,9 +597,13 @@ async fn an_etcd_that_hangs(story: &Story) -> Result<Vec<&'static str>> {
     let revision = story.tools.revision().await?;
     let outcome = one_worker_waits(story, &namespace, &told).await;
     // Whatever came of it: the stories after this one need a controller with all its workers.
-    story.tools.rollback(revision).await?;
-    story.bed.controller_ready().await?;
+    let back = async {
+        story.tools.rollback(revision).await?;
+        story.bed.controller_ready().await
+    };
+    let back = back.await;
     outcome?;
+    back?;
     let clusters: Api<MultigresCluster> = Api::namespaced(story.bed.client.clone(), &namespace);
     clusters.delete_collection(&DeleteParams::default(), &ListParams::default()).await.context("removing clusters")?;
     until("the clusters' removal", within(240), || async {

@@ -214,7 +214,11 @@ async fn a_request_and_all_that_follows_from_it_are_one_trace_until_tracing_is_o
     let revision = tools.revision().await?;
     let outcome = traced(&bed, &tools, &spans).await;
     // Back, also when something went wrong: other stories come after this one.
-    tools.rollback(revision).await?;
-    operator_exports(&bed, false).await?;
-    outcome
+    let back = async {
+        tools.rollback(revision).await?;
+        operator_exports(&bed, false).await
+    };
+    let back = back.await;
+    outcome?;
+    back
 }

@@ -73,8 +73,8 @@ async fn a_standby_that_never_catches_up_holds_up_a_scale_down() -> Result<()> {
     blocked(&cluster, &["WaitingForMember"], &[late.as_str()], 30).await?;
     nobody_goes(&eye, 0, if is_long() { 60 } else { 8 }).await?;
     backups.fault(&late, POOLER, "").await?;
-    cluster.roles(1, 60).await?;
-    cluster.healthy(60).await?;
+    cluster.roles(1, 180).await?;
+    cluster.healthy(180).await?;
     let course = eye.latest().await?;
     ensure!(course.gone == [(extra.clone(), false)], "{extra} goes, once and not as the primary: {course:?}");
     ensure!(course.most_down == 0, "those that stay are there all the time: {course:?}");
