@@ -108,6 +108,11 @@ impl ClusterUnderTest {
         list.pop().context("one shard")
     }
 
+    /// The pod of the only shard's confirmed primary.
+    pub async fn primary(&self) -> Result<String> {
+        self.shard().await?.status.unwrap_or_default().primary.context("a confirmed primary")
+    }
+
     /// List parameters that select this cluster's objects.
     pub fn mine(&self) -> ListParams {
         ListParams::default().labels(&format!("app.kubernetes.io/instance={}", self.name))
@@ -184,6 +189,12 @@ impl ClusterUnderTest {
         let took = asked.elapsed();
         eprintln!("cluster {}/{} is gone after {:.1} s", self.namespace, self.name, took.as_secs_f64());
         Ok(took)
+    }
+
+    /// Removes the cluster, and the namespace that the story has made for it.
+    pub async fn done(&self) -> Result<()> {
+        self.delete(240).await?;
+        self.bed.remove_namespace(&self.namespace).await
     }
 
     /// A cluster that is there already, made by somebody else's hand.

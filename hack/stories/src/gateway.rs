@@ -92,16 +92,21 @@ impl Gateway {
         TlsConnector::from(Arc::new(config)).connect(name, stream).await.context("the gateway's certificate")
     }
 
+    /// One try: a connection on which a statement works. A gateway that accepts and then says nothing ends the try, not whoever waits for it.
+    async fn answering(&self, statement: &str, patience: Duration) -> Result<Client> {
+        let attempt = async {
+            let client = self.connect().await?;
+            client.batch_execute(statement).await.context("first statement")?;
+            Ok::<_, anyhow::Error>(client)
+        };
+        tokio::time::timeout(patience, attempt).await.context("the gateway accepts and does not answer")?
+    }
+
     /// A connection on which a statement works, tried again for a minute; not so where the certificate proves nothing, which time does not mend.
     pub async fn settled(&self, statement: &str) -> Result<Client> {
         let end = Instant::now() + PATIENCE;
         loop {
-            let attempt = async {
-                let client = self.connect().await?;
-                client.batch_execute(statement).await.context("first statement")?;
-                Ok::<_, anyhow::Error>(client)
-            };
-            match attempt.await {
+            match self.answering(statement, PATIENCE).await {
                 Ok(client) => return Ok(client),
                 Err(error) if Instant::now() < end && !proves_nothing(&error) => tokio::time::sleep(AGAIN).await,
                 Err(error) => return Err(error),
@@ -120,6 +125,22 @@ fn proves_nothing(error: &anyhow::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_gateway_that_accepts_and_says_nothing_ends_a_try() {
+        // The system accepts for it, and nobody takes the connection.
+        let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let gateway = Gateway {
+            host: "127.0.0.1".to_owned(),
+            port: silent.local_addr().unwrap().port(),
+            user: "postgres".to_owned(),
+            password: "secret".to_owned(),
+            trust: None,
+            verified_as: None,
+        };
+        let error = gateway.answering("SELECT 1", Duration::from_millis(200)).await.err().unwrap();
+        assert!(error.to_string().contains("does not answer"), "{error:#}");
+    }
 
     #[test]
     fn only_a_certificate_that_proves_nothing_ends_the_attempts() {

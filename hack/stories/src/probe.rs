@@ -4,12 +4,13 @@
 
 use std::{
     io::{BufRead as _, BufReader},
-    path::PathBuf,
-    process::{Child, ChildStdout, Command, Stdio},
+    process::{Child, ChildStdout, Stdio},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
+
+use crate::backup::{in_bed, is_real};
 
 /// What came of the writes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,20 +46,18 @@ pub struct Probe {
 impl Probe {
     /// Starts the program `write_probe` against a gateway; `None` without the real data plane.
     pub fn start(program: &str, host: &str, password: &str) -> Result<Option<Self>> {
-        if std::env::var_os("MULTIGRES_BIN_DIR").is_none() {
+        if !is_real() {
             eprintln!("no writes: the stand-in data plane stores nothing (MULTIGRES_BIN_DIR names the real one)");
             return Ok(None);
         }
-        let bed = std::env::var("MULTIGRES_TEST_BED").unwrap_or_else(|_| "test".to_owned());
-        // Both are built side by side.
-        let testbed: PathBuf = PathBuf::from(program).with_file_name("testbed");
-        let mut child = Command::new(&testbed)
-            .args(["--name", &bed, "exec", "--", program, "--host", host])
+        let mut child = in_bed()?
+            .into_std()
+            .args([program, "--host", host])
             .env("PGPASSWORD", password)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .with_context(|| format!("starting {}", testbed.display()))?;
+            .context("starting the probe")?;
         let output = child.stdout.take().context("the probe's output")?;
         let mut probe = Self { child, output: BufReader::new(output) };
         ensure!(probe.line()?.trim() == "ready", "the probe did not start");

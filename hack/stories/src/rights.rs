@@ -126,7 +126,7 @@ impl Right {
     }
 }
 
-/// Rbac and whom they are given to.
+/// Roles, and whom they are given to.
 #[derive(Clone, Debug, Default)]
 pub struct Rbac {
     cluster_roles: Vec<ClusterRole>,
@@ -141,7 +141,7 @@ impl Rbac {
         let all = ListParams::default();
         let cluster_roles = Api::<ClusterRole>::all(client.clone()).list(&all).await.context("listing ClusterRoles")?;
         let cluster_bindings = Api::<ClusterRoleBinding>::all(client.clone()).list(&all).await;
-        let roles = Api::<Role>::all(client.clone()).list(&all).await.context("listing Rbac")?;
+        let roles = Api::<Role>::all(client.clone()).list(&all).await.context("listing Roles")?;
         let bindings = Api::<RoleBinding>::all(client.clone()).list(&all).await.context("listing RoleBindings")?;
         Ok(Self {
             cluster_roles: cluster_roles.items,

@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use crate::{
     bed::{Bed, OPERATOR_NAMESPACE},
+    cluster::ClusterUnderTest,
     helm::Tools,
 };
 
@@ -69,7 +70,7 @@ impl Hidden {
 }
 
 /// Fails where anything that a story has left in its namespace, or the operator in its own, shows what a Secret of the story holds.
-pub async fn stay_hidden(bed: &Bed, namespace: &str) -> Result<()> {
+async fn stay_hidden(bed: &Bed, namespace: &str) -> Result<()> {
     let tools = Tools::from_env()?;
     let secrets: Api<Secret> = Api::namespaced(bed.client.clone(), namespace);
     let hidden = Hidden::of(&secrets.list(&ListParams::default()).await?.items);
@@ -77,6 +78,12 @@ pub async fn stay_hidden(bed: &Bed, namespace: &str) -> Result<()> {
     let here = texts(&bed.client, &tools, namespace).await?;
     let operator = texts(&bed.client, &tools, OPERATOR_NAMESPACE).await?;
     hidden.nowhere_in(here.iter().chain(&operator))
+}
+
+/// Ends a story with a cluster: fails where anything shows what a Secret holds, and removes the cluster and its namespace.
+pub async fn end(cluster: &ClusterUnderTest) -> Result<()> {
+    stay_hidden(&cluster.bed, &cluster.namespace).await?;
+    cluster.done().await
 }
 
 /// How a value can stand in a text: as it is, quoted, in base64, and in the pieces that are secret by themselves.

@@ -16,7 +16,7 @@ use shared::name;
 use stories::{
     Backups, Bed, ClusterUnderTest, Tools,
     backup::{is_real, small},
-    bed::is_long,
+    bed::is_left_out,
     etcd, until, within,
 };
 
@@ -33,11 +33,7 @@ const ROOT: &str = "/multigres/again";
 
 /// Whether this form of the stories leaves this one out, which is said.
 fn only_long() -> bool {
-    let skipped = !is_long() && !is_real();
-    if skipped {
-        eprintln!("SKIPPED: this story takes minutes and belongs to the long form; `make stories` has it");
-    }
-    skipped
+    !is_real() && is_left_out("this story takes minutes")
 }
 
 /// A cluster of two poolers that is applied again and again.

@@ -6,7 +6,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
     sync::{Mutex, PoisonError},
     time::Instant,
 };
@@ -27,7 +26,8 @@ use shared::{api::v1alpha1::MultigresCluster, name};
 use stories::{
     Backups, Bed, ClusterUnderTest, Prometheus, Tools, Webhook,
     backup::{is_real, small},
-    bed::is_long,
+    bed::{is_left_out, is_long},
+    etcd::processes,
     lesson,
     probe::Probe,
     prometheus::dashboard::{self, Dashboard, Query},
@@ -267,7 +267,7 @@ async fn troubled(cluster: &ClusterUnderTest, shown: &Shown<'_>) -> Result<()> {
     ensure!(refused.is_err(), "a division by zero has the result {refused:?}");
     let pods: Api<Pod> = cluster.namespaced();
     for _ in 0..LOSSES {
-        let lost = cluster.shard().await?.status.unwrap_or_default().primary.context("a confirmed primary")?;
+        let lost = cluster.primary().await?;
         pods.delete(&lost, &DeleteParams::default().grace_period(0)).await.context("deleting the primary")?;
         until("another primary", within(240), || async {
             let primary = cluster.shard().await?.status.unwrap_or_default().primary;
@@ -393,10 +393,7 @@ async fn operator_ready(bed: &Bed) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn secured_metrics_are_scraped_with_a_token_and_every_right_for_that_is_used() -> Result<()> {
-    if !is_long() {
-        eprintln!(
-            "SKIPPED: this story restarts the operator twice and belongs to the long form; `make stories` has it"
-        );
+    if is_left_out("this story restarts the operator twice") {
         return Ok(());
     }
     let Some(bed) = Bed::connect().await? else { return Ok(()) };
@@ -405,9 +402,13 @@ async fn secured_metrics_are_scraped_with_a_token_and_every_right_for_that_is_us
     let revision = tools.revision().await?;
     let outcome = secured(&bed, &tools, &namespace).await;
     // Back, also when something went wrong: other stories come after this one.
-    tools.rollback(revision).await?;
-    operator_ready(&bed).await?;
+    let back = async {
+        tools.rollback(revision).await?;
+        operator_ready(&bed).await
+    };
+    let back = back.await;
     outcome?;
+    back?;
     bed.remove_namespace(&namespace).await
 }
 
@@ -479,8 +480,9 @@ async fn templates_that_cannot_be_read(story: &Story, namespace: &str) -> Result
     allow(&roles, &fewer).await?;
     let outcome = errors_of_the_webhook(story, namespace, &told).await;
     // Whatever came of it: the stories after this one need admission.
-    allow(&roles, &before).await?;
+    let back = allow(&roles, &before).await;
     outcome?;
+    back?;
     story.none_fires(&told).await?;
     Ok(told.into_iter().map(|(alert, _)| alert).collect())
 }
@@ -525,21 +527,6 @@ impl Drop for Frozen {
         // One that ended meanwhile does not stand still either.
         let _ended = kill_process(self.0, Signal::CONT);
     }
-}
-
-/// The process of the etcd with this token: pods of the bed are processes of this machine.
-fn etcd_process(token: &str) -> Result<Pid> {
-    let wanted = format!("ETCD_INITIAL_CLUSTER_TOKEN={token}");
-    for entry in fs::read_dir("/proc").context("listing processes")? {
-        let entry = entry.context("listing processes")?;
-        let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        // Those that ended meanwhile, and those of others, cannot be read.
-        let Ok(environment) = fs::read(entry.path().join("environ")) else { continue };
-        if environment.split(|byte| *byte == 0).any(|word| word == wanted.as_bytes()) {
-            return Pid::from_raw(id).context("a process without a number");
-        }
-    }
-    bail!("the etcd with the token {token} is no process of this machine, or of another user")
 }
 
 /// An etcd of its own in a namespace that is also its token, which answers.
@@ -610,9 +597,13 @@ async fn an_etcd_that_hangs(story: &Story) -> Result<Vec<&'static str>> {
     let revision = story.tools.revision().await?;
     let outcome = one_worker_waits(story, &namespace, &told).await;
     // Whatever came of it: the stories after this one need a controller with all its workers.
-    story.tools.rollback(revision).await?;
-    story.bed.controller_ready().await?;
+    let back = async {
+        story.tools.rollback(revision).await?;
+        story.bed.controller_ready().await
+    };
+    let back = back.await;
     outcome?;
+    back?;
     let clusters: Api<MultigresCluster> = Api::namespaced(story.bed.client.clone(), &namespace);
     clusters.delete_collection(&DeleteParams::default(), &ListParams::default()).await.context("removing clusters")?;
     until("the clusters' removal", within(240), || async {
@@ -629,7 +620,8 @@ async fn an_etcd_that_hangs(story: &Story) -> Result<Vec<&'static str>> {
 async fn one_worker_waits(story: &Story, namespace: &str, told: &[Told<'_>]) -> Result<()> {
     story.tools.upgrade(&["controller.concurrency=1"]).await?;
     story.bed.controller_ready().await?;
-    let frozen = Frozen::new(etcd_process(namespace)?)?;
+    let process = processes(namespace)?.into_iter().next();
+    let frozen = Frozen::new(process.context("the etcd is no process of this machine, or of another user")?)?;
     let make = |number: usize| async move {
         let manifest = dependent(namespace, &format!("waits-{number}"));
         ClusterUnderTest::apply_value(&story.bed, namespace, &manifest).await

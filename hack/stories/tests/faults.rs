@@ -23,7 +23,7 @@ use shared::{
 use stories::{
     Bed, ClusterUnderTest, Faults,
     audit::{CONTROLLER_USER, Mark, Writes},
-    bed::{OPERATOR_NAMESPACE, is_long},
+    bed::{OPERATOR_NAMESPACE, is_left_out},
     until, within,
 };
 
@@ -38,10 +38,7 @@ const DATABASE: [&str; 3] = ["shard-pool", "multiorch", "toposerver"];
 
 /// Whether this form of the stories leaves this one out, which is said.
 fn only_long() -> bool {
-    if !is_long() {
-        eprintln!("SKIPPED: this fault takes minutes and belongs to the long form; `make stories` has it");
-    }
-    !is_long()
+    is_left_out("this fault takes minutes")
 }
 
 /// A small cluster, changed by a merge patch of its spec.

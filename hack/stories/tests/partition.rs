@@ -12,7 +12,7 @@ use shared::{api::v1alpha1::TopoServer, condition, name};
 use stories::{
     Backups, Bed, ClusterUnderTest,
     backup::{is_real, small},
-    bed::is_long,
+    bed::is_left_out,
     until, within,
 };
 
@@ -34,8 +34,7 @@ async fn ready(cluster: &ClusterUnderTest) -> Result<i32> {
 
 #[tokio::test]
 async fn a_cell_with_its_own_etcd_serves_while_the_global_one_is_down() -> Result<()> {
-    if !is_long() && !is_real() {
-        eprintln!("SKIPPED: this story takes minutes and belongs to the long form; `make stories` has it");
+    if !is_real() && is_left_out("this story takes minutes") {
         return Ok(());
     }
     let Some(bed) = Bed::connect().await? else { return Ok(()) };

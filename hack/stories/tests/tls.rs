@@ -22,8 +22,8 @@ use shared::{
 use stories::{
     Backups, Bed, ClusterUnderTest,
     backup::{is_real, small},
-    bed::is_long,
-    secret::stay_hidden,
+    bed::{is_left_out, is_long},
+    secret::end,
     tls::{self, Eye, PGBACKREST, PGCTLD_GRPC, POOLER_GRPC},
     until, within,
 };
@@ -53,12 +53,6 @@ async fn secured(bed: &Bed, story: &str, members: u32, besides: &Value) -> Resul
     Ok(cluster)
 }
 
-async fn end(cluster: &ClusterUnderTest) -> Result<()> {
-    stay_hidden(&cluster.bed, &cluster.namespace).await?;
-    cluster.delete(240).await?;
-    cluster.bed.remove_namespace(&cluster.namespace).await
-}
-
 /// Addresses of the pods of a component.
 async fn addresses(cluster: &ClusterUnderTest, component: Component) -> Result<Vec<String>> {
     let pods: Api<Pod> = cluster.namespaced();
@@ -67,10 +61,6 @@ async fn addresses(cluster: &ClusterUnderTest, component: Component) -> Result<V
     let addresses: Vec<String> = all.into_iter().filter_map(|pod| pod.status?.pod_ip).collect();
     ensure!(!addresses.is_empty(), "no pod of {} has an address", component.as_str());
     Ok(addresses)
-}
-
-async fn primary(cluster: &ClusterUnderTest) -> Result<String> {
-    cluster.shard().await?.status.unwrap_or_default().primary.context("a confirmed primary")
 }
 
 /// Name of the Secret that poolers show.
@@ -135,7 +125,7 @@ async fn a_cluster_with_internal_tls_and_a_certificate_for_clients_serves() -> R
     let replicas = usize::try_from(members)? - 1;
     cluster.roles(replicas, 60).await?;
     // Both are told only by those who could be asked over TLS: a pooler, and MultiAdmin.
-    let first = primary(&cluster).await?;
+    let first = cluster.primary().await?;
     let backups = Backups::of(&cluster);
     backups.make("over-tls", &json!({"type": "full"}), 180).await?;
 
@@ -242,8 +232,7 @@ async fn go_on_with(cluster: &ClusterUnderTest, before: &Certificate) -> Result<
 
 #[tokio::test]
 async fn certificates_roll_while_a_backup_runs() -> Result<()> {
-    if !is_long() {
-        eprintln!("SKIPPED: renewals take minutes and belong to the long form; `make stories` has them");
+    if is_left_out("this story renews certificates again and again") {
         return Ok(());
     }
     let Some(bed) = Bed::connect().await? else { return Ok(()) };
@@ -263,7 +252,7 @@ async fn certificates_roll_while_a_backup_runs() -> Result<()> {
     }
     go_on_with(&cluster, &before).await?;
     backups.says("BackupHealthy", "True", "BackupRecent", 90).await?;
-    let (seen, first) = (eye.seen(), primary(&cluster).await?);
+    let (seen, first) = (eye.seen(), cluster.primary().await?);
     ensure!(seen.most_down <= 1, "{} members were down at once", seen.most_down);
     drop(eye);
 

@@ -16,7 +16,7 @@ use shared::{
 use stories::{
     Bed, ClusterUnderTest, Spans, Tools, Webhook,
     backup::{is_real, small},
-    bed::{OPERATOR_NAMESPACE, is_long},
+    bed::{OPERATOR_NAMESPACE, is_left_out},
     spans::{ADMISSION, CONTROLLER, Span, path},
     until, within,
 };
@@ -205,10 +205,7 @@ async fn traced(bed: &Bed, tools: &Tools, spans: &Spans) -> Result<()> {
 
 #[tokio::test]
 async fn a_request_and_all_that_follows_from_it_are_one_trace_until_tracing_is_off() -> Result<()> {
-    if !is_long() {
-        eprintln!(
-            "SKIPPED: this story restarts the operator twice and belongs to the long form; `make stories` has it"
-        );
+    if is_left_out("this story restarts the operator twice") {
         return Ok(());
     }
     let Some(bed) = Bed::connect().await? else { return Ok(()) };
@@ -217,7 +214,11 @@ async fn a_request_and_all_that_follows_from_it_are_one_trace_until_tracing_is_o
     let revision = tools.revision().await?;
     let outcome = traced(&bed, &tools, &spans).await;
     // Back, also when something went wrong: other stories come after this one.
-    tools.rollback(revision).await?;
-    operator_exports(&bed, false).await?;
-    outcome
+    let back = async {
+        tools.rollback(revision).await?;
+        operator_exports(&bed, false).await
+    };
+    let back = back.await;
+    outcome?;
+    back
 }

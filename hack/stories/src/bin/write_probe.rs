@@ -44,7 +44,11 @@ async fn main() -> Result<()> {
     });
     // A probe before this one has left its rows.
     let first = args.gateway.settled("DROP TABLE IF EXISTS write_probe").await?;
-    first.batch_execute("CREATE TABLE write_probe (id bigint PRIMARY KEY)").await.context("making the table")?;
+    let made = first.batch_execute("CREATE TABLE write_probe (id bigint PRIMARY KEY)");
+    tokio::time::timeout(PATIENCE, made)
+        .await
+        .context("making the table takes too long")?
+        .context("making the table")?;
     let mut client = Some(first);
     println!("ready");
     let mut report = Report::default();
@@ -78,13 +82,10 @@ async fn main() -> Result<()> {
     }
     report.longest_gap_ms = report.longest_gap_ms.max(milliseconds(last.elapsed()));
     report.acknowledged = acknowledged.len();
-    let rows = args
-        .gateway
-        .settled("SELECT 1")
-        .await?
-        .simple_query("SELECT id FROM write_probe")
-        .await
-        .context("reading back")?;
+    let reader = args.gateway.settled("SELECT 1").await?;
+    let read = reader.simple_query("SELECT id FROM write_probe");
+    let rows =
+        tokio::time::timeout(PATIENCE, read).await.context("reading back takes too long")?.context("reading back")?;
     let stored: BTreeSet<u64> = rows
         .iter()
         .filter_map(|message| match message {

@@ -20,7 +20,7 @@ use stories::{
     until, within,
 };
 
-use super::{SOON, begin, end, keys, only_long, primary};
+use super::{SOON, begin, end, keys, only_long};
 
 /// More writes of the controller while backups fail are a busy loop.
 const FEW: usize = 60;
@@ -60,7 +60,7 @@ async fn backups_that_hang_or_fail_and_wal_that_is_not_archived_are_told_and_not
     let backups = Backups::of(&cluster);
     backups.says("BackupHealthy", "True", "BackupRecent", 90).await?;
     backups.says("WALArchiving", "True", "Archiving", 120).await?;
-    let primary = primary(&cluster).await?;
+    let primary = cluster.primary().await?;
     backups.fault(&primary, EXPORTER, "stop-archiving").await?;
 
     // A backup that never ends is given up at its deadline, and nobody disturbs it while it may still run.

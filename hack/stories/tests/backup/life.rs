@@ -17,7 +17,7 @@ use stories::{
     until, within,
 };
 
-use super::{SOON, begin, change_backup, end, keys, only_long, primary, scheduled, tells};
+use super::{SOON, begin, change_backup, end, keys, only_long, scheduled, tells};
 
 /// The pool of a cluster with one shard.
 const POOL: &str = "/spec/databases/0/tablegroups/0/shards/0/spec/pools/default";
@@ -41,7 +41,7 @@ impl<'a> Life<'a> {
 
     /// A full backup and one that builds on it, both by schedule; their names in the repository.
     async fn by_schedule(&self) -> Result<[String; 2]> {
-        let primary = primary(self.cluster).await?;
+        let primary = self.cluster.primary().await?;
         let full = scheduled(&self.backups, self.cluster, &primary, BackupKind::Full, LONG).await?;
         let differential = scheduled(&self.backups, self.cluster, &primary, BackupKind::Diff, LONG).await?;
         let id = |id: Option<String>| id.context("its name in the repository");
@@ -191,7 +191,7 @@ async fn three_cells_keep_their_backups_in_an_object_store() -> Result<()> {
     let life = Life::of(&cluster);
     let backups = &life.backups;
     let made = backups.make("full", &json!({"type": "full"}), LONG).await?;
-    tells(backups, &made, BackupKind::Full, &primary(&cluster).await?).await?;
+    tells(backups, &made, BackupKind::Full, &cluster.primary().await?).await?;
     backups.says("BackupHealthy", "True", "BackupRecent", 90).await?;
     backups.says("WALArchiving", "True", "Archiving", 150).await?;
 

@@ -18,17 +18,14 @@ use shared::{
     api::v1alpha1::{BackupKind, BackupPhase, MultigresBackup, MultigresBackupStatus, ScheduledBackupTimes},
     condition,
 };
-use stories::{Backups, Bed, ClusterUnderTest, Tools, backup::small, bed::is_long, secret::stay_hidden, until, within};
+use stories::{Backups, Bed, ClusterUnderTest, Tools, backup::small, bed::is_left_out, secret::end, until, within};
 
 /// A backup of next to nothing takes no longer, even on a machine with other things to do.
 const SOON: u64 = 180;
 
 /// Whether this form of the stories leaves this one out, which is said.
 fn only_long() -> bool {
-    if !is_long() {
-        eprintln!("SKIPPED: this story takes minutes and belongs to the long form; `make stories` has it");
-    }
-    !is_long()
+    is_left_out("this story takes minutes")
 }
 
 /// A Healthy cluster in a namespace of its own.
@@ -37,16 +34,6 @@ async fn begin(bed: &Bed, story: &str, members: u32, change: &Value) -> Result<C
     let cluster = ClusterUnderTest::apply_value(bed, &namespace, &small(story, members, change)).await?;
     cluster.healthy(300).await?;
     Ok(cluster)
-}
-
-async fn end(cluster: &ClusterUnderTest) -> Result<()> {
-    stay_hidden(&cluster.bed, &cluster.namespace).await?;
-    cluster.delete(240).await?;
-    cluster.bed.remove_namespace(&cluster.namespace).await
-}
-
-async fn primary(cluster: &ClusterUnderTest) -> Result<String> {
-    cluster.shard().await?.status.unwrap_or_default().primary.context("a confirmed primary")
 }
 
 /// A merge patch of the backups of a cluster's spec.
@@ -74,7 +61,7 @@ async fn backups_are_made_by_schedule_and_on_demand() -> Result<()> {
     let Some(bed) = Bed::connect().await? else { return Ok(()) };
     let cluster = begin(&bed, "backups", 2, &json!({})).await?;
     let backups = Backups::of(&cluster);
-    let primary = primary(&cluster).await?;
+    let primary = cluster.primary().await?;
     let delete = |level: &str| json!({"type": level, "deletionPolicy": "Delete"});
 
     let base = backups.make("base", &delete("full"), SOON).await?;

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use shared::{api::v1alpha1::Cell, label, name};
 use stories::{Backups, Bed, ClusterUnderTest, cluster::Member, etcd, lesson, until, within};
 
-use super::watch::{Allowed, GAP, POOL, done, only_long, primary, three_cells, watched_at};
+use super::watch::{Allowed, GAP, POOL, only_long, three_cells, watched_at};
 
 /// Components that nobody restarts because of another cell.
 const STAY: [&str; 4] = ["shard-pool", "multiorch", "multigateway", "toposerver"];
@@ -44,7 +44,7 @@ async fn all_stream(cluster: &ClusterUnderTest, standbys: usize, seconds: u64) -
     let members = cluster.roles(standbys, seconds).await?;
     let backups = Backups::of(cluster);
     until("standbys that stream", within(120), || async {
-        let leader = primary(cluster).await?;
+        let leader = cluster.primary().await?;
         for pod in backups.pods().await? {
             let streams = pod.name_any() == leader || backups.streams(&pod).await?;
             ensure!(streams, "{} does not stream", pod.name_any());
@@ -62,7 +62,7 @@ async fn a_cell_that_comes_brings_a_standby_and_restarts_nobody() -> Result<()> 
     }
     let Some(bed) = Bed::connect().await? else { return Ok(()) };
     let cluster = in_cells(&bed, "cell-comes", &["zone-a", "zone-b"]).await?;
-    let first = primary(&cluster).await?;
+    let first = cluster.primary().await?;
     let before = cluster.starts(&STAY).await?;
     let home = zone_of(&cluster.members().await?, &first)?;
     let gateway = name::gateway_service(&cluster.name, &home);
@@ -84,7 +84,7 @@ async fn a_cell_that_comes_brings_a_standby_and_restarts_nobody() -> Result<()> 
         ensure!(after.get(pod) == Some(start), "{pod} was restarted: {start:?} before, {:?} now", after.get(pod));
     }
     ensure!(after.len() > before.len(), "the new cell has pods: {after:?}");
-    done(&cluster).await
+    cluster.done().await
 }
 
 #[tokio::test]
@@ -94,7 +94,7 @@ async fn a_cell_that_leaves_goes_in_order_and_the_primary_hands_over_once_before
     }
     let Some(bed) = Bed::connect().await? else { return Ok(()) };
     let cluster = three_cells(&bed, "cell-goes").await?;
-    let first = primary(&cluster).await?;
+    let first = cluster.primary().await?;
     let members = cluster.members().await?;
     let home = zone_of(&members, &first)?;
 
@@ -123,7 +123,7 @@ async fn a_cell_that_leaves_goes_in_order_and_the_primary_hands_over_once_before
     .await?;
     ensure!(course.gone == [(first.clone(), false)], "{first} goes, once and as a standby: {course:?}");
     ensure!(course.led.len() == 2 && course.led[0] == first, "one switchover: {course:?}");
-    done(&cluster).await
+    cluster.done().await
 }
 
 fn zone_of(members: &[Member], pod: &str) -> Result<String> {

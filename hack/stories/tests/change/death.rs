@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use shared::annotation::{self, DrainState};
 use stories::{Bed, ClusterUnderTest, backup::small, bed::OPERATOR_NAMESPACE, until, within};
 
-use super::watch::{Eye, POOL, done, nobody_goes, only_long, only_stand_in, pool_pods};
+use super::watch::{Eye, POOL, nobody_goes, only_long, only_stand_in, pool_pods};
 
 /// What the API server says about a step that is refused.
 const REFUSED: &str = "the story has not let go of this state yet";
@@ -211,5 +211,5 @@ async fn the_controller_may_die_in_each_state_of_a_drain() -> Result<()> {
         hold.let_go().await?;
     }
     outcome?;
-    done(&cluster).await
+    cluster.done().await
 }

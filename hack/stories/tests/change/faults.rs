@@ -13,7 +13,7 @@ use stories::{
     until, within,
 };
 
-use super::watch::{Eye, POOL, blocked, done, nobody_goes, only_long, only_stand_in, primary};
+use super::watch::{Eye, POOL, blocked, nobody_goes, only_long, only_stand_in};
 
 /// HTTP port of an orchestrator, where the stand-in takes faults.
 const ORCHESTRATOR: u16 = 15300;
@@ -73,12 +73,12 @@ async fn a_standby_that_never_catches_up_holds_up_a_scale_down() -> Result<()> {
     blocked(&cluster, &["WaitingForMember"], &[late.as_str()], 30).await?;
     nobody_goes(&eye, 0, if is_long() { 60 } else { 8 }).await?;
     backups.fault(&late, POOLER, "").await?;
-    cluster.roles(1, 60).await?;
-    cluster.healthy(60).await?;
+    cluster.roles(1, 180).await?;
+    cluster.healthy(180).await?;
     let course = eye.latest().await?;
     ensure!(course.gone == [(extra.clone(), false)], "{extra} goes, once and not as the primary: {course:?}");
     ensure!(course.most_down == 0, "those that stay are there all the time: {course:?}");
-    done(&cluster).await
+    cluster.done().await
 }
 
 #[tokio::test]
@@ -88,7 +88,7 @@ async fn poolers_that_never_answer_stop_a_rolling_update() -> Result<()> {
     }
     let Some(bed) = Bed::connect().await? else { return Ok(()) };
     let cluster = three_members(&bed, "hangs").await?;
-    let first = primary(&cluster).await?;
+    let first = cluster.primary().await?;
     let members = cluster.members().await?;
     let standbys: Vec<&str> = members.iter().map(|member| member.pod.as_str()).filter(|pod| **pod != *first).collect();
     ensure!(standbys.len() == 2, "{members:?}");
@@ -106,7 +106,7 @@ async fn poolers_that_never_answer_stop_a_rolling_update() -> Result<()> {
         backups.fault(pod, POOLER, "").await?;
     }
     rolled(&cluster, &eye, &first).await?;
-    done(&cluster).await
+    cluster.done().await
 }
 
 #[tokio::test]
@@ -116,7 +116,7 @@ async fn a_primary_that_nobody_takes_over_from_stays_where_it_is() -> Result<()>
     }
     let Some(bed) = Bed::connect().await? else { return Ok(()) };
     let cluster = three_members(&bed, "refuses").await?;
-    let first = primary(&cluster).await?;
+    let first = cluster.primary().await?;
     let backups = Backups::of(&cluster);
     let orchestrators = orchestrators(&cluster).await?;
     for pod in &orchestrators {
@@ -139,7 +139,7 @@ async fn a_primary_that_nobody_takes_over_from_stays_where_it_is() -> Result<()>
         backups.fault(pod, ORCHESTRATOR, "").await?;
     }
     rolled(&cluster, &eye, &first).await?;
-    done(&cluster).await
+    cluster.done().await
 }
 
 /// Pods of the cluster's orchestrators.

@@ -15,15 +15,13 @@ use serde_json::json;
 use shared::annotation;
 use stories::{Bed, ClusterUnderTest, until, within};
 
-use super::watch::{
-    Allowed, Course, GAP, POOL, POOLS, SHARD, done, only_long, pool_pods, primary, three_cells, watched,
-};
+use super::watch::{Allowed, Course, GAP, POOL, POOLS, SHARD, only_long, pool_pods, three_cells, watched};
 
 #[tokio::test]
 async fn a_rolling_update_costs_one_switchover_and_no_write() -> Result<()> {
     let Some(bed) = Bed::connect().await? else { return Ok(()) };
     let cluster = three_cells(&bed, "roll").await?;
-    let first = primary(&cluster).await?;
+    let first = cluster.primary().await?;
     let allowed = Allowed { down: 1, gap: GAP };
     let course = watched(&cluster, "rolling update", 3, allowed, async || {
         let resources = json!({"requests": {"memory": "300Mi", "cpu": "50m"}});
@@ -43,7 +41,7 @@ async fn a_rolling_update_costs_one_switchover_and_no_write() -> Result<()> {
     nobody_led(&course)?;
     one_switchover(&course)?;
     ensure!(course.gone[2].0 == first, "{first} was the primary and goes last: {course:?}");
-    done(&cluster).await
+    cluster.done().await
 }
 
 /// Nobody went while it was the primary.
@@ -91,7 +89,7 @@ async fn growing_and_shrinking_costs_no_write() -> Result<()> {
     ensure!(names.len() == 3 && course.gone.len() == 3, "three go, each once: {course:?}");
     nobody_led(&course)?;
     one_switchover(&course)?;
-    done(&cluster).await
+    cluster.done().await
 }
 
 #[tokio::test]
@@ -101,7 +99,7 @@ async fn a_pool_comes_and_another_one_leaves_with_its_primary() -> Result<()> {
     }
     let Some(bed) = Bed::connect().await? else { return Ok(()) };
     let cluster = three_cells(&bed, "pools").await?;
-    let first = primary(&cluster).await?;
+    let first = cluster.primary().await?;
     let before = cluster.starts(&["shard-pool"]).await?;
     let nobody = Allowed { down: 0, gap: GAP };
     let course = watched(&cluster, "a pool comes", 3, nobody, async || {
@@ -130,7 +128,7 @@ async fn a_pool_comes_and_another_one_leaves_with_its_primary() -> Result<()> {
     for pod in before.keys() {
         ensure!(claims.contains(&shared::name::data_pvc(pod)), "the volume of {pod} is kept: {claims:?}");
     }
-    done(&cluster).await
+    cluster.done().await
 }
 
 /// The class of the data volume under each pool pod.
@@ -155,7 +153,7 @@ async fn moving_to_another_storage_class_costs_one_switchover_and_no_write() -> 
     // The bed's provisioner serves it as soon as there is such a class.
     let class = "local-path-other";
     bed.make_storage_class(class).await?;
-    let first = primary(&cluster).await?;
+    let first = cluster.primary().await?;
     let before = classes(&cluster).await?;
     ensure!(before.len() == 3 && before.values().all(|class| class == "local-path"), "{before:?}");
     let allowed = Allowed { down: 1, gap: GAP };
@@ -180,7 +178,7 @@ async fn moving_to_another_storage_class_costs_one_switchover_and_no_write() -> 
     for pod in before.keys() {
         ensure!(claims.contains(&shared::name::data_pvc(pod)), "the volume of {pod} is kept: {claims:?}");
     }
-    done(&cluster).await?;
+    cluster.done().await?;
     bed.remove_storage_class(class).await
 }
 
@@ -210,7 +208,7 @@ async fn a_setting_is_reloaded_where_that_is_enough_and_rolls_the_shard_where_it
     }
     let Some(bed) = Bed::connect().await? else { return Ok(()) };
     let cluster = three_cells(&bed, "settings").await?;
-    let first = primary(&cluster).await?;
+    let first = cluster.primary().await?;
     let started = cluster.starts(&["shard-pool"]).await?;
     let before = reloaded(&cluster).await?;
     let set = |settings: serde_json::Value| {
@@ -255,7 +253,7 @@ async fn a_setting_is_reloaded_where_that_is_enough_and_rolls_the_shard_where_it
     ensure!(course.gone.len() == 3 && course.gone[2].0 == first, "each goes once, {first} last: {course:?}");
     nobody_led(&course)?;
     one_switchover(&course)?;
-    done(&cluster).await
+    cluster.done().await
 }
 
 #[tokio::test]
@@ -265,20 +263,20 @@ async fn a_deleted_primary_is_followed_by_another_one() -> Result<()> {
     }
     let Some(bed) = Bed::connect().await? else { return Ok(()) };
     let cluster = three_cells(&bed, "lost").await?;
-    let first = primary(&cluster).await?;
+    let first = cluster.primary().await?;
     let allowed = Allowed { down: 1, gap: Duration::from_secs(12) };
     watched(&cluster, "primary deleted", 3, allowed, async || {
         let pods: Api<Pod> = cluster.namespaced();
         pods.delete(&first, &DeleteParams::default()).await?;
         until("another primary", within(120), || async {
-            let now = primary(&cluster).await?;
+            let now = cluster.primary().await?;
             ensure!(now != first, "{first} still counts as the primary");
             Ok(())
         })
         .await
     })
     .await?;
-    done(&cluster).await
+    cluster.done().await
 }
 
 #[tokio::test]
@@ -307,7 +305,7 @@ async fn every_node_can_be_drained() -> Result<()> {
         one_switchover(&course)?;
         ensure!(course.gone.len() == 1, "the member of the node goes, and nobody else: {course:?}");
     }
-    done(&cluster).await
+    cluster.done().await
 }
 
 async fn cordon(nodes: &Api<Node>, node: &str, cordoned: bool) -> Result<()> {

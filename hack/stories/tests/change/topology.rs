@@ -19,7 +19,7 @@ use serde_json::json;
 use shared::{api::v1alpha1::TopoServer, condition, name};
 use stories::{Bed, ClusterUnderTest, backup::small, etcd, until, within};
 
-use super::watch::{Eye, POOL, blocked, done, nobody_goes, only_long, only_stand_in};
+use super::watch::{Eye, POOL, blocked, nobody_goes, only_long, only_stand_in};
 
 /// How long the members of a slow etcd stand still at a time, and run in between: shorter than what a probe waits for.
 const STILL: Duration = Duration::from_millis(800);
@@ -29,22 +29,6 @@ const ENSEMBLE: u32 = 3;
 
 fn replicas(count: u32) -> String {
     json!([{"op": "replace", "path": format!("{POOL}/replicasPerCell"), "value": count}]).to_string()
-}
-
-/// The processes of an ensemble: pods of the bed are processes of this machine.
-fn processes(token: &str) -> Result<Vec<Pid>> {
-    let wanted = format!("ETCD_INITIAL_CLUSTER_TOKEN={token}");
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").context("listing processes")? {
-        let entry = entry.context("listing processes")?;
-        let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        // Those that ended meanwhile, and those of others, cannot be read.
-        let Ok(environment) = fs::read(entry.path().join("environ")) else { continue };
-        if environment.split(|byte| *byte == 0).any(|word| word == wanted.as_bytes()) {
-            found.extend(Pid::from_raw(id));
-        }
-    }
-    Ok(found)
 }
 
 /// Processes that stand still most of the time until this is dropped.
@@ -95,7 +79,7 @@ async fn a_slow_topology_delays_a_scale_down_and_harms_nobody() -> Result<()> {
     let cluster = ClusterUnderTest::apply_value(&bed, &name, &small(&name, 3, &json!({}))).await?;
     cluster.healthy(300).await?;
     cluster.roles(2, 60).await?;
-    let etcd = processes(&name::global_topo(&name))?;
+    let etcd = etcd::processes(&name::global_topo(&name))?;
     ensure!(!etcd.is_empty(), "the etcd is no process of this machine, or of another user");
     let eye = Eye::open(&cluster, 2);
     let slow = Slow::new(etcd);
@@ -120,7 +104,7 @@ async fn a_slow_topology_delays_a_scale_down_and_harms_nobody() -> Result<()> {
     let course = eye.latest().await?;
     ensure!(course.gone.len() == 1 && !course.gone[0].1, "one goes, once and not as the primary: {course:?}");
     ensure!(course.most_down == 0, "those that stay are there all the time: {course:?}");
-    done(&cluster).await
+    cluster.done().await
 }
 
 /// Removes what is in a directory.
@@ -218,5 +202,5 @@ async fn a_topology_that_lost_everything_is_told_and_filled_again_by_a_roll() ->
     ensure!(course.led.len() == 2, "the primary hands over, once: {course:?}");
     let now = cluster.claims().await?;
     ensure!(now == claims, "volumes before: {claims:?}, now: {now:?}");
-    done(&cluster).await
+    cluster.done().await
 }

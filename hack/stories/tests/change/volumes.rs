@@ -11,7 +11,7 @@ use kube::{Api, ResourceExt as _};
 use serde_json::json;
 use stories::{Bed, ClusterUnderTest, until, within};
 
-use super::watch::{Allowed, GAP, POOL, done, only_long, three_cells, watched};
+use super::watch::{Allowed, GAP, POOL, only_long, three_cells, watched};
 
 /// What the data volumes under the pool pods ask for, by pod.
 async fn asked(cluster: &ClusterUnderTest) -> Result<BTreeMap<String, String>> {
@@ -66,5 +66,5 @@ async fn volumes_are_asked_to_grow_and_nobody_stops_for_it() -> Result<()> {
         })
         .collect();
     eprintln!("volumes of the bed after the change: {seen:?}");
-    done(&cluster).await
+    cluster.done().await
 }

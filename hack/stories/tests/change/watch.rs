@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{Api, ResourceExt as _, api::ListParams};
 use shared::condition;
-use stories::{Bed, ClusterUnderTest, backup::is_real, bed::is_long, probe::Probe, until, within};
+use stories::{Bed, ClusterUnderTest, backup::is_real, bed::is_left_out, probe::Probe, until, within};
 
 /// Longest time without an acknowledged write that a planned change may cost.
 pub const GAP: Duration = Duration::from_secs(6);
@@ -24,10 +24,7 @@ pub const POOL: &str = "/spec/databases/0/tablegroups/0/shards/0/spec/pools/defa
 
 /// Whether this form of the stories leaves this one out, which is said.
 pub fn only_long() -> bool {
-    if !is_long() {
-        eprintln!("SKIPPED: this change takes minutes and belongs to the long form; `make stories` has it");
-    }
-    !is_long()
+    is_left_out("this change takes minutes")
 }
 
 /// Whether a story is left out, because its faults are the stand-in's own, which is said.
@@ -204,17 +201,6 @@ pub async fn three_cells(bed: &Bed, story: &str) -> Result<ClusterUnderTest> {
     cluster.healthy(300).await?;
     cluster.roles(2, 120).await?;
     Ok(cluster)
-}
-
-/// The pod of the confirmed primary.
-pub async fn primary(cluster: &ClusterUnderTest) -> Result<String> {
-    cluster.shard().await?.status.unwrap_or_default().primary.context("a confirmed primary")
-}
-
-/// Removes a cluster and its namespace.
-pub async fn done(cluster: &ClusterUnderTest) -> Result<()> {
-    cluster.delete(240).await?;
-    cluster.bed.remove_namespace(&cluster.namespace).await
 }
 
 /// Waits until the shard says that one of these reasons holds up what should be done, in a message with these words.
