@@ -110,11 +110,13 @@ pub(super) async fn observe(cluster: &MultigresCluster, ctx: &Ctx) -> Result<Obs
         let namespace = &observed.owner.namespace;
         observed.leftovers = topology::poolers(&ctx.upstream, &at, observed.emptied_cells(), namespace).await;
         observed.registrations = topology::registrations(&ctx.upstream, &at, &departed::cells(&observed)).await;
-        // Before records of processes are removed for want of a pod, it is seen whether another cluster is there, too.
+        // Before records of processes are removed for want of a pod, it is seen whether another cluster is there, too; where that cannot be
+        // seen, they stay.
         if observed.external_topology.is_some() && !departed::removals(&observed, &at).is_empty() {
             let namespace = &observed.owner.namespace;
             let all = topology::poolers(&ctx.upstream, &at, departed::cells(&observed), namespace).await;
             observed.leftovers.strangers |= all.strangers;
+            observed.registrations.retain(|seen| all.read.contains(&seen.cell));
         }
     }
     if let Ok(resolved) = &observed.resolved
