@@ -29,7 +29,7 @@ use crate::{
     watch::{self, Router, Shelf},
 };
 
-/// How often memory of settled writes is dropped.
+/// How often memory of settled writes and of objects that are gone is dropped.
 const FORGET_EVERY: Duration = Duration::from_mins(1);
 /// How long running passes may take after a stop was asked for.
 const GRACE: Duration = Duration::from_secs(20);
@@ -187,6 +187,7 @@ impl App {
                 _ = forget.tick() => {
                     ctx.executor.forget_settled();
                     ctx.metrics.forget_gone(&ctx.stores);
+                    ctx.backoff.forget_gone(&ctx.stores);
                 }
             }
         }

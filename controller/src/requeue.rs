@@ -8,7 +8,7 @@ use std::{
 
 use shared::kubeutil::ObjectKey;
 
-use crate::plan::Requeue;
+use crate::{plan::Requeue, stores::Stores};
 
 /// A settled object is checked about this often, in case an event was lost.
 const SETTLED: Duration = Duration::from_hours(1);
@@ -32,7 +32,7 @@ pub fn after_failure(failures: u32, spread: f64) -> Duration {
     doubled.min(LONGEST).mul_f64(0.8 + 0.4 * spread)
 }
 
-/// Failures in a row, per object. Success forgets them.
+/// Failures in a row, per object. Success forgets them, and so does the end of the object.
 #[derive(Debug, Default)]
 pub struct Backoff {
     failures: Mutex<HashMap<ObjectKey, u32>>,
@@ -47,14 +47,24 @@ impl Backoff {
         (*count, after_failure(*count, rand::random()))
     }
 
-    /// Forgets the failures of an object that succeeded or is gone.
+    /// Forgets the failures of an object that succeeded.
     pub fn succeeded(&self, key: &ObjectKey) {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
+
+    /// Forgets the failures of objects that are gone. Called now and then, so that memory follows the number of objects.
+    pub fn forget_gone(&self, stores: &Stores) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.retain(|key, _| stores.live(key).is_some());
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use shared::api::v1alpha1::{Shard, ShardSpec};
+
     use super::*;
 
     #[test]
@@ -81,6 +91,21 @@ mod tests {
         let (failures, delay) = backoff.failed(&key);
         assert_eq!(failures, 1);
         assert!(delay < Duration::from_secs(2));
+    }
+
+    #[test]
+    fn failures_go_with_their_object() {
+        let key = |name: &str| ObjectKey::namespaced::<Shard>("n", name);
+        let stores = Stores::default();
+        let mut shard = Shard::new("here", ShardSpec::default());
+        shard.metadata.namespace = Some("n".to_owned());
+        stores.shards.insert(Arc::new(shard));
+        let backoff = Backoff::default();
+        backoff.failed(&key("here"));
+        backoff.failed(&key("gone"));
+        backoff.forget_gone(&stores);
+        assert_eq!(backoff.failed(&key("here")).0, 2);
+        assert_eq!(backoff.failed(&key("gone")).0, 1, "another one of the same name starts from nothing");
     }
 
     #[test]

@@ -22,7 +22,7 @@ use super::{
     wave,
 };
 use crate::{
-    context::Ctx,
+    context::{Ctx, References},
     error::Error,
     settings::Settings,
     topo_server::{self, client::Secrets},
@@ -93,7 +93,7 @@ pub(super) async fn observe(cluster: &MultigresCluster, ctx: &Ctx) -> Result<Obs
     let reference = reference(&observed);
     let mut refused = None;
     if let Some(reference) = reference.as_ref().filter(|reference| !place::is_own(&observed.owner, reference)) {
-        let (at, problem) = external(topology::address(reference), &observed, ctx).await;
+        let (at, problem) = external(reference, &ctx.references, &observed.owner.namespace).await;
         (observed.external_topology, refused) = (Some(at), problem);
     } else if observed.global_topo().is_some_and(topo_server::outlives) {
         observed.retained_topology = reference.as_ref().map(topology::address);
@@ -110,11 +110,13 @@ pub(super) async fn observe(cluster: &MultigresCluster, ctx: &Ctx) -> Result<Obs
         let namespace = &observed.owner.namespace;
         observed.leftovers = topology::poolers(&ctx.upstream, &at, observed.emptied_cells(), namespace).await;
         observed.registrations = topology::registrations(&ctx.upstream, &at, &departed::cells(&observed)).await;
-        // Before records of processes are removed for want of a pod, it is seen whether another cluster is there, too.
+        // Before records of processes are removed for want of a pod, it is seen whether another cluster is there, too; where that cannot be
+        // seen, they stay.
         if observed.external_topology.is_some() && !departed::removals(&observed, &at).is_empty() {
             let namespace = &observed.owner.namespace;
             let all = topology::poolers(&ctx.upstream, &at, departed::cells(&observed), namespace).await;
             observed.leftovers.strangers |= all.strangers;
+            observed.registrations.retain(|seen| all.read.contains(&seen.cell));
         }
     }
     if let Ok(resolved) = &observed.resolved
@@ -252,11 +254,15 @@ fn reference(observed: &Observed) -> Option<GlobalTopoServerRef> {
     }
 }
 
-/// A topology of others with what it takes to reach it, or why it cannot be reached.
-async fn external(at: TopoAddress, observed: &Observed, ctx: &Ctx) -> (TopoAddress, Option<Sight>) {
-    let spec = observed.cluster.spec.global_topo_server.as_ref();
-    let Some(spec) = spec.and_then(|topology| topology.external.as_ref()) else { return (at, None) };
-    match Secrets::of(spec).read(&ctx.references, &observed.owner.namespace).await {
+/// A topology of others with what it takes to reach it, or why it cannot be reached. The Secrets are those of the reference: a spec that is
+/// refused may lead elsewhere by now.
+pub(super) async fn external(
+    reference: &GlobalTopoServerRef,
+    references: &References,
+    namespace: &str,
+) -> (TopoAddress, Option<Sight>) {
+    let at = topology::address(reference);
+    match Secrets::of_reference(reference).read(references, namespace).await {
         Ok(Some(credentials)) => (at.with(credentials), None),
         Ok(None) => (at, None),
         Err(message) => (at, Some(Sight::Failed { reason: "CredentialsMissing".to_owned(), message })),

@@ -64,6 +64,8 @@ pub struct Leftovers {
     pub poolers: Vec<PoolerId>,
     /// Whether there are others, whose pods are in another namespace.
     pub strangers: bool,
+    /// The cells whose poolers could be read.
+    pub read: BTreeSet<String>,
 }
 
 /// The poolers that are registered in these cells, by the namespace of the cluster; what cannot be read is not there.
@@ -76,7 +78,12 @@ pub async fn poolers(upstream: &Upstream, at: &TopoAddress, cells: BTreeSet<Stri
     let Ok(snapshot) = snapshot else { return Leftovers::default() };
     let (ours, strangers): (Vec<&PoolerRecord>, Vec<&PoolerRecord>) =
         snapshot.poolers().partition(|pooler| pooler.may_be_in(namespace));
-    Leftovers { poolers: ours.into_iter().map(|pooler| pooler.id.clone()).collect(), strangers: !strangers.is_empty() }
+    let answered = snapshot.cells.iter().filter(|(_, poolers)| poolers.is_ok());
+    Leftovers {
+        poolers: ours.into_iter().map(|pooler| pooler.id.clone()).collect(),
+        strangers: !strangers.is_empty(),
+        read: answered.map(|(cell, _)| cell.clone()).collect(),
+    }
 }
 
 /// The gateways and orchestrators that are registered in these cells; what cannot be read is not there.
@@ -181,6 +188,7 @@ mod tests {
     use shared::api::v1alpha1::{EncryptionConfig, S3BackupConfig};
 
     use super::*;
+    use crate::upstream::{Error, fake::FakeDataPlane};
 
     fn cell(name: &str) -> CellRecord {
         CellRecord {
@@ -232,6 +240,23 @@ mod tests {
         let sight = seen(&[cell("a"), cell("other")], &wanted().databases);
         let writes = removal(&sight, &[], &["a".to_owned(), "b".to_owned()], &["postgres".to_owned()]);
         assert_eq!(writes, [TopoWrite::DeleteDatabase("postgres".to_owned()), TopoWrite::DeleteCell("a".to_owned())]);
+    }
+
+    #[tokio::test]
+    async fn cells_that_do_not_answer_are_not_among_those_that_were_read() {
+        let plane = FakeDataPlane::new();
+        let (upstream, at) = (plane.upstream(), TopoAddress::new(["global:2379"], "/multigres/global"));
+        for (name, server) in [("a", "global:2379"), ("b", "local:2379")] {
+            let record = CellRecord { server_addresses: vec![server.to_owned()], ..cell(name) };
+            upstream.topology().put_cell(&at, &record).await.unwrap();
+        }
+        let both: BTreeSet<String> = ["a", "b"].map(str::to_owned).into();
+        assert_eq!(poolers(&upstream, &at, both.clone(), "prod").await.read, both);
+        let away = || Error::Unavailable { target: "it".to_owned(), detail: "away".to_owned() };
+        plane.topology.fail("local:2379", away());
+        assert_eq!(poolers(&upstream, &at, both.clone(), "prod").await.read, BTreeSet::from(["a".to_owned()]));
+        plane.topology.fail("global:2379", away());
+        assert_eq!(poolers(&upstream, &at, both, "prod").await, Leftovers::default());
     }
 
     #[test]

@@ -1,10 +1,7 @@
 //! How clients reach a topology server of others over TLS: what our own client reads, and what pods of the data plane mount.
 
 use k8s_openapi::api::core::v1::{KeyToPath, SecretVolumeSource, Volume, VolumeMount};
-use shared::{
-    api::v1alpha1::{ExternalTopoServerSpec, GlobalTopoServerRef},
-    pki::Certificate,
-};
+use shared::{api::v1alpha1::GlobalTopoServerRef, pki::Certificate};
 
 use crate::{context::References, upstream::Credentials, workload::tls::Certificates};
 
@@ -30,12 +27,7 @@ pub struct Secrets<'a> {
 }
 
 impl<'a> Secrets<'a> {
-    /// Those of a server that somebody else runs.
-    pub fn of(external: &'a ExternalTopoServerSpec) -> Self {
-        Self::named(external.ca_secret.as_deref(), external.client_cert_secret.as_deref())
-    }
-
-    /// Those of the topology that a child is pointed to.
+    /// Those of the topology that a cluster or a child is pointed to.
     pub fn of_reference(reference: &'a GlobalTopoServerRef) -> Self {
         Self::named(reference.ca_secret.as_deref(), reference.client_cert_secret.as_deref())
     }

@@ -1,13 +1,18 @@
 //! A topology stays where it is, and no two clusters share one.
 
+use std::convert::Infallible;
+
+use http::{Request, Response};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{Client, client::Body};
 use rstest::rstest;
 use serde_json::Value;
-use shared::label;
+use shared::{api::v1alpha1::GlobalTopoServerRef, label};
 
 use super::*;
 use crate::{
     cluster::place::{CANNOT_MOVE, IN_USE, is_contested, refusals},
+    context::References,
     stores::Stores,
 };
 
@@ -96,6 +101,24 @@ fn a_spec_that_would_move_the_topology_leaves_everything_as_it_is() {
     }
     let accepted = plan.status.unwrap().conditions;
     assert_eq!(find(&accepted, "SpecAccepted").map(|c| c.reason.as_str()), Some(CANNOT_MOVE));
+}
+
+#[tokio::test]
+async fn a_topology_is_reached_with_the_secrets_that_its_address_came_with() {
+    let nothing = |_: Request<Body>| async {
+        let status = json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404});
+        let body = Body::from(status.to_string().into_bytes());
+        Ok::<_, Infallible>(Response::builder().status(404).body(body).unwrap())
+    };
+    let references = References::new(Client::new(tower::service_fn(nothing), "prod"));
+    let address = "https://e0:2379".to_owned();
+    let plain = GlobalTopoServerRef { address, root_path: "/r".to_owned(), ..GlobalTopoServerRef::default() };
+    let (at, problem) = observe::external(&plain, &references, "prod").await;
+    assert_eq!((at.root.as_str(), problem), ("/r", None));
+    let secured = GlobalTopoServerRef { ca_secret: Some("ca".to_owned()), ..plain };
+    let (_, problem) = observe::external(&secured, &references, "prod").await;
+    let message = "Secret ca does not exist".to_owned();
+    assert_eq!(problem, Some(Sight::Failed { reason: "CredentialsMissing".to_owned(), message }));
 }
 
 fn other(name: &str, created: &str, spec: &Value) -> Arc<MultigresCluster> {

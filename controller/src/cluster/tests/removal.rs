@@ -95,7 +95,8 @@ fn registered_poolers_go_with_the_records_of_the_cells_that_lead_to_them() {
 fn records_that_another_cluster_needs_stay() {
     let mut observed = observed(EXTERNAL);
     register_all(&mut observed);
-    observed.leftovers = Leftovers { poolers: vec![PoolerId::new("a", "p-1")], strangers: true };
+    observed.leftovers =
+        Leftovers { poolers: vec![PoolerId::new("a", "p-1")], strangers: true, ..Leftovers::default() };
     let plan = run(&leaving(observed));
     assert_eq!(outline(&plan), ["merge MultigresCluster prod/ext"]);
     assert_eq!(plan.notes.first().map(|note| note.reason.as_str()), Some("RecordsLeftBehind"));
