@@ -1,5 +1,8 @@
 #!/usr/bin/env bash
 # All tests: lints, unit to API suites, the chart, and the stories in short form on a bed of three nodes.
+# The stories run the programs that the tests were built with: an optimised build would be a second one of everything. The long forms and
+# the figures have one.
+export IMAGE_PROFILE=${IMAGE_PROFILE:-dev}
 . "$(dirname "$0")/lib.sh"
 # Also after a failure: what is told last is what is read.
 trap 'kill ${beside:-} 2> /dev/null || true; tell_second_tries' EXIT
@@ -16,9 +19,6 @@ cargo fmt --all --check
 step "building all tests"
 cargo nextest run --locked --workspace --no-run
 export MULTIGRES_BUILT=1
-# The stories run the programs that the tests were built with: an optimised build would be a second one of everything. The long forms and
-# the figures have one.
-export IMAGE_PROFILE=${IMAGE_PROFILE:-dev}
 if [ "$IMAGE_PROFILE" = dev ]; then export OPERATOR_BUILT=1; fi
 
 step "pinned Kubernetes tools, and lints meanwhile"
