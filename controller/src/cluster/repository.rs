@@ -10,8 +10,8 @@ use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use shared::{
     annotation,
     api::v1alpha1::{
-        BackupConfig, BackupScope, BackupType, EncryptionConfig, FilesystemBackupConfig, KeyPrefixScope, S3BackupConfig,
-        TableGroup,
+        BackupConfig, BackupScope, BackupType, EncryptionConfig, FilesystemBackupConfig, KeyPrefixScope,
+        S3BackupConfig, TableGroup,
     },
     label,
     resolve::{Repository, ResolvedCluster, ResolvedDatabase, key_prefix},

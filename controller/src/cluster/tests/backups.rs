@@ -249,12 +249,12 @@ fn another_kind_of_repository_is_not_taken() {
     assert!(changed(&other_scope).unwrap().contains("a volume for all cells"));
 }
 
-fn keys(secret: &str) -> Option<EncryptionConfig> {
-    Some(EncryptionConfig { secret_name: secret.to_owned() })
+fn keys(secret: &str) -> EncryptionConfig {
+    EncryptionConfig { secret_name: secret.to_owned() }
 }
 
 fn at_the_cluster(spec: &mut MultigresClusterSpec) {
-    spec.backup.as_mut().unwrap().encryption = keys("others");
+    spec.backup.as_mut().unwrap().encryption = Some(keys("others"));
 }
 
 /// Where no rule of the schema compares it with what was there before.
@@ -271,9 +271,9 @@ fn nowhere(spec: &mut MultigresClusterSpec) {
 
 #[rstest]
 #[case::encrypted_later(None, at_the_database, ["without encryption", "Secret others"])]
-#[case::with_other_keys(keys("keys"), at_the_database, ["Secret keys", "Secret others"])]
-#[case::with_other_keys_at_the_same_level(keys("keys"), at_the_cluster, ["Secret keys", "Secret others"])]
-#[case::no_longer(keys("keys"), nowhere, ["Secret keys", "without encryption"])]
+#[case::with_other_keys(Some(keys("keys")), at_the_database, ["Secret keys", "Secret others"])]
+#[case::with_other_keys_at_the_same_level(Some(keys("keys")), at_the_cluster, ["Secret keys", "Secret others"])]
+#[case::no_longer(Some(keys("keys")), nowhere, ["Secret keys", "without encryption"])]
 fn a_repository_stays_encrypted_as_it_was_made(
     #[case] made: Option<EncryptionConfig>,
     #[case] change: fn(&mut MultigresClusterSpec),
