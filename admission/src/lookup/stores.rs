@@ -13,10 +13,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use futures::{
-    FutureExt as _,
-    future::{self, BoxFuture},
-};
+use futures::{FutureExt as _, future::BoxFuture};
 use k8s_openapi::{NamespaceResourceScope, api::core::v1::Node, api::storage::v1::StorageClass};
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -33,8 +30,8 @@ use shared::{
     resolve::{REGION_LABEL, Templates, ZONE_LABEL},
     validate::{NodeLabels, StorageClasses, Surroundings},
 };
-use tokio::{runtime::Handle, task::JoinHandle};
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Cluster, Lookup, LookupError,
@@ -60,7 +57,6 @@ pub struct Settings {
 /// The stores of this process.
 pub struct Stores {
     client: Client,
-    home: Handle,
     namespaces: BTreeSet<String>,
     pub(super) labels: Vec<String>,
     pub(super) templates: RwLock<BTreeMap<String, Arc<Templates>>>,
@@ -102,7 +98,7 @@ impl Stores {
         stores.pending.store(watches.len(), Ordering::Relaxed);
         let task = tokio::spawn(async move {
             // Watches never end by themselves.
-            let _cancelled = token.run_until_cancelled(future::join_all(watches)).await;
+            let _cancelled = token.run_until_cancelled(futures::future::join_all(watches)).await;
         });
         (stores, task)
     }
@@ -111,7 +107,6 @@ impl Stores {
         let labels = BTreeSet::from([ZONE_LABEL.to_owned(), REGION_LABEL.to_owned(), settings.zone_id_label]);
         Self {
             client,
-            home: Handle::current(),
             namespaces: settings.namespaces.into_iter().collect(),
             labels: labels.into_iter().collect(),
             templates: RwLock::default(),
@@ -196,24 +191,6 @@ impl Stores {
             stores.readiness.set(CONDITION, true);
             tracing::info!("all objects are read");
         }
-    }
-
-    /// A read of the API server that begins when it is waited for, and is carried out by the runtime that the watches have. Those of the
-    /// service's workers end before the process does, and a connection belongs to whoever opened it: the last writes of this process, by which it
-    /// gives its Lease back, would wait for ever for an answer on one that nobody drives any more.
-    fn at_home<T: Send + 'static>(&self, read: impl Future<Output = T> + Send + 'static) -> BoxFuture<'static, T> {
-        let home = self.home.clone();
-        async move {
-            match AbortOnDropHandle::new(home.spawn(read)).await {
-                Ok(found) => found,
-                Err(ended) => match ended.try_into_panic() {
-                    Ok(panic) => std::panic::resume_unwind(panic),
-                    // The process ends; the deadline of the review answers.
-                    Err(_) => future::pending().await,
-                },
-            }
-        }
-        .boxed()
     }
 
     fn check(&self) -> Result<(), LookupError> {
@@ -324,17 +301,17 @@ impl Lookup for Stores {
     }
 
     fn templates_live<'a>(&'a self, namespace: &'a str) -> BoxFuture<'a, Found<Arc<Templates>>> {
-        let read = || self.at_home(list_templates(self.client.clone(), namespace.to_owned()));
+        let read = || list_templates(self.client.clone(), namespace.to_owned()).boxed();
         self.live.templates.join(namespace.to_owned(), read).boxed()
     }
 
     fn clusters_live<'a>(&'a self, namespace: &'a str) -> BoxFuture<'a, Found<Vec<Arc<Cluster>>>> {
-        let read = || self.at_home(list_clusters(self.client.clone(), namespace.to_owned()));
+        let read = || list_clusters(self.client.clone(), namespace.to_owned()).boxed();
         self.live.clusters.join(namespace.to_owned(), read).boxed()
     }
 
     fn storage_classes_live(&self) -> BoxFuture<'_, Found<Option<StorageClasses>>> {
-        self.live.classes.join((), || self.at_home(list_classes(self.client.clone()))).boxed()
+        self.live.classes.join((), || list_classes(self.client.clone()).boxed()).boxed()
     }
 }
 

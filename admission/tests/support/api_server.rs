@@ -21,6 +21,10 @@ use kube::{
     runtime::wait::{await_condition, conditions},
 };
 use serde_json::{Value, json};
+use shared::{
+    kubeutil::client,
+    metrics::{Build, FrameworkMetrics, Metrics},
+};
 use strum::IntoEnumIterator as _;
 
 use super::envelope::Answer;
@@ -106,7 +110,9 @@ impl ApiServer {
         };
         let kubeconfig = Kubeconfig::read_from(path).unwrap();
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
-        let client = Client::try_from(config).unwrap();
+        // As the program makes it: the service's workers send requests with it, too.
+        let metrics = Metrics::new(Build { version: "0", revision: "test" }).unwrap();
+        let client = client::client(config, &FrameworkMetrics::new(&metrics).unwrap()).unwrap();
         install(&client).await;
         Some(Self { client, run: format!("{:08x}", rand_word()) })
     }

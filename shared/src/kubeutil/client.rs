@@ -1,4 +1,4 @@
-//! The client for the API server, with every request counted.
+//! The client for the API server, with every request counted, and carried out by the runtime in which the client was made.
 
 use std::{
     path::Path,
@@ -13,7 +13,10 @@ use kube::{
     client::ClientBuilder,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use tower::{Layer, Service};
+use tokio::runtime::Handle;
+use tokio_util::task::AbortOnDropHandle;
+use tower::{BoxError, Layer, Service};
+use tracing::Instrument as _;
 
 use crate::metrics::FrameworkMetrics;
 
@@ -42,12 +45,60 @@ pub async fn config(kubeconfig: Option<&Path>) -> Result<Config, Error> {
     }
 }
 
-/// Makes a client whose requests are counted in `rest_client_requests_total`.
+/// Makes a client whose requests are counted in `rest_client_requests_total`. Whoever sends one, it is carried out by the present runtime.
+///
+/// # Panics
+/// Outside of a runtime.
 pub fn client(config: Config, metrics: &FrameworkMetrics) -> Result<Client, Error> {
     // Requests get their host from the configuration only after they were counted.
     let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
     let builder = ClientBuilder::try_from(config).map_err(Error::Client)?;
-    Ok(builder.with_layer(&Counted { metrics: metrics.clone(), host: host.into() }).build())
+    let counted = Counted { metrics: metrics.clone(), host: host.into() };
+    Ok(builder.with_layer(&AtHome(Handle::current())).with_layer(&counted).build())
+}
+
+/// Has requests carried out by one runtime.
+///
+/// A connection is driven by the runtime in which it was opened, and kept for the next request, whoever sends that. Workers of a web server have
+/// runtimes of their own, which end before the process does: a request on a connection of theirs, such as the one by which a stopping replica gives
+/// its Lease back, would wait for an answer that nobody reads any more.
+#[derive(Clone, Debug)]
+struct AtHome(Handle);
+
+impl<S> Layer<S> for AtHome {
+    type Service = AtHomeService<S>;
+
+    fn layer(&self, inner: S) -> AtHomeService<S> {
+        AtHomeService { inner, home: self.0.clone() }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct AtHomeService<S> {
+    inner: S,
+    home: Handle,
+}
+
+impl<S, A, B> Service<Request<A>> for AtHomeService<S>
+where
+    S: Service<Request<A>, Response = Response<B>>,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError> + Send + 'static,
+    B: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<S::Response, BoxError>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(context).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<A>) -> Self::Future {
+        let (answer, home) = (self.inner.call(request), self.home.clone());
+        // Whoever stops to wait ends the request, as without the task.
+        Box::pin(async move { AbortOnDropHandle::new(home.spawn(answer.in_current_span())).await?.map_err(Into::into) })
+    }
 }
 
 /// Counts requests by status code, method and host.
@@ -114,13 +165,58 @@ impl Drop for Count {
 
 #[cfg(test)]
 mod tests {
-    use std::{convert::Infallible, future::ready};
+    use std::{
+        convert::Infallible,
+        future::ready,
+        thread::{self, ThreadId},
+        time::Duration,
+    };
 
     use futures::FutureExt as _;
+    use tokio::sync::Notify;
     use tower::{ServiceExt as _, service_fn};
 
     use super::*;
     use crate::metrics::{Build, Metrics};
+
+    #[tokio::test]
+    async fn requests_of_other_runtimes_are_carried_out_at_home() {
+        let answer = |_: Request<()>| async { Ok::<_, Infallible>(Response::new(thread::current().id())) };
+        let service = AtHome(Handle::current()).layer(service_fn(answer));
+        let elsewhere = tokio::task::spawn_blocking(move || -> (ThreadId, ThreadId) {
+            let worker = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let answer = worker.block_on(service.oneshot(Request::new(()))).unwrap();
+            (*answer.body(), thread::current().id())
+        });
+        let (carried_out, asked) = elsewhere.await.unwrap();
+        assert_ne!(asked, carried_out);
+        assert_eq!(carried_out, thread::current().id());
+    }
+
+    #[tokio::test]
+    async fn whoever_stops_to_wait_ends_the_request() {
+        let (begun, ended) = (Arc::new(Notify::new()), Arc::new(()));
+        let (notice, held) = (Arc::clone(&begun), Arc::clone(&ended));
+        let answer = move |_: Request<()>| {
+            let (notice, held) = (Arc::clone(&notice), Arc::clone(&held));
+            async move {
+                notice.notify_one();
+                std::future::pending::<()>().await;
+                drop(held);
+                Ok::<_, Infallible>(Response::new(()))
+            }
+        };
+        let service = AtHome(Handle::current()).layer(service_fn(answer));
+        let request = tokio::spawn(service.oneshot(Request::new(())));
+        begun.notified().await;
+        request.abort();
+        let gone = async {
+            while Arc::strong_count(&ended) > 1 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), gone).await.unwrap();
+    }
 
     #[tokio::test]
     async fn requests_are_counted_with_their_answer() {

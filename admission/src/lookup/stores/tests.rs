@@ -1,8 +1,4 @@
-use std::{
-    convert::Infallible,
-    thread::{self, ThreadId},
-    time::Duration,
-};
+use std::{convert::Infallible, time::Duration};
 
 use futures::{StreamExt as _, stream};
 use http::{Request, Response, StatusCode};
@@ -22,8 +18,6 @@ struct Server {
     forbidden: BTreeSet<&'static str>,
     down: Arc<AtomicBool>,
     paths: Arc<Mutex<Vec<String>>>,
-    /// Threads that waited for answers.
-    waited: Arc<Mutex<Vec<ThreadId>>>,
 }
 
 impl Server {
@@ -54,11 +48,7 @@ impl Server {
     fn client(&self) -> Client {
         let server = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
-            let (answer, waited) = (server.answer(&request), Arc::clone(&server.waited));
-            async move {
-                locked(&waited).push(thread::current().id());
-                Ok::<_, Infallible>(answer)
-            }
+            std::future::ready(Ok::<_, Infallible>(server.answer(&request)))
         });
         Client::new(service, "default")
     }
@@ -224,20 +214,6 @@ async fn live_reads_see_what_the_stores_do_not() {
     let error = stores.clusters_live("prod").await.unwrap_err().to_string();
     assert!(error.starts_with(r#"cannot read multigresclusters of namespace "prod": "#), "{error}");
     assert!(stores.storage_classes_live().await.is_err());
-}
-
-#[tokio::test]
-async fn live_reads_are_carried_out_where_the_watches_are() {
-    let server = full();
-    let (stores, _readiness, _token, _task) = server.start(&[]);
-    let worker = tokio::task::spawn_blocking(move || {
-        let worker = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        worker.block_on(async { tokio::join!(stores.templates_live("prod"), stores.clusters_live("prod")) })
-    });
-    let (templates, clusters) = worker.await.unwrap();
-    assert_eq!((templates.unwrap().core.len(), clusters.unwrap().len()), (1, 1));
-    let here = thread::current().id();
-    assert!(locked(&server.waited).iter().all(|waited| *waited == here));
 }
 
 #[tokio::test]
