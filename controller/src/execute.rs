@@ -3,6 +3,7 @@
 //! A write whose effect is already there is not sent. "Already there" is judged on the freshest object known: the answer to our
 //! own last write where the watch has not caught up yet, the watched object otherwise.
 
+mod pace;
 mod reverted;
 mod spans;
 mod trouble;
@@ -41,16 +42,13 @@ use crate::{
 pub use reverted::{DRIFT_REVERTED, Reverted};
 pub use trouble::{RECONCILED, Trouble};
 
+use pace::{Pace, same_status};
 use spans::{carry_trace, span, subject};
 
 /// No single call to the API server may take longer.
 const CALL_DEADLINE: Duration = Duration::from_secs(15);
 /// No single write to a topology server may take longer.
 const TOPOLOGY_DEADLINE: Duration = Duration::from_secs(5);
-/// Status changes that move neither the phase nor a condition are written at most this often.
-const STATUS_PACE: Duration = Duration::from_secs(15);
-/// A pass whose writes have not come back yet is repeated after this long at the latest.
-const SETTLE: Duration = Duration::from_secs(1);
 /// How long an answer is preferred over a watch that has not delivered the object at all.
 const TRUST_ANSWER: Duration = Duration::from_secs(30);
 
@@ -74,6 +72,8 @@ struct Memory {
     dropped: HashMap<ObjectKey, BTreeSet<String>>,
     /// When the status of an object was last written.
     status: HashMap<ObjectKey, Instant>,
+    /// Since when the status of an object has not told how things are.
+    untold: HashMap<ObjectKey, Instant>,
 }
 
 /// What came of a plan.
@@ -404,17 +404,17 @@ impl Executor {
             None => serialise(&key, object)?["status"].clone(),
         });
         if same_status(&stored, &status) {
+            self.memory().untold.remove(&key);
             return Ok(Wrote::No);
         }
-        // What was just written is not in what was observed: only a pass that finds nothing to do may say that all is well.
-        if !settled && status["phase"] == "Healthy" {
-            return Ok(Wrote::Later(SETTLE));
-        }
-        if !stored.is_null() && significant(&stored) == significant(&status) {
-            let last = self.memory().status.get(&key).map(Instant::elapsed);
-            if let Some(wait) = last.and_then(|ago| STATUS_PACE.checked_sub(ago)) {
-                return Ok(Wrote::Later(wait));
-            }
+        let pace = {
+            let mut memory = self.memory();
+            let written = memory.status.get(&key).map(Instant::elapsed);
+            let untold = memory.untold.entry(key.clone()).or_insert_with(Instant::now).elapsed();
+            Pace { settled, written, untold }
+        };
+        if let Some(wait) = pace.wait(&stored, &status) {
+            return Ok(Wrote::Later(wait));
         }
         let api = self.api(&ApiResource::erase::<K>(&()), key.namespace.as_deref());
         let body = json!({
@@ -430,6 +430,7 @@ impl Executor {
                 let answer = serialise(&key, &answer)?;
                 let mut memory = self.memory();
                 memory.status.insert(key.clone(), Instant::now());
+                memory.untold.remove(&key);
                 memory.answers.insert(key, (Instant::now(), answer));
                 Ok(Wrote::Yes)
             }
@@ -473,7 +474,8 @@ impl Executor {
         let mut memory = self.memory();
         memory.deleted.retain(|_, at| at.elapsed() < TRUST_ANSWER);
         memory.answers.retain(|_, (at, _)| at.elapsed() < TRUST_ANSWER);
-        memory.status.retain(|_, at| at.elapsed() < STATUS_PACE);
+        memory.status.retain(|_, at| at.elapsed() < pace::STATUS_PACE);
+        memory.untold.retain(|_, at| at.elapsed() < 2 * pace::STATUS_PACE);
         let alive: HashSet<ObjectKey> =
             memory.dropped.keys().filter(|key| self.stores.live(key).is_some()).cloned().collect();
         memory.dropped.retain(|key, _| alive.contains(key));
@@ -603,41 +605,6 @@ fn holds_patch(live: &Value, patch: &Value) -> bool {
         }
         _ => live == patch,
     }
-}
-
-/// Equality of two status objects, where an absent key equals an empty one.
-fn same_status(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::Object(a), Value::Object(b)) => a
-            .keys()
-            .chain(b.keys())
-            .all(|k| same_status(a.get(k).unwrap_or(&Value::Null), b.get(k).unwrap_or(&Value::Null))),
-        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_status(a, b)),
-        _ => a == b || (is_empty(a) && is_empty(b)),
-    }
-}
-
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Array(list) => list.is_empty(),
-        Value::Object(map) => map.values().all(is_empty),
-        Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
-    }
-}
-
-/// The condition that other controllers wait for.
-const AVAILABLE: &str = "Available";
-
-/// The part of a status that must reach a reader at once: the phase, and which conditions hold. On the way there, reasons,
-/// messages and the conditions that nobody waits for change more often than anybody reads them.
-fn significant(status: &Value) -> (String, Vec<(String, String)>) {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let phase = text(&status["phase"]);
-    let under_way = matches!(phase.as_str(), "Initializing" | "Progressing");
-    let conditions = status["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let conditions = conditions.iter().map(|c| (text(&c["type"]), text(&c["status"])));
-    (phase, conditions.filter(|(kind, _)| !under_way || kind == AVAILABLE).collect())
 }
 
 #[cfg(test)]
