@@ -11,7 +11,7 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// A step on the way is told once it has lasted so long: often the next one follows at once, and it needs no status of its own then.
 const LASTING: Duration = Duration::from_secs(1);
 /// The same for what moves neither the phase nor availability: nothing waits for it.
-const DETAIL_LASTING: Duration = Duration::from_secs(5);
+const DETAIL_LASTING: Duration = Duration::from_secs(10);
 /// The condition that other controllers wait for.
 const AVAILABLE: &str = "Available";
 
@@ -110,10 +110,10 @@ mod tests {
     }
 
     #[rstest]
-    #[case(None, 2, 3)] // On the way, until it has lasted.
-    #[case(None, 5, 0)]
+    #[case(None, 2, 8)] // On the way, until it has lasted.
+    #[case(None, 10, 0)]
     #[case(Some(5), 2, 10)] // Soon after another one, longer.
-    #[case(Some(20), 2, 3)]
+    #[case(Some(20), 2, 8)]
     fn texts_wait_longer_than_availability(#[case] written: Option<u64>, #[case] untold: u64, #[case] secs: u64) {
         let stored = of_phase("Progressing");
         let mut text = stored.clone();
