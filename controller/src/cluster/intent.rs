@@ -63,19 +63,6 @@ impl Intent {
         Some(intent)
     }
 
-    /// Adds the one thing that a child which talks to the managed global topology takes from that server's template: the root of
-    /// its keys. The rest of the template is not the child's.
-    fn in_topology(mut self, observed: &Observed, resolved: &ResolvedCluster) -> Self {
-        if resolved.managed_topo().is_some() {
-            let spec = &observed.cluster.spec;
-            let reference = spec.global_topo_server.as_ref().and_then(|topo| topo.template_ref.as_deref());
-            let name = root_of(&template(TemplateKind::CoreTemplate, reference, spec.template_defaults.as_ref()));
-            let digest = observed.templates.get(&name).cloned().unwrap_or_default();
-            self.templates.insert(name, digest);
-        }
-        self
-    }
-
     /// Whether only templates have changed since `before`.
     fn follows_templates_alone(&self, before: &Self) -> bool {
         self.own == before.own && self.templates != before.templates
@@ -133,13 +120,14 @@ impl Settled {
         let adoption = if adoption == Adoption::Paused { Adoption::Lazy } else { adoption };
         if let GlobalTopo::Managed(spec) = &mut settled.resolved.global_topo {
             let live = observed.global_topo().map(|live| &live.metadata);
-            settled.topo = place(spec, live, &topo(observed, resolved)?, held, adoption)?;
+            settled.topo = place(spec, live, &Child::Topo.intent(observed, resolved)?, held, adoption)?;
             settled.topo.extend(told.clone());
         }
         for spec in &mut settled.resolved.cells {
             let names = std::mem::take(&mut spec.all_cells);
             let live = observed.cell(&spec.name).map(|live| &live.metadata);
-            let mut annotations = place(spec, live, &cell(observed, resolved, &spec.name)?, held, adoption)?;
+            let mut annotations =
+                place(spec, live, &Child::Cell(&spec.name).intent(observed, resolved)?, held, adoption)?;
             // A new neighbour is no change of the cell.
             spec.all_cells = names;
             annotations.extend(told.clone());
@@ -149,7 +137,7 @@ impl Settled {
             let (database, group) = (spec.database_name.clone(), spec.table_group_name.clone());
             let live = observed.table_group(&database, &group).map(|live| &live.metadata);
             let mut annotations =
-                place(spec, live, &table_group(observed, resolved, &database, &group)?, held, adoption)?;
+                place(spec, live, &Child::TableGroup(&database, &group).intent(observed, resolved)?, held, adoption)?;
             annotations.extend(told.clone());
             settled.table_groups.insert((database, group), annotations);
         }
@@ -158,7 +146,7 @@ impl Settled {
 
     /// A Deployment of the cluster itself as it should be now.
     pub fn deployment(&self, observed: &Observed, part: Part, mut fresh: Deployment) -> Result<Deployment, Error> {
-        let intent = deployment(observed, &self.resolved, part)?;
+        let intent = Child::Part(part).intent(observed, &self.resolved)?;
         let live = part.live(observed);
         let kept = live.filter(|_| self.pending.is_some()).and_then(|live| {
             let text = held_intent::<k8s_openapi::api::core::v1::PodTemplateSpec>(&live.metadata, &intent)?;
@@ -226,28 +214,127 @@ fn held_intent<T: DeserializeOwned>(live: &ObjectMeta, today: &Intent) -> Option
 /// changed what it says itself do not count: they get the current version at once.
 pub fn changed_templates(observed: &Observed, resolved: &ResolvedCluster) -> Result<BTreeMap<String, String>, Error> {
     let mut changed = BTreeMap::new();
-    let mut compare = |live: Option<&ObjectMeta>, today: Intent| {
-        let before = live.and_then(revision::intent_of).and_then(Intent::parse);
-        if let Some(before) = before.filter(|before| today.follows_templates_alone(before)) {
+    let mut compare = |live: Option<&ObjectMeta>, child: Child<'_>| -> Result<(), Error> {
+        let Some(before) = live.and_then(revision::intent_of).and_then(Intent::parse) else { return Ok(()) };
+        // In nearly every pass the templates are as they were, which takes far less to see than what the cluster itself says.
+        if child.templates(observed, resolved).digests == before.templates {
+            return Ok(());
+        }
+        let today = child.intent(observed, resolved)?;
+        if today.follows_templates_alone(&before) {
             let differs = |(name, digest): &(String, String)| before.templates.get(name) != Some(digest);
             changed.extend(today.templates.into_iter().filter(differs));
         }
+        Ok(())
     };
     if resolved.managed_topo().is_some() {
-        compare(observed.global_topo().map(|live| &live.metadata), topo(observed, resolved)?);
+        compare(observed.global_topo().map(|live| &live.metadata), Child::Topo)?;
     }
     for spec in &resolved.cells {
-        compare(observed.cell(&spec.name).map(|live| &live.metadata), cell(observed, resolved, &spec.name)?);
+        compare(observed.cell(&spec.name).map(|live| &live.metadata), Child::Cell(&spec.name))?;
     }
     for spec in resolved.table_groups() {
         let (database, group) = (&spec.database_name, &spec.table_group_name);
         let live = observed.table_group(database, group).map(|live| &live.metadata);
-        compare(live, table_group(observed, resolved, database, group)?);
+        compare(live, Child::TableGroup(database, group))?;
     }
     for part in [Part::Admin, Part::Web] {
-        compare(part.live(observed).map(|live| &live.metadata), deployment(observed, resolved, part)?);
+        compare(part.live(observed).map(|live| &live.metadata), Child::Part(part))?;
     }
     Ok(changed)
+}
+
+/// Something of which a user wants something: a child, or a Deployment of the cluster itself.
+#[derive(Clone, Copy)]
+enum Child<'a> {
+    /// The TopoServer of the cluster.
+    Topo,
+    /// The Cell of this name.
+    Cell(&'a str),
+    /// The TableGroup of this database and name.
+    TableGroup(&'a str, &'a str),
+    /// A Deployment.
+    Part(Part),
+}
+
+/// The templates that apply to a child.
+struct Applied {
+    /// Each as `Kind/name`.
+    names: Vec<String>,
+    /// What they say, by name.
+    digests: BTreeMap<String, String>,
+}
+
+impl Child<'_> {
+    /// What is wanted of it now.
+    fn intent(self, observed: &Observed, resolved: &ResolvedCluster) -> Result<Intent, Error> {
+        let content = match self {
+            Self::Topo => topo(observed, resolved)?,
+            Self::Cell(name) => cell(observed, resolved, name)?,
+            Self::TableGroup(database, group) => table_group(observed, resolved, database, group)?,
+            Self::Part(part) => deployment(observed, resolved, part)?,
+        };
+        let Applied { names, digests } = self.templates(observed, resolved);
+        let said: Value = [("content", content), ("templates", Value::from(names))].into_iter().collect();
+        Ok(Intent { own: revision::intent(&said), templates: digests, spread: self.is_spread(resolved) })
+    }
+
+    /// The templates that apply to it, and what they say now.
+    fn templates(self, observed: &Observed, resolved: &ResolvedCluster) -> Applied {
+        let spec = &observed.cluster.spec;
+        let defaults = spec.template_defaults.as_ref();
+        let name = |kind: TemplateKind, reference: Option<&str>| template(kind, reference, defaults);
+        let of_topo = || {
+            let reference = spec.global_topo_server.as_ref().and_then(|topo| topo.template_ref.as_deref());
+            name(TemplateKind::CoreTemplate, reference)
+        };
+        let names = match self {
+            Self::Topo => vec![of_topo()],
+            Self::Cell(cell) => {
+                let config = spec.cells.iter().find(|config| config.name == cell);
+                vec![name(TemplateKind::CellTemplate, config.and_then(|config| config.cell_template.as_deref()))]
+            }
+            Self::TableGroup(database, group) => {
+                let config = spec.databases.iter().find(|config| config.name == database);
+                let references = config.map(|config| shards(config, group));
+                let references = references.filter(|references| !references.is_empty()).unwrap_or_else(|| vec![None]);
+                references.iter().map(|reference| name(TemplateKind::ShardTemplate, reference.as_deref())).collect()
+            }
+            Self::Part(Part::Admin) => {
+                let reference = spec.multiadmin.as_ref().and_then(|config| config.template_ref.as_deref());
+                vec![name(TemplateKind::CoreTemplate, reference)]
+            }
+            Self::Part(Part::Web) => {
+                let reference = spec.multiadmin_web.as_ref().and_then(|config| config.template_ref.as_deref());
+                vec![name(TemplateKind::CoreTemplate, reference)]
+            }
+        };
+        let known = |name: String| {
+            let digest = observed.templates.get(&name).cloned().unwrap_or_default();
+            (name, digest)
+        };
+        let mut digests: BTreeMap<String, String> = names.iter().cloned().map(known).collect();
+        // One that talks to the managed global topology takes the root of its keys from that server's template, and nothing else of it.
+        if self.is_in_topology() && resolved.managed_topo().is_some() {
+            digests.extend([known(root_of(&of_topo()))]);
+        }
+        Applied { names, digests }
+    }
+
+    /// Whether it talks to the global topology.
+    fn is_in_topology(self) -> bool {
+        matches!(self, Self::Cell(_) | Self::TableGroup(..) | Self::Part(Part::Admin))
+    }
+
+    /// Whether its pods are spread over nodes.
+    fn is_spread(self, resolved: &ResolvedCluster) -> bool {
+        let replicas = match self {
+            Self::Part(Part::Admin) => resolved.multiadmin.spec.replicas,
+            Self::Part(Part::Web) => resolved.multiadmin_web.spec.replicas,
+            Self::Topo | Self::Cell(_) | Self::TableGroup(..) => return false,
+        };
+        replicas.unwrap_or(1) > 1
+    }
 }
 
 /// What the cluster says without its templates; where that alone makes no sense, what it says with them.
@@ -255,34 +342,22 @@ fn own<'a>(observed: &'a Observed, resolved: &'a ResolvedCluster) -> &'a Resolve
     observed.own.as_deref().unwrap_or(resolved)
 }
 
-fn topo(observed: &Observed, resolved: &ResolvedCluster) -> Result<Intent, Error> {
-    let spec = &observed.cluster.spec;
+fn topo(observed: &Observed, resolved: &ResolvedCluster) -> Result<Value, Error> {
     let said = own(observed, resolved);
-    let said = bare(&said.managed_topo(), "globalTopoServer", said)?;
-    let reference = spec.global_topo_server.as_ref().and_then(|topo| topo.template_ref.as_deref());
-    Ok(intent(observed, &said, [(TemplateKind::CoreTemplate, reference)]))
+    bare(&said.managed_topo(), "globalTopoServer", said)
 }
 
-fn cell(observed: &Observed, resolved: &ResolvedCluster, name: &str) -> Result<Intent, Error> {
+fn cell(observed: &Observed, resolved: &ResolvedCluster, name: &str) -> Result<Value, Error> {
     let said = own(observed, resolved);
     let spec = said.cells.iter().find(|cell| cell.name == name);
     let spec = spec.map(|spec| CellSpec { all_cells: Vec::new(), ..spec.clone() });
-    let content = bare(&spec, &format!("cells[{name}]"), said)?;
-    let config = observed.cluster.spec.cells.iter().find(|cell| cell.name == name);
-    let reference = config.and_then(|config| config.cell_template.as_deref());
-    let intent = intent(observed, &content, [(TemplateKind::CellTemplate, reference)]);
-    Ok(intent.in_topology(observed, resolved))
+    bare(&spec, &format!("cells[{name}]"), said)
 }
 
-fn table_group(observed: &Observed, resolved: &ResolvedCluster, database: &str, group: &str) -> Result<Intent, Error> {
+fn table_group(observed: &Observed, resolved: &ResolvedCluster, database: &str, group: &str) -> Result<Value, Error> {
     let said = own(observed, resolved);
     let is = |spec: &&TableGroupSpec| spec.database_name == database && spec.table_group_name == group;
-    let content = bare(&said.table_groups().find(is), &format!("databases[{database}].tablegroups[{group}]"), said)?;
-    let databases = &observed.cluster.spec.databases;
-    let references = databases.iter().find(|config| config.name == database).map(|config| shards(config, group));
-    let references = references.filter(|references| !references.is_empty()).unwrap_or_else(|| vec![None]);
-    let references = references.iter().map(|reference| (TemplateKind::ShardTemplate, reference.as_deref()));
-    Ok(intent(observed, &content, references).in_topology(observed, resolved))
+    bare(&said.table_groups().find(is), &format!("databases[{database}].tablegroups[{group}]"), said)
 }
 
 /// The template that each shard of a table group names.
@@ -293,19 +368,11 @@ fn shards(database: &DatabaseConfig, group: &str) -> Vec<Option<String>> {
     group.into_iter().flat_map(|group| &group.shards).map(|shard| shard.shard_template.clone()).collect()
 }
 
-fn deployment(observed: &Observed, resolved: &ResolvedCluster, part: Part) -> Result<Intent, Error> {
+fn deployment(observed: &Observed, resolved: &ResolvedCluster, part: Part) -> Result<Value, Error> {
     let (spec, said) = (&observed.cluster.spec, own(observed, resolved));
-    let (stateless, effective, reference) = match part {
-        Part::Admin => (
-            &said.multiadmin,
-            &resolved.multiadmin,
-            spec.multiadmin.as_ref().and_then(|config| config.template_ref.as_deref()),
-        ),
-        Part::Web => (
-            &said.multiadmin_web,
-            &resolved.multiadmin_web,
-            spec.multiadmin_web.as_ref().and_then(|config| config.template_ref.as_deref()),
-        ),
+    let stateless = match part {
+        Part::Admin => &said.multiadmin,
+        Part::Web => &said.multiadmin_web,
     };
     let mut content = bare(&stateless.spec, part.field(), said)?;
     if let Value::Object(fields) = &mut content {
@@ -321,33 +388,14 @@ fn deployment(observed: &Observed, resolved: &ResolvedCluster, part: Part) -> Re
         }),
         Part::Web => json!({ "user": said.postgres_superuser, "password": said.password.secret_ref }),
     };
-    let content = json!({
+    Ok(json!({
         "spec": content,
         "placement": stateless.placement,
         "image": stateless.image,
         "pullPolicy": said.image_pull_policy,
         "pullSecrets": said.image_pull_secrets,
         "special": special,
-    });
-    let mut intent = intent(observed, &content, [(TemplateKind::CoreTemplate, reference)]);
-    intent.spread = effective.spec.replicas.unwrap_or(1) > 1;
-    Ok(if part == Part::Admin { intent.in_topology(observed, resolved) } else { intent })
-}
-
-fn intent<'r>(
-    observed: &Observed,
-    content: &Value,
-    references: impl IntoIterator<Item = (TemplateKind, Option<&'r str>)>,
-) -> Intent {
-    let defaults = observed.cluster.spec.template_defaults.as_ref();
-    let names: Vec<String> =
-        references.into_iter().map(|(kind, reference)| template(kind, reference, defaults)).collect();
-    let digest = |name: &String| observed.templates.get(name).cloned().unwrap_or_default();
-    Intent {
-        own: revision::intent(&json!({ "content": content, "templates": names })),
-        templates: names.iter().map(|name| (name.clone(), digest(name))).collect(),
-        spread: false,
-    }
+    }))
 }
 
 /// The template that applies, as `Kind/name`.

@@ -15,7 +15,7 @@ use k8s_openapi::{
     api::core::v1::{ConfigMap, Pod, PodSpec},
 };
 use kube::ResourceExt as _;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::{
     annotation,
@@ -96,14 +96,21 @@ impl Packed {
 }
 
 /// One rendering with the intent behind it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 struct Pinned {
     intent: String,
     rendering: Value,
 }
 
+impl Pinned {
+    /// As JSON. What is JSON already is copied: to serialise it would make it anew member by member, in every pass.
+    fn value(&self) -> Value {
+        [("intent", Value::from(self.intent.as_str())), ("rendering", self.rendering.clone())].into_iter().collect()
+    }
+}
+
 /// Everything that is stored.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 struct Content {
     config: Option<Pinned>,
     pods: BTreeMap<String, Pinned>,
@@ -139,7 +146,8 @@ impl Renderings {
             content.pods.insert(key(pool), Pinned { intent: pod_intent(scope, pool), rendering });
         }
         let stored = observed.applied_config.as_deref().and_then(Packed::of);
-        let mut digest = revision::digest(&revision::value(&content)?);
+        let mut value = content.value();
+        let mut digest = revision::digest(&value);
         let same = stored.as_ref().is_some_and(|stored| stored.digest == digest);
         let left = left_over(scope, observed, lost);
         if (!same && adoption != Adoption::Immediate || !left.is_empty())
@@ -151,7 +159,8 @@ impl Renderings {
             if adoption != Adoption::Immediate {
                 content.keep(before, readable, adoption);
             }
-            digest = revision::digest(&revision::value(&content)?);
+            value = content.value();
+            digest = revision::digest(&value);
         }
         let config = match &content.config {
             Some(Pinned { rendering: Value::String(text), .. }) if readable => {
@@ -162,7 +171,7 @@ impl Renderings {
         // Packing again could give other bytes for the same content.
         let packed = match stored.filter(|stored| stored.digest == digest) {
             Some(stored) => stored,
-            None => Packed { bytes: revision::pack(&revision::value(&content)?), digest },
+            None => Packed { bytes: revision::pack(&value), digest },
         };
         let settings_intent = content.config.map(|pinned| pinned.intent);
         let held = config.as_ref().zip(floor).map(|(config, floor)| config.critical().below(floor)).unwrap_or_default();
@@ -196,15 +205,23 @@ impl Renderings {
     /// The description of one pod.
     pub fn pod(&self, member: &Member<'_>) -> Result<PodSpec, Error> {
         let rendering = self.pods.get(&key(member.pool)).map_or(&Value::Null, |pinned| &pinned.rendering);
-        let text = rendering
-            .to_string()
+        let failed = |source| Error::Serialise { object: format!("Pod {}", member.pod), source };
+        let text = serde_json::to_string(rendering)
+            .map_err(failed)?
             .replace(ANY_POD, &member.pod)
             .replace(&name::pooler_service_id(ANY_POD), &name::pooler_service_id(&member.pod));
-        serde_json::from_str(&text).map_err(|source| Error::Serialise { object: format!("Pod {}", member.pod), source })
+        serde_json::from_str(&text).map_err(failed)
     }
 }
 
 impl Content {
+    /// As JSON.
+    fn value(&self) -> Value {
+        let config = self.config.as_ref().map_or(Value::Null, Pinned::value);
+        let pods: Value = self.pods.iter().map(|(key, pinned)| (key.as_str(), pinned.value())).collect();
+        [("config", config), ("pods", pods)].into_iter().collect()
+    }
+
     /// Goes back to what is stored wherever the intent is the same, or new renderings wait.
     fn keep(&mut self, before: Self, readable: bool, adoption: Adoption) {
         let paused = adoption == Adoption::Paused;

@@ -1,6 +1,6 @@
 //! What users write: a cluster and the templates beside it, with one field set in surroundings in which it counts.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use controller::{cli::Args, settings::Settings};
 use serde::de::DeserializeOwned;
@@ -44,8 +44,12 @@ pub fn other_images() -> ImageSet {
 
 /// Settings as the flags give them by default.
 pub fn settings() -> Settings {
-    let args = <Args as clap::Parser>::try_parse_from(["controller"]).unwrap();
-    args.work.settings(true, |_| None)
+    // Every world and every judgement wants them, and to read flags takes as long as a pass.
+    static SETTINGS: LazyLock<Settings> = LazyLock::new(|| {
+        let args = <Args as clap::Parser>::try_parse_from(["controller"]).unwrap();
+        args.work.settings(true, |_| None)
+    });
+    SETTINGS.clone()
 }
 
 impl Input {
@@ -169,7 +173,7 @@ impl Input {
 }
 
 fn read<T: DeserializeOwned>(value: &Value) -> T {
-    serde_json::from_value(value.clone()).unwrap_or_else(|error| panic!("{error} in {value}"))
+    T::deserialize(value).unwrap_or_else(|error| panic!("{error} in {value}"))
 }
 
 /// Sets what has to be there for a field to count: the kind of backup that it belongs to, the template that it overrides.
@@ -233,10 +237,10 @@ fn put(root: &mut Value, field: &Field, value: &Value) {
     let mut at = root;
     for (index, step) in field.steps.iter().enumerate() {
         let way = &field.steps[..=index];
-        let inner = schema::inside(&schema, step).clone();
+        let inner = schema::inside(schema, step);
         at = match step {
             Step::Key(name) => {
-                fill(at, &way[..index], &schema);
+                fill(at, &way[..index], schema);
                 &mut at[name.as_str()]
             }
             Step::Item => {

@@ -124,14 +124,14 @@ async fn examine(field: &Field) -> Result<(), String> {
         };
     };
     let mut world = World::of(one).await;
-    let fresh = World::of(other).await.rendered();
-    if world.rendered() == fresh {
+    let (rendered, fresh) = (world.rendered(), World::of(other).await.rendered());
+    if rendered == fresh {
         return Err("changes nothing that is rendered, and no record of the topology".to_owned());
     }
     if !is_worth_an_edit(&path) {
         return Ok(());
     }
-    edit(&mut world, one, other, listed(BOOTSTRAP_ONLY, &id)).await?;
+    edit(&mut world, &rendered, one, other, listed(BOOTSTRAP_ONLY, &id)).await?;
     if listed(BOOTSTRAP_ONLY, &id) || listed(GRADUAL, &id) {
         return Ok(());
     }
@@ -207,8 +207,14 @@ fn name_above(field: &Field, warned: &str) -> bool {
         .is_some_and(|above| warned.ends_with(above))
 }
 
-/// An edit after everything settled changes something, or says that it does not, or is refused.
-async fn edit(world: &mut World, one: &Input, other: &Input, bootstrap_only: bool) -> Result<(), String> {
+/// An edit after everything settled, when `rendered` was there, changes something, or says that it does not, or is refused.
+async fn edit(
+    world: &mut World,
+    rendered: &Rendered,
+    one: &Input,
+    other: &Input,
+    bootstrap_only: bool,
+) -> Result<(), String> {
     let refused = !other.judge(Some(one)).is_accepted();
     if refused {
         return if bootstrap_only {
@@ -217,13 +223,13 @@ async fn edit(world: &mut World, one: &Input, other: &Input, bootstrap_only: boo
             Err("an edit is refused: it counts at the bootstrap only".to_owned())
         };
     }
-    let (rendered, said) = (world.rendered(), world.said());
+    let said = world.said();
     world.apply(other).await;
     let no_effect = world.condition(other, CHANGE_HAS_NO_EFFECT).is_some_and(|condition| condition.status == "True");
     match (bootstrap_only, no_effect) {
         (true, false) => Err(format!("counts at the bootstrap only, and an edit does not set {CHANGE_HAS_NO_EFFECT}")),
         (false, true) => Err(format!("an edit sets {CHANGE_HAS_NO_EFFECT}: it counts at the bootstrap only")),
-        (false, false) if world.rendered() == rendered && world.said() == said => {
+        (false, false) if world.rendered() == *rendered && world.said() == said => {
             Err("an edit goes unnoticed".to_owned())
         }
         (true, true) | (false, false) => Ok(()),

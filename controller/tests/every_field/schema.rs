@@ -56,20 +56,20 @@ pub fn path(steps: &[Step]) -> String {
 }
 
 /// The schema of the spec of a kind.
-pub fn spec(kind: &str) -> Value {
+pub fn spec(kind: &str) -> &'static Value {
     static CRDS: LazyLock<Vec<(String, Value)>> = LazyLock::new(|| {
         let schema =
             |crd| serde_json::to_value(crd).unwrap()["spec"]["versions"][0]["schema"]["openAPIV3Schema"].take();
         shared::api::crds().into_iter().map(|crd| (crd.spec.names.kind.clone(), schema(crd))).collect()
     });
     let (_, root) = CRDS.iter().find(|(known, _)| known == kind).unwrap();
-    root["properties"]["spec"].clone()
+    &root["properties"]["spec"]
 }
 
 /// All leaves of the spec of a kind.
 pub fn fields(kind: &'static str) -> Vec<Field> {
     let mut found = Vec::new();
-    walk(&spec(kind), &mut Vec::new(), &mut |steps, schema| {
+    walk(spec(kind), &mut Vec::new(), &mut |steps, schema| {
         found.push(Field { kind, steps: steps.to_vec(), schema: schema.clone() });
     });
     found

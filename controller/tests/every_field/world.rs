@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     convert::Infallible,
+    slice,
     sync::{Arc, LazyLock},
 };
 
@@ -105,12 +106,19 @@ impl World {
 
     /// Applies manifests and lets the world settle.
     pub async fn apply(&mut self, input: &Input) {
-        for (kind, templates) in &input.templates {
-            for (name, spec) in templates {
-                self.user_applies(kind, input, name, spec);
+        self.apply_all(slice::from_ref(input)).await;
+    }
+
+    /// Applies the manifests of several clusters at once and lets the world settle.
+    pub async fn apply_all(&mut self, inputs: &[Input]) {
+        for input in inputs {
+            for (kind, templates) in &input.templates {
+                for (name, spec) in templates {
+                    self.user_applies(kind, input, name, spec);
+                }
             }
+            self.user_applies("MultigresCluster", input, &input.name, &input.spec);
         }
-        self.user_applies("MultigresCluster", input, &input.name, &input.spec);
         for _ in 0..ROUNDS {
             self.changed = false;
             self.round().await;
@@ -118,7 +126,8 @@ impl World {
                 return;
             }
         }
-        panic!("the world does not settle under {}", input.spec);
+        let specs: Vec<String> = inputs.iter().map(|input| input.spec.to_string()).collect();
+        panic!("the world does not settle under {}", specs.join(" and "));
     }
 
     /// The objects that somebody acts on, without what the operator only notes for itself.
@@ -347,22 +356,22 @@ impl World {
         }
         let stores = &self.ctx.stores;
         match kind {
-            "MultigresCluster" => insert(&stores.clusters, value),
-            "CoreTemplate" => insert(&stores.core_templates, value),
-            "CellTemplate" => insert(&stores.cell_templates, value),
-            "ShardTemplate" => insert(&stores.shard_templates, value),
-            "Cell" => insert(&stores.cells, value),
-            "TableGroup" => insert(&stores.table_groups, value),
-            "Shard" => insert(&stores.shards, value),
-            "TopoServer" => insert(&stores.topo_servers, value),
-            "Deployment" => insert(&stores.deployments, value),
-            "StatefulSet" => insert(&stores.stateful_sets, value),
-            "Service" => insert(&stores.services, value),
-            "Pod" => insert(&stores.pods, value),
-            "PersistentVolumeClaim" => insert(&stores.claims, value),
-            "Secret" => insert(&stores.secrets, value),
-            "ConfigMap" => insert(&stores.config_maps, value),
-            "PodDisruptionBudget" => insert(&stores.budgets, value),
+            "MultigresCluster" => insert(&stores.clusters, &value),
+            "CoreTemplate" => insert(&stores.core_templates, &value),
+            "CellTemplate" => insert(&stores.cell_templates, &value),
+            "ShardTemplate" => insert(&stores.shard_templates, &value),
+            "Cell" => insert(&stores.cells, &value),
+            "TableGroup" => insert(&stores.table_groups, &value),
+            "Shard" => insert(&stores.shards, &value),
+            "TopoServer" => insert(&stores.topo_servers, &value),
+            "Deployment" => insert(&stores.deployments, &value),
+            "StatefulSet" => insert(&stores.stateful_sets, &value),
+            "Service" => insert(&stores.services, &value),
+            "Pod" => insert(&stores.pods, &value),
+            "PersistentVolumeClaim" => insert(&stores.claims, &value),
+            "Secret" => insert(&stores.secrets, &value),
+            "ConfigMap" => insert(&stores.config_maps, &value),
+            "PodDisruptionBudget" => insert(&stores.budgets, &value),
             _ => panic!("this test does not know how to store a {kind}"),
         }
     }
@@ -427,14 +436,13 @@ fn uid_of(id: &str) -> String {
     format!("uid-{}", id.replace('/', "-"))
 }
 
-fn insert<K: Resource + DeserializeOwned>(table: &Table<K>, value: Value) {
-    let text = value.to_string();
-    let object: K = serde_json::from_value(value).unwrap_or_else(|error| panic!("{error} in {text}"));
+fn insert<K: Resource + DeserializeOwned>(table: &Table<K>, value: &Value) {
+    let object = K::deserialize(value).unwrap_or_else(|error| panic!("{error} in {value}"));
     table.insert(Arc::new(object));
 }
 
 fn remove<K: Resource + DeserializeOwned>(table: &Table<K>, value: &Value) {
-    table.remove(&serde_json::from_value::<K>(value.clone()).unwrap());
+    table.remove(&K::deserialize(value).unwrap());
 }
 
 fn list<K: Resource<DynamicType = ()> + Serialize>(table: &Table<K>, all: &mut Rendered) {

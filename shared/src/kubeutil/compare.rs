@@ -80,7 +80,7 @@ fn canonical(value: &Value, out: &mut String) {
             members.sort_unstable_by_key(|(key, _)| key.as_str());
             out.push('{');
             for (key, member) in members {
-                out.push_str(&Value::from(key.as_str()).to_string());
+                quoted(key, out);
                 out.push(':');
                 canonical(member, out);
                 out.push(',');
@@ -95,7 +95,21 @@ fn canonical(value: &Value, out: &mut String) {
             }
             out.push(']');
         }
+        Value::String(text) => quoted(text, out),
         scalar => out.push_str(&scalar.to_string()),
+    }
+}
+
+/// Adds a text in the form that JSON gives it. There is hardly one with anything to escape, and most of a digest is short texts: what writes
+/// JSON takes far longer over them than it takes to see that.
+fn quoted(text: &str, out: &mut String) {
+    let escaped = |byte: &u8| matches!(*byte, 0..=0x1f | b'"' | b'\\');
+    if text.as_bytes().iter().any(escaped) {
+        out.push_str(&Value::from(text).to_string());
+    } else {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
     }
 }
 

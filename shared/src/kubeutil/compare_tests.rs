@@ -193,6 +193,17 @@ fn digest_does_not_depend_on_the_order_of_members() {
     assert_eq!(digest(&one).len(), 64);
 }
 
+/// Digests are stored in live objects, so the form of a text must never change.
+#[test]
+fn texts_in_a_digest_have_the_form_of_json() {
+    let texts = (0..=0xff_u8).map(|code| format!("a{}b", char::from(code)));
+    for text in texts.chain([String::new(), "\u{2028} \u{1f418} \"\\\"".to_owned()]) {
+        let mut found = String::new();
+        quoted(&text, &mut found);
+        assert_eq!(found, serde_json::to_string(&text).unwrap());
+    }
+}
+
 #[rstest]
 #[case(json!({"a": "b"}), json!({"a": "c"}))]
 #[case(json!([1, 2]), json!([2, 1]))]
