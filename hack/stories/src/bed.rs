@@ -1,6 +1,10 @@
 //! The Kubernetes that a story runs on.
 
-use std::{env, path::PathBuf, sync::Arc};
+use std::{
+    env,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::{
@@ -77,12 +81,19 @@ impl Bed {
         };
         // A second installation is harmless: all tests of a process share one provider.
         drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
-        let path = PathBuf::from(path);
-        let kubeconfig = Kubeconfig::read_from(&path).with_context(|| format!("reading {}", path.display()))?;
-        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-        let client = Client::try_from(config)?;
+        let client = Client::try_from(config(Path::new(&path)).await?)?;
         let leftover = Arc::new(Leftover::new(Tools::from_env().ok()));
         Ok(Some(Self { client, audit_log: env::var_os(AUDIT_LOG).map(PathBuf::from), leftover }))
+    }
+
+    /// The same bed by a client that takes every answer as it is. The usual one asks again for minutes where the API server calls something
+    /// unavailable, and a webhook that cannot judge has it say just that.
+    pub async fn impatient(&self) -> Result<Self> {
+        let path = env::var_os(KUBECONFIG).with_context(|| format!("{KUBECONFIG} is not set"))?;
+        let mut config = config(Path::new(&path)).await?;
+        config.default_retry = false;
+        let client = Client::try_from(config)?;
+        Ok(Self { client, ..self.clone() })
     }
 
     /// Makes a namespace of this story's own, which goes with the story should it fail.
@@ -180,4 +191,10 @@ impl Bed {
         })
         .await
     }
+}
+
+/// How the administrator reaches the Kubernetes of a kubeconfig.
+async fn config(path: &Path) -> Result<Config> {
+    let kubeconfig = Kubeconfig::read_from(path).with_context(|| format!("reading {}", path.display()))?;
+    Ok(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)
 }

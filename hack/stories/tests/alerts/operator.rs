@@ -72,8 +72,9 @@ async fn errors_of_the_webhook(story: &Story, namespace: &str, told: &[Told<'_>]
         "apiVersion": "multigres.com/v1alpha1", "kind": "MultigresCluster", "metadata": { "name": "unjudged" },
         "spec": { "templateDefaults": { "coreTemplate": "nowhere" }, "cells": [{ "name": "zone-a" }] },
     });
+    let impatient = story.bed.impatient().await?;
     until("an alert about a webhook that cannot read templates", within(FIRES), || async {
-        match ClusterUnderTest::apply_value(&story.bed, namespace, &manifest).await {
+        match ClusterUnderTest::apply_value(&impatient, namespace, &manifest).await {
             Ok(_) => bail!("a cluster with a template that does not exist was accepted"),
             Err(refused) => ensure!(format!("{refused:#}").contains("cannot read"), "refused otherwise: {refused:#}"),
         }

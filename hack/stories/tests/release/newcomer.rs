@@ -30,9 +30,10 @@ pub async fn walk(operator: &Operator) -> Result<()> {
     let lines: Vec<Line> = blocks.iter().filter(|block| block.language == "bash").flat_map(Block::lines).collect();
     ensure!(lines.len() > 10, "{PAGE} has only {} commands", lines.len());
 
-    operator.leave().await?;
+    // While somebody is there who cleans up after its cluster.
     let gone = ["delete", "namespace", NAME, "--ignore-not-found", "--timeout=180s"];
     operator.tools.succeed("kubectl", &gone).await.context("removing what an earlier try left")?;
+    operator.leave().await?;
     let outcome = carry_out_all(operator, &lines, &manifest).await;
     if outcome.is_err() {
         // The controller has to be there to clean up; whoever brings it back waits for nobody.

@@ -68,6 +68,8 @@ impl Operator {
         let uninstall = ["uninstall", RELEASE, "--namespace", OPERATOR_NAMESPACE, "--timeout", "2m"];
         let ended = self.tools.run("helm", &uninstall).await?;
         ensure!(ended.code != 0, "uninstalled in spite of a cluster: {}{}", ended.output, ended.errors);
+        // Helm upgrades no release that it calls "uninstalling". A rollback to where it is makes it "deployed" again.
+        self.tools.rollback(self.tools.revision().await?).await.context("after an uninstallation that was refused")?;
         self.works(namespace).await
     }
 
