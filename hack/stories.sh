@@ -33,6 +33,8 @@ step "stories ($FORM) with data plane: $DATA_PLANE"
 export MULTIGRES_STORY_KUBECONFIG MULTIGRES_STORY_TOOLS MULTIGRES_STORY_AUDIT_LOG MULTIGRES_STORIES_REQUIRED=1 MULTIGRES_STORY_FORM=$FORM
 MULTIGRES_STORY_KUBECONFIG=$(testbed --name "$BED" kubeconfig)
 MULTIGRES_STORY_TOOLS=$(testbed tools helm kubectl | tail -1)
+# Backups in an object store: rclone takes minutes to build, which must not be counted among those of its story.
+if [ -n "${MULTIGRES_BIN_DIR:-}" ] && [ "$FORM" = long ]; then testbed tools rclone > "$CACHE/rclone.log"; fi
 # Faults of the bed itself are asked of the testbed.
 export MULTIGRES_STORY_TESTBED="$TARGET/debug/testbed" MULTIGRES_STORY_BED="$BED"
 MULTIGRES_STORY_AUDIT_LOG=$(dirname "$MULTIGRES_STORY_KUBECONFIG")/audit.log

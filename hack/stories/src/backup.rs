@@ -29,6 +29,8 @@ pub const EXPORTER: u16 = 9187;
 const ADMIN: u16 = 18000;
 /// Port of gateways for PostgreSQL clients of the primary.
 const POSTGRES: u16 = 5432;
+/// So many rows of the filler go into one statement: a gateway gives each of them half a minute, and the standbys write all of it, too.
+const ROWS_AT_ONCE: usize = 100_000;
 
 /// Whether the data plane of the bed is the real one.
 pub fn is_real() -> bool {
@@ -261,10 +263,14 @@ impl<'a> Backups<'a> {
         if !is_real() {
             return Ok(());
         }
-        let rows =
-            format!("INSERT INTO filler SELECT g, repeat(md5(g::text), 30) FROM generate_series(1, {rows}) AS g");
+        let insert = |first: usize| {
+            let last = rows.min(first + ROWS_AT_ONCE - 1);
+            format!("INSERT INTO filler SELECT g, repeat(md5(g::text), 30) FROM generate_series({first}, {last}) AS g")
+        };
+        let inserts: Vec<String> = (1..=rows).step_by(ROWS_AT_ONCE).map(insert).collect();
         let table = "CREATE TABLE IF NOT EXISTS filler (id bigint PRIMARY KEY, text text)";
-        self.sql(program, &[table, &rows]).await?;
+        let statements: Vec<&str> = [table].into_iter().chain(inserts.iter().map(String::as_str)).collect();
+        self.sql(program, &statements).await?;
         Ok(())
     }
 

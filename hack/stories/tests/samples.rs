@@ -126,7 +126,7 @@ impl Attempt {
             "default-templates" => self.cluster.roles(2, 240).await.map(drop),
             "overrides" => {
                 self.gateways_become(&[2]).await?;
-                until("a gateway of the template", within(60), || self.gateway_says("--buffer-window", "10s")).await
+                until("a gateway of the template", within(120), || self.gateway_says("--buffer-window", "10s")).await
             }
             "no-templates" => until("a gateway that is open to the outside", within(60), || self.exposed()).await,
             "external-etcd" => {

@@ -30,8 +30,11 @@ use stories::{
 
 /// Longest time in which a kubelet brings a changed Secret to its pods.
 const SPREADS: Duration = Duration::from_secs(100);
-/// So many rows of a kilobyte take longer to be saved than certificates to be renewed.
-const ROWS: usize = 400_000;
+/// So many rows of a kilobyte take longer to be saved than certificates to be renewed twice, although they compress to next to nothing.
+const ROWS: usize = 1_000_000;
+/// Longest time in which a backup is made, with all its attempts: a pod that is replaced may take one of them along, and the one after it is
+/// tried with the address of the pod that has gone.
+const SAVED: u64 = 600;
 /// The name by which PostgreSQL clients know the cluster.
 const PUBLIC_NAME: &str = "db.example.com";
 /// gRPC ports under TLS, by component.
@@ -187,7 +190,7 @@ async fn keep_saving(
     while !enough(made) {
         made += 1;
         let spec = json!({"type": "incremental", "attempts": attempts});
-        backups.make(&format!("{title}-{made}"), &spec, 300).await?;
+        backups.make(&format!("{title}-{made}"), &spec, SAVED).await?;
     }
     Ok(made)
 }
@@ -207,7 +210,7 @@ async fn renewed_meanwhile(cluster: &ClusterUnderTest, run: &str, leaf: &str) ->
     if !is_real() {
         backups.fault_everywhere("").await?;
     }
-    let made = backups.completed(run, 300).await?;
+    let made = backups.completed(run, SAVED).await?;
     ensure!(made.attempt == Some(1), "it was not made at once: {made:?}");
     // Times of backups are whole seconds.
     let ended = made.completed_at.as_ref().map(|ended| ended.0.as_second());
@@ -263,7 +266,7 @@ async fn certificates_roll_while_a_backup_runs() -> Result<()> {
     let renewed = Instant::now();
     let all_gone = || eye.seen().names().len() == 3;
     // The pod that makes one may be the next to be replaced.
-    keep_saving(&backups, "roll", 5, |_| all_gone() || renewed.elapsed() > Duration::from_mins(12)).await?;
+    keep_saving(&backups, "roll", 6, |_| all_gone() || renewed.elapsed() > Duration::from_mins(12)).await?;
     cluster.healthy(420).await?;
     let seen = eye.seen();
     ensure!(seen.names().len() == 3 && seen.gone.len() == 3, "each pod goes once: {seen:?}");

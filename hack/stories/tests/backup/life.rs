@@ -141,7 +141,8 @@ async fn a_backup_whose_pod_dies_is_made_again_retention_prunes_and_a_new_standb
     // Two go on confirming commits while the third one is away.
     let cluster = begin(&bed, "again", 3, &json!({})).await?;
     let life = Life::of(&cluster);
-    life.backups.fill(env!("CARGO_BIN_EXE_sql"), 400_000).await?;
+    // A kubelet leaves a pod that is forced to go two more seconds, and a backup has to take longer.
+    life.backups.fill(env!("CARGO_BIN_EXE_sql"), 600_000).await?;
     // The differential one goes with the next full one: retention keeps one of the two kinds together.
     let [full, _] = life.by_schedule().await?;
     life.cut_off(3).await?;
@@ -204,7 +205,7 @@ async fn three_cells_keep_their_backups_in_an_object_store() -> Result<()> {
     ensure!(archived > 0, "no WAL is in the store");
 
     // Smaller than on a volume: in the end six members have it.
-    backups.fill(env!("CARGO_BIN_EXE_sql"), 200_000).await?;
+    backups.fill(env!("CARGO_BIN_EXE_sql"), 300_000).await?;
     let [full, differential] = life.by_schedule().await?;
     life.cut_off(3).await?;
     // The differential one goes with the next full one: retention keeps one of the two kinds together.
