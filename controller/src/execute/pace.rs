@@ -10,10 +10,10 @@ pub(super) const STATUS_PACE: Duration = Duration::from_secs(15);
 const SETTLE: Duration = Duration::from_secs(1);
 /// A step on the way is told once it has lasted so long: often the next one follows at once, and it needs no status of its own then.
 const LASTING: Duration = Duration::from_secs(1);
-/// The same for what moves neither the phase nor availability: nothing waits for it.
+/// The same for what moves neither the phase nor a condition that is waited for.
 const DETAIL_LASTING: Duration = Duration::from_secs(10);
-/// The condition that other controllers wait for.
-const AVAILABLE: &str = "Available";
+/// The conditions that other controllers wait for.
+const AWAITED: [&str; 2] = ["Available", "ReadyForDeletion"];
 
 /// What decides whether a status that differs from the stored one is written now.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +55,7 @@ fn significant(status: &Value) -> (String, Vec<(String, String)>) {
     let under_way = under_way(status);
     let conditions = status["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
     let conditions = conditions.iter().map(|c| (text(&c["type"]), text(&c["status"])));
-    (phase, conditions.filter(|(kind, _)| !under_way || kind == AVAILABLE).collect())
+    (phase, conditions.filter(|(kind, _)| !under_way || AWAITED.contains(&kind.as_str())).collect())
 }
 
 /// Whether a status says that something is being made or changed, and that nothing is wrong.
@@ -148,13 +148,22 @@ mod tests {
     }
 
     #[test]
-    fn on_the_way_only_availability_is_significant() {
+    fn on_the_way_only_what_is_waited_for_is_significant() {
         let one = json!({"phase": "Progressing", "conditions": [{"type": "Available", "status": "False"}, {"type": "Ready", "status": "False"}]});
         let mut two = one.clone();
         two["conditions"][1]["status"] = json!("True");
         assert_eq!(significant(&one), significant(&two));
         two["conditions"][0]["status"] = json!("True");
         assert_ne!(significant(&one), significant(&two));
+    }
+
+    #[test]
+    fn what_has_left_is_not_kept_waiting() {
+        let on_the_way = |left: &str| {
+            json!({"phase": "Progressing", "conditions": [{"type": "ReadyForDeletion", "status": left}]})
+        };
+        let pace = Pace { settled: true, written: Some(Duration::ZERO), untold: LASTING };
+        assert_eq!(pace.wait(&on_the_way("False"), &on_the_way("True")), None);
     }
 
     #[test]

@@ -48,6 +48,8 @@ use crate::{
 
 /// Crash loops show in pods, which wake nobody: an ensemble that is not healthy is looked at this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// Pods that are refused wake nobody, either, and how long they have been missing is told step by step.
+const LOOK_FOR_PODS: Duration = Duration::from_secs(5);
 /// How long to wait for the watch to show the cell of a local ensemble.
 const WAIT_FOR_CELL: Duration = Duration::from_secs(1);
 /// A member that joins or leaves wakes nobody: how soon the next step is tried, and how soon one that something holds up.
@@ -289,7 +291,8 @@ pub fn decide(observed: &Observed, settings: &Settings, now: Timestamp) -> Resul
 
     let status = status::status(&ensemble, &rollout, &step, now);
     if status.phase != Some(Phase::Healthy) {
-        plan.requeue = plan.requeue.sooner(Requeue::After(LOOK_AGAIN));
+        let again = if rollout.lacks_pods() { LOOK_FOR_PODS } else { LOOK_AGAIN };
+        plan.requeue = plan.requeue.sooner(Requeue::After(again));
     }
     plan.notes.extend(status::notes(&status, &step));
     plan.status = Some(status);

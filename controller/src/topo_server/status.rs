@@ -22,8 +22,8 @@ const READY: &str = "Ready";
 const PODS_CREATED: &str = "PodsCreated";
 /// How long an ensemble may be not ready before missing pods count: a StatefulSet makes them at once, and anew when they went.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(5);
-/// How long they may be missing then before the ensemble is degraded.
-const REFUSED_AFTER: SignedDuration = SignedDuration::from_secs(10);
+/// How long they may be missing before the ensemble is degraded, once that is told; what is under way is told only after it has lasted.
+const REFUSED_AFTER: SignedDuration = SignedDuration::from_secs(5);
 /// The ensemble is as large, and its volumes are as the spec asks.
 pub const AS_SPECIFIED: &str = "AsSpecified";
 /// Reason of [`AS_SPECIFIED`] for volumes that stay as they were made.

@@ -132,14 +132,14 @@ fn pods_that_are_refused_are_told_once_that_is_no_start_any_more() {
     assert_eq!(status.phase, Some(Phase::Progressing), "once more, because a pod may just have gone");
     assert_eq!(find(&status.conditions, "PodsCreated").map(|told| told.status.as_str()), Some("False"));
     Arc::make_mut(&mut observed.server).status = Some(status);
-    assert_eq!(later(&observed, 14).phase, Some(Phase::Progressing));
-    let status = later(&observed, 15);
+    assert_eq!(later(&observed, 9).phase, Some(Phase::Progressing));
+    let status = later(&observed, 10);
     assert_eq!(status.phase, Some(Phase::Degraded));
     assert!(status.message.unwrap().contains("StatefulSet minimal-global-topo"));
 
     let set = observed.stateful_set.as_deref().cloned().unwrap();
     observed.stateful_set = Some(running(set, 1));
-    let status = later(&observed, 16);
+    let status = later(&observed, 11);
     assert_eq!((status.phase, find(&status.conditions, "PodsCreated")), (Some(Phase::Progressing), None));
 }
 

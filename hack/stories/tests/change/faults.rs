@@ -130,9 +130,9 @@ async fn a_primary_that_nobody_takes_over_from_stays_where_it_is() -> Result<()>
         Ok(())
     })
     .await?;
-    // The second one has to be back before anybody is asked to hand over.
-    let reasons = ["WaitingForSwitchover", "NoPrimary", "SwitchoverFailed"];
-    blocked(&cluster, &reasons, &[], 120).await?;
+    // The second one has to be back before anybody is asked to hand over. Where nobody leads nobody counts as healthy, either.
+    let reasons = ["WaitingForSwitchover", "NoPrimary", "SwitchoverFailed", "WaitingForQuorum"];
+    blocked(&cluster, &reasons[..3], &[], 120).await?;
     nobody_goes(&eye, 2, 30).await?;
     blocked(&cluster, &reasons, &[], 30).await?;
     for pod in &orchestrators {

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolumeClaim, Pod};
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, EvictParams, Patch, PatchParams},
+    api::{DeleteParams, EvictParams, ListParams, Patch, PatchParams},
 };
 use serde_json::json;
 use shared::annotation;
@@ -285,8 +285,12 @@ async fn every_node_can_be_drained() -> Result<()> {
         return Ok(());
     }
     let Some(bed) = Bed::connect().await? else { return Ok(()) };
-    let cluster = three_cells(&bed, "drain").await?;
     let nodes: Api<Node> = Api::all(bed.client.clone());
+    // A try that was ended from outside may have left one cordoned.
+    for node in nodes.list(&ListParams::default()).await? {
+        cordon(&nodes, &node.name_any(), false).await?;
+    }
+    let cluster = three_cells(&bed, "drain").await?;
     let pods: Api<Pod> = cluster.namespaced();
     let of_pods = pods.list(&pool_pods(&cluster)).await?.items;
     let all: BTreeSet<String> = of_pods.iter().filter_map(|pod| pod.spec.as_ref()?.node_name.clone()).collect();

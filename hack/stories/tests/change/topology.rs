@@ -153,7 +153,7 @@ async fn a_topology_that_lost_everything_is_told_and_filled_again_by_a_roll() ->
     // All but one: what is left is no quorum, and nobody may found another ensemble.
     lose(&cluster, 1..ENSEMBLE).await?;
     let servers: Api<TopoServer> = cluster.namespaced();
-    until("an etcd that tells of its loss", within(60), || async {
+    until("an etcd that tells of its loss", within(120), || async {
         let status = servers.get(&topo).await?.status.unwrap_or_default();
         let found = condition::find(&status.conditions, "AsSpecified").context("as specified")?;
         let told = found.reason == "DataLost" && found.message.contains(&format!("{topo}-1"));
