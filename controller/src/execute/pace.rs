@@ -159,9 +159,8 @@ mod tests {
 
     #[test]
     fn what_has_left_is_not_kept_waiting() {
-        let on_the_way = |left: &str| {
-            json!({"phase": "Progressing", "conditions": [{"type": "ReadyForDeletion", "status": left}]})
-        };
+        let on_the_way =
+            |left: &str| json!({"phase": "Progressing", "conditions": [{"type": "ReadyForDeletion", "status": left}]});
         let pace = Pace { settled: true, written: Some(Duration::ZERO), untold: LASTING };
         assert_eq!(pace.wait(&on_the_way("False"), &on_the_way("True")), None);
     }
