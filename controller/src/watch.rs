@@ -6,7 +6,7 @@ use std::sync::Arc;
 use kube::{Resource, ResourceExt as _, runtime::reflector::ObjectRef};
 use shared::{
     api::v1alpha1::{Cell, MultigresBackup, MultigresCluster, Shard, TableGroup, TopoServer},
-    label,
+    label::{self, Component},
     name::{self, ShardId},
 };
 use tokio::sync::mpsc;
@@ -110,6 +110,21 @@ impl Router {
                     self.send("Shard", &namespace, &shard.name_any());
                 }
             }
+        }
+    }
+
+    /// An object is there no more.
+    fn gone<K: Resource<DynamicType = ()>>(&self, object: &K) {
+        self.route(object);
+        let Some(namespace) = object.namespace().filter(|namespace| self.gate.is_open(namespace)) else { return };
+        // Pods of Deployments wake nobody while they live. A record that one of them leaves behind in the topology is its cluster's to remove.
+        let label = |key: &str| object.labels().get(key).map(String::as_str);
+        let registers = [Component::Multigateway, Component::Multiorch].map(|component| Some(component.as_str()));
+        if K::kind(&()) == "Pod"
+            && registers.contains(&label(label::COMPONENT))
+            && let Some(cluster) = label(label::INSTANCE)
+        {
+            self.send("MultigresCluster", &namespace, cluster);
         }
     }
 
@@ -236,6 +251,34 @@ mod tests {
         assert_eq!(queues.cells.try_recv().unwrap().name, "c");
         router.route(&cell);
         assert_eq!(queues.cells.try_recv().unwrap().name, "c");
+    }
+
+    #[test]
+    fn a_gateway_that_goes_wakes_its_cluster_which_may_have_a_record_of_it_to_remove() {
+        let (gate, stores) = (Arc::new(Gate::default()), Arc::new(Stores::default()));
+        let (router, mut queues) = Router::new(stores, Arc::clone(&gate));
+        let scope = Some("prod".to_owned());
+        gate.expect(&scope);
+        router.listed(&scope);
+        for (component, wakes) in
+            [(Component::Multigateway, true), (Component::Multiorch, true), (Component::Multiadmin, false)]
+        {
+            let mut pod = Pod::default();
+            pod.metadata.namespace = scope.clone();
+            pod.metadata.labels = Some(labels(&[(label::INSTANCE, "demo"), (label::COMPONENT, component.as_str())]));
+            pod.metadata.owner_references = Some(vec![OwnerReference {
+                api_version: "apps/v1".into(),
+                kind: "ReplicaSet".into(),
+                name: "r".into(),
+                uid: "u".into(),
+                controller: Some(true),
+                block_owner_deletion: None,
+            }]);
+            router.route(&pod);
+            assert!(queues.clusters.try_recv().is_err(), "nobody waits for what it does while it lives");
+            router.gone(&pod);
+            assert_eq!(queues.clusters.try_recv().is_ok(), wakes, "{component:?}");
+        }
     }
 
     #[test]

@@ -98,7 +98,7 @@ where
             shelf.remove(object);
         }
         self.table().remove(object);
-        self.router.route(object);
+        self.router.gone(object);
     }
 }
 
