@@ -12,8 +12,9 @@ const SETTLE: Duration = Duration::from_secs(1);
 const LASTING: Duration = Duration::from_secs(1);
 /// The same for what moves neither the phase nor a condition that is waited for.
 const DETAIL_LASTING: Duration = Duration::from_secs(10);
-/// The conditions that other controllers wait for.
-const AWAITED: [&str; 2] = ["Available", "ReadyForDeletion"];
+/// The conditions that other controllers wait for. Whether there has been a primary is also what a later life of this program goes by before it
+/// calls a shard new.
+const AWAITED: [&str; 3] = ["Available", "PrimaryConfirmed", "ReadyForDeletion"];
 
 /// What decides whether a status that differs from the stored one is written now.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +28,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// How long a status still waits; not at all where it is the first one, or where something is or goes wrong.
+    /// How long a status still waits; not at all where it is the first one, or where a phase or a condition tells that something goes wrong.
     pub fn wait(self, stored: &Value, status: &Value) -> Option<Duration> {
         // What was just written is not in what was observed: only a pass that finds nothing to do may say that all is well.
         if !self.settled && status["phase"] == "Healthy" {
@@ -157,10 +158,10 @@ mod tests {
         assert_ne!(significant(&one), significant(&two));
     }
 
-    #[test]
-    fn what_has_left_is_not_kept_waiting() {
+    #[rstest]
+    fn what_others_wait_for_is_not_held_back(#[values("ReadyForDeletion", "PrimaryConfirmed")] awaited: &str) {
         let on_the_way =
-            |left: &str| json!({"phase": "Progressing", "conditions": [{"type": "ReadyForDeletion", "status": left}]});
+            |status: &str| json!({"phase": "Progressing", "conditions": [{"type": awaited, "status": status}]});
         let pace = Pace { settled: true, written: Some(Duration::ZERO), untold: LASTING };
         assert_eq!(pace.wait(&on_the_way("False"), &on_the_way("True")), None);
     }
