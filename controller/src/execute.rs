@@ -449,7 +449,11 @@ impl Executor {
             Some(watched) => {
                 version(watched) >= version(answer) || watched["metadata"]["uid"] != answer["metadata"]["uid"]
             }
-            None => at.elapsed() > TRUST_ANSWER,
+            // What is in no table has not been seen yet, unless its end has.
+            None => {
+                let ended = answer["metadata"]["uid"].as_str().is_some_and(|uid| self.stores.ended.has(uid));
+                ended || at.elapsed() > TRUST_ANSWER
+            }
         };
         if caught_up {
             memory.answers.remove(key);
@@ -474,6 +478,7 @@ impl Executor {
         let mut memory = self.memory();
         memory.deleted.retain(|_, at| at.elapsed() < TRUST_ANSWER);
         memory.answers.retain(|_, (at, _)| at.elapsed() < TRUST_ANSWER);
+        self.stores.ended.forget(2 * TRUST_ANSWER);
         memory.status.retain(|_, at| at.elapsed() < pace::STATUS_PACE);
         memory.untold.retain(|_, at| at.elapsed() < 2 * pace::STATUS_PACE);
         let alive: HashSet<ObjectKey> =

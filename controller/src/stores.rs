@@ -4,7 +4,8 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    time::{Duration, Instant},
 };
 
 use crate::classes::Classes;
@@ -162,9 +163,38 @@ fn cluster_of<K: Resource>(object: &K) -> Option<String> {
     object.meta().labels.as_ref()?.get(label::INSTANCE).cloned()
 }
 
+/// Which objects have ended lately, by UID.
+#[derive(Debug, Default)]
+pub struct Ended(Mutex<HashMap<String, Instant>>);
+
+impl Ended {
+    fn uids(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A watch has seen the end of this object.
+    pub fn note<K: Resource>(&self, object: &K) {
+        if let Some(uid) = object.uid() {
+            self.uids().insert(uid, Instant::now());
+        }
+    }
+
+    /// Whether the end of an object has been seen, and not been forgotten.
+    pub fn has(&self, uid: &str) -> bool {
+        self.uids().contains_key(uid)
+    }
+
+    /// Forgets what ended longer ago than `age`.
+    pub fn forget(&self, age: Duration) {
+        self.uids().retain(|_, at| at.elapsed() < age);
+    }
+}
+
 /// One table per watched kind.
 #[derive(Debug, Default)]
 pub struct Stores {
+    /// What is in none of the tables any more.
+    pub ended: Ended,
     /// What is known of the StorageClasses.
     pub storage_classes: Classes,
     /// Root objects.

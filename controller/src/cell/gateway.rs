@@ -96,13 +96,12 @@ impl Gateway<'_> {
         }
     }
 
-    /// What the user wants of the gateways. How many there are is not part of it, except that several are spread.
+    /// What the user wants of the gateways. How many there are is not part of it.
     pub fn intent(&self) -> String {
         let spec = &self.cell.spec;
         revision::intent(&json!({
             "images": spec.images,
             "gateway": MultigatewaySpec { replicas: None, ..spec.multigateway.clone() },
-            "spread": spec.multigateway.replicas.unwrap_or(1) > 1,
             "placement": spec.multigateway_placement,
             "location": [&spec.zone, &spec.zone_id, &spec.region],
             "topology": spec.global_topo_server,
@@ -215,7 +214,7 @@ impl Gateway<'_> {
             affinity: spec.multigateway.affinity.clone(),
             tolerations: spec.multigateway_placement.as_ref().and_then(|p| non_empty(&p.tolerations)),
             node_selector: Some(node_selector(self.cell, self.zone_id_label)).filter(|nodes| !nodes.is_empty()),
-            topology_spread_constraints: spread_over_hosts(self.replicas(), selector),
+            topology_spread_constraints: Some(spread_over_hosts(selector)),
             security_context: Some(security::pod(security::MULTIGRES, None)),
             automount_service_account_token: Some(false),
             termination_grace_period_seconds: Some(GRACE_SECONDS),

@@ -96,7 +96,7 @@ impl Part<'_> {
                         affinity: self.stateless.affinity.clone(),
                         tolerations: self.placement.and_then(|placement| non_empty(&placement.tolerations)),
                         image_pull_secrets: pull_secrets(self.pull_secrets),
-                        topology_spread_constraints: spread_over_hosts(replicas, &selector),
+                        topology_spread_constraints: Some(spread_over_hosts(&selector)),
                         automount_service_account_token: Some(false),
                         ..pod
                     }),

@@ -26,9 +26,6 @@ use crate::{
     workload::revision::{self, Adoption},
 };
 
-/// Marks a workload whose replicas are spread.
-const SPREAD: &str = "spread";
-
 /// What is wanted of a child.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Intent {
@@ -36,15 +33,12 @@ pub struct Intent {
     pub own: String,
     /// Digest of each template that applies, by `Kind/name`; empty where there is no template of that name.
     pub templates: BTreeMap<String, String>,
-    /// Whether its pods are spread over nodes, which is part of a rendering.
-    pub spread: bool,
 }
 
 impl fmt::Display for Intent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.own)?;
-        self.templates.iter().try_for_each(|(name, digest)| write!(f, " {name}={digest}"))?;
-        if self.spread { write!(f, " {SPREAD}") } else { Ok(()) }
+        self.templates.iter().try_for_each(|(name, digest)| write!(f, " {name}={digest}"))
     }
 }
 
@@ -53,14 +47,8 @@ impl Intent {
     pub fn parse(text: &str) -> Option<Self> {
         let mut words = text.split(' ');
         let own = words.next().filter(|own| !own.is_empty())?.to_owned();
-        let mut intent = Self { own, templates: BTreeMap::new(), spread: false };
-        for word in words {
-            match word.split_once('=') {
-                Some((name, digest)) => _ = intent.templates.insert(name.to_owned(), digest.to_owned()),
-                None => intent.spread |= word == SPREAD,
-            }
-        }
-        Some(intent)
+        let templates = words.filter_map(|word| word.split_once('='));
+        Some(Self { own, templates: templates.map(|(name, digest)| (name.to_owned(), digest.to_owned())).collect() })
     }
 
     /// Whether only templates have changed since `before`.
@@ -276,7 +264,7 @@ impl Child<'_> {
         };
         let Applied { names, digests } = self.templates(observed, resolved);
         let said: Value = [("content", content), ("templates", Value::from(names))].into_iter().collect();
-        Ok(Intent { own: revision::intent(&said), templates: digests, spread: self.is_spread(resolved) })
+        Ok(Intent { own: revision::intent(&said), templates: digests })
     }
 
     /// The templates that apply to it, and what they say now.
@@ -324,16 +312,6 @@ impl Child<'_> {
     /// Whether it talks to the global topology.
     fn is_in_topology(self) -> bool {
         matches!(self, Self::Cell(_) | Self::TableGroup(..) | Self::Part(Part::Admin))
-    }
-
-    /// Whether its pods are spread over nodes.
-    fn is_spread(self, resolved: &ResolvedCluster) -> bool {
-        let replicas = match self {
-            Self::Part(Part::Admin) => resolved.multiadmin.spec.replicas,
-            Self::Part(Part::Web) => resolved.multiadmin_web.spec.replicas,
-            Self::Topo | Self::Cell(_) | Self::TableGroup(..) => return false,
-        };
-        replicas.unwrap_or(1) > 1
     }
 }
 

@@ -12,8 +12,9 @@ use crate::{
     },
 };
 
-/// A pass must not wait longer for a topology that does not answer.
-const READ_DEADLINE: Duration = Duration::from_secs(3);
+/// A pass must not wait longer for a topology that does not answer. More than one operation on a store may take
+/// (`Limits::store_deadline`): that one has to end by itself, because only then is the store left alone by the passes that follow.
+const READ_DEADLINE: Duration = Duration::from_secs(5);
 /// Where backups lie in the pods when the spec names no path.
 const BACKUP_PATH: &str = "/backups";
 

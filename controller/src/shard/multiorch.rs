@@ -81,7 +81,7 @@ pub fn deployment(scope: &Scope<'_>, cell: &str, inherited: &Inherited) -> Deplo
                     affinity: orchestrator.affinity.clone(),
                     tolerations: orchestrator.placement.as_ref().and_then(|p| placement::non_empty(&p.tolerations)),
                     node_selector: scope.node_selector(cell),
-                    topology_spread_constraints: placement::spread_over_hosts(replicas, &selector),
+                    topology_spread_constraints: Some(placement::spread_over_hosts(&selector)),
                     image_pull_secrets: placement::pull_secrets(&spec.images.image_pull_secrets),
                     security_context: Some(security::pod(security::MULTIGRES, None)),
                     ..PodSpec::default()
@@ -93,14 +93,13 @@ pub fn deployment(scope: &Scope<'_>, cell: &str, inherited: &Inherited) -> Deplo
     }
 }
 
-/// What the user wants of the orchestrators of one cell. How many there are is not part of it, except that several are spread.
+/// What the user wants of the orchestrators of one cell. How many there are is not part of it.
 pub fn intent(scope: &Scope<'_>, cell: &str, certificates: Option<&str>) -> String {
     let spec = scope.spec();
     let images = ShardImages { multipooler: String::new(), postgres: String::new(), ..spec.images.clone() };
     revision::intent(&json!({
         "images": images,
         "orchestrator": MultiorchSpec { replicas: None, cells: Vec::new(), ..spec.multiorch.clone() },
-        "spread": spec.multiorch.replicas.unwrap_or(1) > 1,
         "nodes": scope.node_selector(cell),
         "topology": spec.global_topo_server,
         "internalTLS": scope.internal_tls(),

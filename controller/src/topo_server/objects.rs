@@ -313,8 +313,7 @@ impl Ensemble<'_> {
             tolerations: self.server.spec.placement.as_ref().and_then(|p| non_empty(&p.tolerations)),
             image_pull_secrets: pull_secrets(&self.server.spec.image_pull_secrets),
             node_selector: self.node_selector.filter(|nodes| !nodes.is_empty()).cloned(),
-            // The same for every size, so that another size restarts nobody.
-            topology_spread_constraints: spread_over_zones(REPLICAS, &self.selector()).filter(|_| hardened),
+            topology_spread_constraints: hardened.then(|| spread_over_zones(&self.selector())),
             security_context: hardened.then(|| security::pod(security::ETCD, Some(security::ETCD))),
             automount_service_account_token: Some(false),
             ..PodSpec::default()

@@ -98,6 +98,7 @@ where
             shelf.remove(object);
         }
         self.table().remove(object);
+        self.router.stores.ended.note(object);
         self.router.gone(object);
     }
 }

@@ -27,14 +27,14 @@ pub fn pull_secrets(secrets: &[LocalObjectReference]) -> Option<Vec<LocalObjectR
     non_empty(secrets)
 }
 
-/// Spreads replicas over hosts where that is possible; a single replica needs none.
-pub fn spread_over_hosts(replicas: i32, selector: &Labels) -> Option<Vec<TopologySpreadConstraint>> {
-    (replicas > 1).then(|| vec![spread(HOST, selector)])
+/// Spreads replicas over hosts where that is possible. A single replica says so, too, or another number would restart it.
+pub fn spread_over_hosts(selector: &Labels) -> Vec<TopologySpreadConstraint> {
+    vec![spread(HOST, selector)]
 }
 
-/// Spreads replicas over zones and hosts where that is possible; a single replica needs none.
-pub fn spread_over_zones(replicas: i32, selector: &Labels) -> Option<Vec<TopologySpreadConstraint>> {
-    (replicas > 1).then(|| vec![spread(ZONE, selector), spread(HOST, selector)])
+/// Spreads replicas over zones and hosts where that is possible, whatever their number.
+pub fn spread_over_zones(selector: &Labels) -> Vec<TopologySpreadConstraint> {
+    vec![spread(ZONE, selector), spread(HOST, selector)]
 }
 
 fn spread(key: &str, selector: &Labels) -> TopologySpreadConstraint {
@@ -62,16 +62,5 @@ pub fn one_at_a_time(metadata: ObjectMeta, selector: &Labels) -> PodDisruptionBu
             ..PodDisruptionBudgetSpec::default()
         }),
         ..PodDisruptionBudget::default()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_single_replica_is_not_spread() {
-        assert!(spread_over_hosts(1, &Labels::new()).is_none());
-        assert_eq!(spread_over_zones(3, &Labels::new()).map(|list| list.len()), Some(2));
     }
 }

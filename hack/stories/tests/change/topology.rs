@@ -192,14 +192,15 @@ async fn a_topology_that_lost_everything_is_told_and_filled_again_by_a_roll() ->
     })
     .await?;
 
-    // A pooler writes its record when it starts and when its role changes, and does not notice that it is gone.
+    // A pooler writes its record when it starts and when its role or rule changes, and does not notice that it is gone.
     cluster.patch(&replicas(3)).await?;
     cluster.roles(2, 480).await?;
     cluster.healthy(300).await?;
     let course = eye.latest().await?;
     ensure!(course.gone.len() == 2, "each standby goes once: {course:?}");
     ensure!(course.gone.iter().all(|(_, primary)| !primary), "nobody goes as the primary: {course:?}");
-    ensure!(course.led.len() == 2, "the primary hands over, once: {course:?}");
+    // The primary's rule changes when its first standby leaves the cohort; where nobody left, it would have to hand over.
+    ensure!(course.led.len() <= 2, "the primary hands over once, if at all: {course:?}");
     let now = cluster.claims().await?;
     ensure!(now == claims, "volumes before: {claims:?}, now: {now:?}");
     cluster.done().await
