@@ -179,7 +179,8 @@ async fn a_cluster_with_internal_tls_and_a_certificate_for_clients_serves() -> R
     end(&cluster).await
 }
 
-/// Makes one backup after the other until `enough`, each with so many attempts at most.
+/// Makes one backup after the other until `enough`, each with so many attempts at most. Each takes the place of the one before: as many
+/// incremental ones would soon be more than poolers can list.
 async fn keep_saving(
     backups: &Backups<'_>,
     title: &str,
@@ -189,7 +190,7 @@ async fn keep_saving(
     let mut made = 0;
     while !enough(made) {
         made += 1;
-        let spec = json!({"type": "incremental", "attempts": attempts});
+        let spec = json!({"type": "differential", "attempts": attempts});
         backups.make(&format!("{title}-{made}"), &spec, SAVED).await?;
     }
     Ok(made)
