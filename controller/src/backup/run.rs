@@ -43,7 +43,8 @@ const LISTED_BY: SignedDuration = SignedDuration::from_mins(15);
 /// So many poolers that serve and cannot read the repository are believed: each further question keeps somebody from work, the primary last.
 const BELIEVED: usize = 2;
 /// What is wrong with a list without backups.
-const NOTHING: &str = "it lists no backup, although the shard was made from one";
+const NOTHING: &str =
+    "it lists no backup, although the shard was made from one: the look took too long, or there are too many backups";
 
 /// One pass over a run.
 pub async fn plan(run: &MultigresBackup, ctx: &Ctx) -> Result<Plan<MultigresBackupStatus>, Error> {

@@ -23,6 +23,7 @@ use stories::{
     Backups, Bed, ClusterUnderTest,
     backup::{is_real, small},
     bed::{is_left_out, is_long},
+    etcd,
     secret::end,
     tls::{self, Eye, PGBACKREST, PGCTLD_GRPC, POOLER_GRPC},
     until, within,
@@ -179,7 +180,28 @@ async fn a_cluster_with_internal_tls_and_a_certificate_for_clients_serves() -> R
     end(&cluster).await
 }
 
-/// Makes one backup after the other until `enough`, each with so many attempts at most.
+#[tokio::test]
+async fn an_etcd_that_asks_for_certificates_serves_a_whole_cluster() -> Result<()> {
+    if is_left_out("this story has a cluster of its own for the certificates of an etcd") {
+        return Ok(());
+    }
+    let Some(bed) = Bed::connect().await? else { return Ok(()) };
+    let namespace = bed.namespace("strict").await?;
+    let topology = etcd::with_mutual_tls(&bed, &namespace).await?;
+    let manifest = small("strict", 2, &json!({"globalTopoServer": topology}));
+    let cluster = ClusterUnderTest::apply_value(&bed, &namespace, &manifest).await?;
+    // A pooler that could not register would have nobody to lead it, and one that could not take the lease would make no backup.
+    cluster.healthy(300).await?;
+    cluster.roles(1, 60).await?;
+    Backups::of(&cluster).make("leased-over-tls", &json!({"type": "full"}), 180).await?;
+    let pods: Api<Pod> = cluster.namespaced();
+    let address = pods.get("etcd").await?.status.and_then(|status| status.pod_ip).context("an etcd with an address")?;
+    ensure!(!tls::answers_in_plain_text(&address, etcd::PORT).await?, "the etcd answers without TLS");
+    end(&cluster).await
+}
+
+/// Makes one backup after the other until `enough`, each with so many attempts at most. Each takes the place of the one before: as many
+/// incremental ones would soon be more than poolers can list.
 async fn keep_saving(
     backups: &Backups<'_>,
     title: &str,
@@ -189,7 +211,7 @@ async fn keep_saving(
     let mut made = 0;
     while !enough(made) {
         made += 1;
-        let spec = json!({"type": "incremental", "attempts": attempts});
+        let spec = json!({"type": "differential", "attempts": attempts});
         backups.make(&format!("{title}-{made}"), &spec, SAVED).await?;
     }
     Ok(made)

@@ -1,14 +1,61 @@
 //! Rules of backups.
 
-use crate::api::v1alpha1::{BackupConfig, BackupType, KeyPrefixScope, S3BackupConfig};
+use jiff::Timestamp;
+
+use crate::api::v1alpha1::{BackupConfig, BackupSchedule, BackupType, KeyPrefixScope, S3BackupConfig};
 use crate::field_path::At;
+use crate::schedule::Cron;
 
 use super::{Findings, limits, reason};
+
+/// From when on the times of a schedule are counted. Some moment that is always the same, so that the answer is, too.
+const COUNTED_FROM: Timestamp = Timestamp::constant(1_767_225_600, 0);
 
 /// A backup of the cluster level with everything inherited and defaulted.
 pub fn check(findings: &mut Findings<'_>, at: &At<'_>, backup: &BackupConfig) {
     findings.fields(at, backup);
     together(findings, at, backup);
+    crowded(findings, at, backup);
+}
+
+/// A schedule that leaves more backups than poolers can list. Counting takes its time, so it is done for the cluster alone, whose schedule most of
+/// the shards follow.
+fn crowded(findings: &mut Findings<'_>, at: &At<'_>, backup: &BackupConfig) {
+    let Some(schedule) = &backup.schedule else { return };
+    let kept = backup.retention.as_ref().and_then(|retention| retention.full).unwrap_or(limits::FULL_BACKUPS);
+    let kept = usize::try_from(kept).unwrap_or_default();
+    if left_behind(schedule, kept).is_some_and(|count| count > limits::LISTED_BACKUPS) {
+        let message = format!(
+            "leaves more backups in the repository than poolers can list, some {}: from then on every one fails and none is seen; make \
+             fewer incremental ones between two full ones, or lower retention.full",
+            limits::LISTED_BACKUPS
+        );
+        findings.warn(&at.field("schedule").field("incremental"), message);
+    }
+}
+
+/// About how many backups a schedule leaves in a repository that keeps so many full ones, counted no further than it matters. None without full
+/// and incremental ones.
+fn left_behind(schedule: &BackupSchedule, kept: usize) -> Option<usize> {
+    let read = |text: &Option<String>| {
+        let text = text.as_deref().filter(|text| !text.is_empty())?;
+        Cron::parse(text, schedule.time_zone.as_deref()).ok()
+    };
+    let (full, incremental) = (read(&schedule.full)?, read(&schedule.incremental)?);
+    let between = |from: Timestamp, to: Timestamp, most: usize| {
+        let times = std::iter::successors(incremental.after(from), |at| incremental.after(*at));
+        times.take_while(|at| *at < to).take(most).count()
+    };
+    let begins = full.after(COUNTED_FROM)?;
+    let ends = full.after(begins)?;
+    // A differential backup takes the place of the one before, with all that builds on that. What builds on a full one stays as long as that does.
+    let differential = read(&schedule.differential).and_then(|cron| {
+        let first = cron.after(begins).filter(|first| *first < ends)?;
+        Some((first, cron.after(first)?.min(ends)))
+    });
+    let until = differential.map_or(ends, |(first, _)| first);
+    let last = differential.map_or(0, |(first, next)| 1 + between(first, next, limits::LISTED_BACKUPS));
+    Some(kept * (1 + between(begins, until, limits::LISTED_BACKUPS / kept.max(1) + 1)) + last)
 }
 
 /// What fields of a backup say together.
@@ -99,5 +146,37 @@ fn room(findings: &mut Findings<'_>, at: &At<'_>, given: &str, limit: usize, ref
         findings.invalid(&at, shown, message);
     } else {
         findings.warn(&at, message);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::every_night("30 2 * * SUN", "", "30 2 * * MON-SAT", 7, Some(49))]
+    #[case::one_chain("30 2 * * SUN", "", "0 */3 * * *", 1, Some(57))]
+    #[case::no_further_than_it_matters("30 2 * * SUN", "", "0 * * * *", 7, Some(77))]
+    #[case::differential_ones_take_others_along("30 2 * * SUN", "30 2 * * MON-SAT", "0 * * * *", 1, Some(50))]
+    #[case::never_alone("0 * * * *", "", "0 * * * *", 7, Some(7))]
+    #[case::full_ones_alone("* * * * *", "", "", 7, None)]
+    #[case::no_full_ones("", "", "* * * * *", 7, None)]
+    #[case::no_time("often", "", "* * * * *", 7, None)]
+    fn what_a_schedule_leaves_behind_is_counted(
+        #[case] full: &str,
+        #[case] differential: &str,
+        #[case] incremental: &str,
+        #[case] kept: usize,
+        #[case] expected: Option<usize>,
+    ) {
+        let schedule = BackupSchedule {
+            full: Some(full.to_owned()),
+            differential: Some(differential.to_owned()),
+            incremental: Some(incremental.to_owned()),
+            ..BackupSchedule::default()
+        };
+        assert_eq!(left_behind(&schedule, kept), expected);
     }
 }

@@ -49,3 +49,5 @@ pub const KEY_PREFIX: usize = 768;
 pub const NAMESPACE: usize = 63;
 /// Full backups that the data plane keeps: more cannot be had.
 pub const FULL_BACKUPS: i32 = 7;
+/// Backups of a repository that poolers can list, about: they read 64 KiB of what pgBackRest says, in which each has up to a KiB.
+pub const LISTED_BACKUPS: usize = 65;
