@@ -11,7 +11,8 @@ use crate::upstream::fake::FakeDataPlane;
 
 /// An executor that needs no server.
 fn executor(stores: &Arc<Stores>) -> Executor {
-    let nobody = tower::service_fn(|_: http::Request<Body>| std::future::pending::<Result<http::Response<Body>, Infallible>>());
+    let nobody =
+        tower::service_fn(|_: http::Request<Body>| std::future::pending::<Result<http::Response<Body>, Infallible>>());
     let registry = shared::metrics::Metrics::new(Build { version: "1", revision: "a" }).unwrap();
     let metrics = Arc::new(Metrics::new(&registry).unwrap());
     Executor::new(Client::new(nobody, "default"), Arc::clone(stores), FakeDataPlane::new().upstream(), metrics)

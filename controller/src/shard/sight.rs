@@ -87,6 +87,11 @@ pub fn view(scope: &Scope<'_>, observed: &Observed, differences: &Differences, n
             forgotten.contains(name.as_str()) && status.consensus.as_ref().is_some_and(|view| led_by > Some(view.rule))
         };
         let serves = answer.is_some_and(|status| status.is_serving_primary() && !superseded(status));
+        let outdated = live
+            .and_then(|pod| outdated(pod, name, differences))
+            .or_else(|| overdue.contains(name).then(|| "its record in the topology is missing".to_owned()));
+        // An exporter that cannot run does not keep the description away that cures it. A new pod has to be ready as a whole.
+        let ready = |pod: &Pod| health::is_ready(pod) || (outdated.is_some() && lacks_only_exporter(pod));
         members.push(Member {
             pod: name.clone(),
             index: wanted.get(name).map_or_else(|| index_of(name), |(_, index)| *index),
@@ -95,9 +100,6 @@ pub fn view(scope: &Scope<'_>, observed: &Observed, differences: &Differences, n
             created,
             drain: live.and_then(|pod| drain(pod, now)),
             failures: live.map_or(Failures::default(), failures),
-            outdated: live
-                .and_then(|pod| outdated(pod, name, differences))
-                .or_else(|| overdue.contains(name).then(|| "its record in the topology is missing".to_owned())),
             registered: record.is_some() && !forgotten.contains(name.as_str()),
             forgotten: forgotten.contains(name.as_str()),
             resize_pending: live.is_some() && claim.is_some_and(|claim| resizes_offline(claim, created, now)),
@@ -108,7 +110,8 @@ pub fn view(scope: &Scope<'_>, observed: &Observed, differences: &Differences, n
                 .and_then(|((member, pod), claim)| misplaced(member, pod, claim, observed)),
             volume: volume(claim, live.is_some()),
             reload_pending: live.is_some_and(|pod| needs_reload(pod, differences)),
-            ready: live.is_some_and(health::is_ready),
+            ready: live.is_some_and(ready),
+            outdated,
             trouble: live.and_then(trouble),
             node: live.map_or(Node::Fine, |pod| node(pod, observed)),
             lifecycle: record.map_or(Lifecycle::Unknown, |record| record.lifecycle.state),
@@ -307,6 +310,14 @@ fn trouble(pod: &Pod) -> Option<String> {
     let unscheduled = |c: &&k8s_openapi::api::core::v1::PodCondition| c.type_ == "PodScheduled" && c.status == "False";
     let found = conditions.into_iter().flatten().find(unscheduled)?;
     Some(found.reason.clone().unwrap_or_else(|| "Unschedulable".to_owned()))
+}
+
+/// Whether nothing but its exporter keeps a pod from being ready. No commit waits for that.
+fn lacks_only_exporter(pod: &Pod) -> bool {
+    let Some(status) = pod.status.as_ref().filter(|_| !health::is_terminating(pod)) else { return false };
+    let containers = [&status.init_container_statuses, &status.container_statuses];
+    let mut unready = containers.into_iter().flatten().flatten().filter(|one| !one.ready).peekable();
+    unready.peek().is_some() && unready.all(|one| one.name == container::EXPORTER)
 }
 
 fn node(pod: &Pod, observed: &Observed) -> Node {

@@ -36,7 +36,7 @@ pub struct Member {
     pub volume: Volume,
     /// Whether it runs settings that a reload would replace.
     pub reload_pending: bool,
-    /// Whether the kubelet says that it is ready.
+    /// Whether the kubelet says that it is ready; where it is outdated, whether it would be but for its exporter.
     pub ready: bool,
     /// Why it cannot run by itself: crash loop, image, no node.
     pub trouble: Option<String>,

@@ -114,6 +114,29 @@ fn a_silent_member_is_down_if_something_keeps_postgresql_from_running(
     assert_eq!(weigh(&observed, &settings(), NOW).unwrap().verdict.row, row);
 }
 
+#[rstest]
+#[case::exporter("postgres-exporter", Row::OutdatedStandby)]
+#[case::server("postgres", Row::Waiting)]
+fn members_that_lack_nothing_but_their_exporter_follow_a_new_description(#[case] container: &str, #[case] row: Row) {
+    let mut observed = healthy(three_cells());
+    for pod in members(&observed.shard) {
+        with_pod(&mut observed, &pod, |pod| {
+            let containers = ["postgres", "multipooler", "postgres-exporter"].map(|name| {
+                json!({ "name": name, "image": "i", "imageID": "", "restartCount": 0, "ready": name != container })
+            });
+            pod.status = serde_json::from_value(json!({
+                "phase": "Running",
+                "conditions": [{ "type": "Ready", "status": "False" }],
+                "containerStatuses": containers,
+            }))
+            .unwrap();
+        });
+    }
+    assert_eq!(weigh(&observed, &settings(), NOW).unwrap().verdict.row, Row::Idle);
+    change_image(&mut observed);
+    assert_eq!(weigh(&observed, &settings(), NOW).unwrap().verdict.row, row);
+}
+
 #[test]
 fn what_an_earlier_pooler_has_left_does_not_speak_for_a_pod() {
     let mut observed = healthy(three_cells());

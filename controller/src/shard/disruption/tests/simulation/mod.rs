@@ -15,15 +15,28 @@ const SEEDS: u64 = 200;
 /// Seeds of the soak.
 const MANY: u64 = 2000;
 
-/// Lives one life; one that breaks is told with the command that replays it, by the test that has such worlds.
-fn live(world: World, seed: u64, test: &str) {
-    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.live()));
+/// Lives through what a seed decides; if it breaks, the command that repeats it alone is told, by the test that has such worlds.
+fn told(seed: u64, test: &str, part: impl FnOnce()) {
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(part));
     if let Err(cause) = outcome {
         eprintln!(
             "seed {seed} breaks; replay it with:\n  MULTIGRES_SIMULATION_SEED={seed} cargo test -p controller --lib \
              {test} -- --nocapture"
         );
         std::panic::resume_unwind(cause);
+    }
+}
+
+/// Lives one whole life.
+fn live(world: World, seed: u64, test: &str) {
+    told(seed, test, || world.live());
+}
+
+/// Shards of so many seeds that nothing befalls but what the test does to them.
+fn undisturbed(seeds: u64, test: &str, part: impl Fn(World, u64)) {
+    match asked() {
+        Some(seed) => part(World::new(seed, Calm::Yes).aloud(), seed),
+        None => (0..seeds).for_each(|seed| told(seed, test, || part(World::new(seed, Calm::Yes), seed))),
     }
 }
 
@@ -59,20 +72,18 @@ fn a_shard_survives_two_thousand_lives() {
 
 #[test]
 fn an_undisturbed_roll_costs_one_switchover() {
-    for seed in 0..50 {
-        let mut world = World::new(seed, Calm::Yes);
+    undisturbed(50, "an_undisturbed_roll_costs_one_switchover", |mut world, seed| {
         world.settle();
         world.roll();
         world.settle();
         assert!(world.switchovers() <= 1, "seed {seed}: {} switchovers", world.switchovers());
         assert_eq!(world.drained(), world.size(), "seed {seed}: every member is drained once");
-    }
+    });
 }
 
 #[test]
 fn connections_grow_by_a_roll_and_never_fall_below_what_the_primary_has() {
-    for seed in 0..20 {
-        let mut world = World::new(seed, Calm::Yes);
+    undisturbed(20, "connections_grow_by_a_roll_and_never_fall_below_what_the_primary_has", |mut world, seed| {
         world.settle();
         world.spec.limit = 300;
         world.run_for(1);
@@ -89,25 +100,23 @@ fn connections_grow_by_a_roll_and_never_fall_below_what_the_primary_has() {
         world.roll();
         world.settle();
         assert_eq!(world.refused, 0, "seed {seed}: a standby refuses to serve with less than its primary");
-    }
+    });
 }
 
 #[test]
 fn a_shard_that_never_came_up_is_cured_by_the_next_description() {
-    for seed in 0..20 {
-        let mut world = World::new(seed, Calm::Yes);
+    undisturbed(20, "a_shard_that_never_came_up_is_cured_by_the_next_description", |mut world, seed| {
         world.spec.mute = true;
         world.run_for(1800);
         assert_eq!((world.drained(), world.blocked_by()), (0, None), "seed {seed}: nothing else could be tried");
         world.roll();
         world.settle();
-    }
+    });
 }
 
 #[test]
 fn a_description_with_which_nobody_registers_stops_at_the_first_member() {
-    for seed in 0..20 {
-        let mut world = World::new(seed, Calm::Yes);
+    undisturbed(20, "a_description_with_which_nobody_registers_stops_at_the_first_member", |mut world, seed| {
         world.settle();
         world.roll();
         world.spec.mute = true;
@@ -116,36 +125,33 @@ fn a_description_with_which_nobody_registers_stops_at_the_first_member() {
         assert_eq!(world.blocked_by(), Some(super::super::Reason::RolloutStalled), "seed {seed}");
         world.roll();
         world.settle();
-    }
+    });
 }
 
 #[test]
 fn a_topology_that_lost_its_records_gets_them_back_and_no_primary_is_deleted_for_it() {
-    for seed in 0..20 {
-        let mut world = World::new(seed, Calm::Yes);
+    undisturbed(20, "a_topology_that_lost_its_records", |mut world, seed| {
         world.settle();
         world.plane.records.clear();
         world.settle();
         assert!(world.switchovers() <= 1, "seed {seed}: {} switchovers", world.switchovers());
         assert_eq!(world.drained(), world.size() - 1, "seed {seed}: standbys go, the primary hands over and stays");
-    }
+    });
 }
 
 #[test]
 fn settings_that_are_reloaded_take_nobody_down() {
-    for seed in 0..20 {
-        let mut world = World::new(seed, Calm::Yes);
+    undisturbed(20, "settings_that_are_reloaded_take_nobody_down", |mut world, seed| {
         world.settle();
         world.spec.settings += 1;
         world.settle();
         assert_eq!((world.drained(), world.switchovers()), (0, 0), "seed {seed}");
-    }
+    });
 }
 
 #[test]
 fn members_whose_volumes_would_go_with_them_move_one_after_the_other() {
-    for seed in 0..20 {
-        let mut world = World::new(seed, Calm::Yes);
+    undisturbed(20, "members_whose_volumes_would_go_with_them_move_one_after_the_other", |mut world, seed| {
         world.settle();
         let names: Vec<String> = world.wanted().into_keys().collect();
         for name in &names {
@@ -154,29 +160,27 @@ fn members_whose_volumes_would_go_with_them_move_one_after_the_other() {
         world.settle();
         assert!(world.switchovers() <= 1, "seed {seed}: {} switchovers", world.switchovers());
         assert_eq!(world.drained(), names.len(), "seed {seed}: each leaves once, after another one came");
-    }
+    });
 }
 
 #[test]
 fn a_member_that_has_lost_its_volume_comes_back_on_a_fresh_one() {
-    for seed in 0..40 {
-        let mut world = World::new(seed, Calm::Yes);
+    undisturbed(40, "a_member_that_has_lost_its_volume_comes_back_on_a_fresh_one", |mut world, seed| {
         world.settle();
         let names: Vec<String> = world.wanted().into_keys().collect();
         let victim = &names[usize::try_from(seed).unwrap() % names.len()];
         if !world.plane.suffices(names.iter().filter(|name| *name != victim)) {
-            continue;
+            return;
         }
         world.befalls(victim, Volume::Lost);
         world.settle();
         assert!(!world.wanted().contains_key(victim), "seed {seed}: its number is not used again");
-    }
+    });
 }
 
 #[test]
 fn a_description_that_does_not_work_stops_at_the_first_member() {
-    for seed in 0..20 {
-        let mut world = World::new(seed, Calm::Yes);
+    undisturbed(20, "a_description_that_does_not_work_stops_at_the_first_member", |mut world, seed| {
         world.settle();
         world.roll_to_something_broken();
         world.run_for(1800);
@@ -184,5 +188,5 @@ fn a_description_that_does_not_work_stops_at_the_first_member() {
         assert_eq!(world.blocked_by(), Some(super::super::Reason::RolloutStalled), "seed {seed}");
         world.roll();
         world.settle();
-    }
+    });
 }
