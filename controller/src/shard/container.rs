@@ -86,8 +86,14 @@ pub fn postgres(scope: &Scope<'_>, settings: &Settings, member: &Member<'_>, tel
     }
 }
 
-/// multipooler, which speaks for the PostgreSQL next to it and registers it in the topology.
-pub fn multipooler(scope: &Scope<'_>, settings: &Settings, member: &Member<'_>, telemetry: &[EnvVar]) -> Container {
+/// multipooler, which speaks for the PostgreSQL next to it and registers it in the topology. It keeps up to `connections` to it.
+pub fn multipooler(
+    scope: &Scope<'_>,
+    settings: &Settings,
+    member: &Member<'_>,
+    telemetry: &[EnvVar],
+    connections: u64,
+) -> Container {
     let spec = scope.spec();
     let id = scope.id();
     let mut args = vec![
@@ -106,7 +112,7 @@ pub fn multipooler(scope: &Scope<'_>, settings: &Settings, member: &Member<'_>, 
         format!("--service-id={}", name::pooler_service_id(&member.pod)),
         format!("--pgctld-addr=localhost:{}", port::PGCTLD_GRPC),
         format!("--pg-port={}", port::POSTGRES),
-        "--connpool-global-capacity=40".to_owned(),
+        format!("--connpool-global-capacity={connections}"),
         "--connpool-admin-capacity=5".to_owned(),
         log_level(spec.log_levels.as_ref().and_then(|levels| levels.multipooler)),
         // Left to itself it asks reverse DNS, and registers its bare pod name if it is quicker than the name server.

@@ -42,14 +42,21 @@ pub fn build(
     Pod { metadata, spec: Some(spec), status: None }
 }
 
-/// The description of the pod of one member, as it would be rendered today.
-pub fn spec(scope: &Scope<'_>, settings: &Settings, member: &Member<'_>, inherited: &Inherited) -> PodSpec {
+/// The description of the pod of one member, as it would be rendered today, with a pool of so many connections to the server.
+pub fn spec(
+    scope: &Scope<'_>,
+    settings: &Settings,
+    member: &Member<'_>,
+    inherited: &Inherited,
+    connections: u64,
+) -> PodSpec {
     let spec = scope.spec();
     let pool = member.pool.spec;
     let of_postgres = container::telemetry_env(scope, inherited, "pgctld");
     let of_pooler = container::telemetry_env(scope, inherited, "multipooler");
     let postgres = container::postgres(scope, settings, member, &of_postgres);
-    let mut containers = vec![container::multipooler(scope, settings, member, &of_pooler), container::exporter(scope)];
+    let pooler = container::multipooler(scope, settings, member, &of_pooler, connections);
+    let mut containers = vec![pooler, container::exporter(scope)];
     let mut init_containers = Vec::new();
     if settings.native_sidecars {
         init_containers.push(postgres);

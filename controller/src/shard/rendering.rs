@@ -21,7 +21,7 @@ use shared::{
     annotation,
     api::v1alpha1::{PoolSpec, ShardImages},
     label, name,
-    pgconfig::{Critical, Rendered},
+    pgconfig::{self, Critical, Rendered},
 };
 
 use super::{
@@ -140,10 +140,12 @@ impl Renderings {
             rendering: Value::String(rendered.text.clone()),
         };
         let mut content = Content { config: config.as_ref().map(fresh), pods: BTreeMap::new() };
+        let (asked, connections) = (pool_size(config.as_ref(), None), pool_size(config.as_ref(), floor));
         for pool in scope.pools() {
             let member = Member { pool, pod: ANY_POD.to_owned(), index: 0 };
-            let rendering = revision::value(&pod::spec(scope, settings, &member, &observed.inherited))?;
-            content.pods.insert(key(pool), Pinned { intent: pod_intent(scope, pool), rendering });
+            let spec = pod::spec(scope, settings, &member, &observed.inherited, connections);
+            let pinned = Pinned { intent: pod_intent(scope, pool, asked), rendering: revision::value(&spec)? };
+            content.pods.insert(key(pool), pinned);
         }
         let stored = observed.applied_config.as_deref().and_then(Packed::of);
         let mut value = content.value();
@@ -253,6 +255,20 @@ fn key(pool: PoolInCell<'_>) -> String {
     format!("{}/{}", pool.id.pool, pool.id.cell)
 }
 
+/// How many connections poolers keep to servers that are started with these settings, and with nothing lower than in `floor`.
+fn pool_size(config: Option<&Rendered>, floor: Option<&Critical>) -> u64 {
+    let size = |config: &Rendered| {
+        let own = config.critical();
+        let in_force = match floor {
+            Some(floor) => own.max(floor),
+            None => own,
+        };
+        Some(pgconfig::pool_size(in_force.max_connections()?, &config.restart))
+    };
+    // Without settings no pod is made.
+    config.and_then(size).unwrap_or(pgconfig::USUAL_POOL)
+}
+
 /// What the user wants of the settings.
 fn config_intent(scope: &Scope<'_>, observed: &Observed) -> String {
     let spec = scope.spec();
@@ -269,8 +285,9 @@ fn config_intent(scope: &Scope<'_>, observed: &Observed) -> String {
     }))
 }
 
-/// What the user wants of the pods of a pool in a cell. How many there are, and how large their volumes are, is not part of it.
-fn pod_intent(scope: &Scope<'_>, pool: PoolInCell<'_>) -> String {
+/// What the user wants of the pods of a pool in a cell, which keep so many `connections`. How many there are, and how large their volumes
+/// are, is not part of it.
+fn pod_intent(scope: &Scope<'_>, pool: PoolInCell<'_>, connections: u64) -> String {
     let spec = scope.spec();
     let images = ShardImages { multiorch: String::new(), ..spec.images.clone() };
     let described = PoolSpec {
@@ -300,7 +317,7 @@ fn pod_intent(scope: &Scope<'_>, pool: PoolInCell<'_>) -> String {
         }
         wanted
     });
-    revision::intent(&json!({
+    let mut wanted = json!({
         "images": images,
         "pool": described,
         "nodes": scope.node_selector(pool.id.cell),
@@ -313,5 +330,10 @@ fn pod_intent(scope: &Scope<'_>, pool: PoolInCell<'_>) -> String {
         "superuser": spec.postgres_superuser,
         "password": spec.postgres_password_secret_ref,
         "project": scope.project(),
-    }))
+    });
+    // Where nobody gives the server more or fewer connections, pods from before this counted stay as they are.
+    if connections != pgconfig::USUAL_POOL {
+        wanted["connections"] = json!(connections);
+    }
+    revision::intent(&wanted)
 }

@@ -7,6 +7,7 @@ pub mod client;
 pub mod growth;
 pub mod objects;
 mod status;
+mod volumes;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -288,6 +289,7 @@ pub fn decide(observed: &Observed, settings: &Settings, now: Timestamp) -> Resul
     {
         plan.write("MayJoin", Action::Remove { target, resource_version });
     }
+    volumes::follow(observed, &step, rollout.complete(), &mut plan);
 
     let status = status::status(&ensemble, &rollout, &step, now);
     if status.phase != Some(Phase::Healthy) {

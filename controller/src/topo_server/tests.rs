@@ -1,5 +1,6 @@
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::{apps::v1::StatefulSetSpec, core::v1::Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use shared::{
     api::v1alpha1::{EtcdSpec, PvcDeletionPolicy, PvcRetention, StorageSpec, TopoServerSpec},
     condition::{find, is_true},
@@ -173,6 +174,52 @@ fn volumes_follow_the_policy_per_field() {
     let observed = observed(server(&name, label::of_cluster("minimal", Component::GlobalTopo), spec));
     let policy = live(&observed).spec.and_then(|spec| spec.persistent_volume_claim_retention_policy).unwrap();
     assert_eq!((policy.when_deleted.as_deref(), policy.when_scaled.as_deref()), (Some("Delete"), Some("Retain")));
+}
+
+#[test]
+fn volumes_follow_the_policy_where_the_api_server_drops_it_too() {
+    let mut spec = etcd(1);
+    let delete = Some(PvcRetention::Delete);
+    spec.pvc_deletion_policy = Some(PvcDeletionPolicy { when_deleted: delete, when_scaled: delete });
+    let name = name::global_topo("minimal");
+    let mut observed = observed(server(&name, label::of_cluster("minimal", Component::GlobalTopo), spec));
+    observed.member_list = Some(Arc::new(list(&run(&observed))));
+    let set = live(&observed);
+    let volume = |ordinal: u32| {
+        let mut claim = PersistentVolumeClaim::default();
+        claim.metadata.name = Some(name::topo_pvc(&name, ordinal));
+        Arc::new(stored(claim, 1))
+    };
+    let done = |observed: &Observed| -> Vec<String> {
+        let of_volumes = |view: &serde_json::Value| view["reason"] == "VolumePolicy" || view["reason"] == "MemberGone";
+        writes(&run(observed)).into_iter().filter(of_volumes).map(|view| view.to_string()).collect()
+    };
+    observed.stateful_set = Some(running(set.clone(), 1));
+    observed.claims = vec![volume(0), volume(1)];
+    assert_eq!(done(&observed), Vec::<String>::new(), "the StatefulSet sees to it");
+
+    let mut dropped = set;
+    dropped.spec.as_mut().unwrap().persistent_volume_claim_retention_policy = None;
+    let uid = dropped.metadata.uid.clone().unwrap();
+    observed.stateful_set = Some(running(dropped, 1));
+    let actions = done(&observed);
+    assert_eq!(actions.len(), 2, "{actions:?}");
+    assert!(actions[0].contains(&uid) && actions[0].contains("StatefulSet"), "{actions:?}");
+    assert!(actions[1].contains("MemberGone") && actions[1].contains("delete"), "{actions:?}");
+
+    let kept = Some(PvcDeletionPolicy::default());
+    Arc::make_mut(&mut observed.server).spec.pvc_deletion_policy = kept;
+    assert_eq!(done(&observed), Vec::<String>::new());
+    let owner = OwnerReference {
+        api_version: "apps/v1".to_owned(),
+        kind: "StatefulSet".to_owned(),
+        name: name.clone(),
+        uid: uid.clone(),
+        ..OwnerReference::default()
+    };
+    Arc::make_mut(&mut observed.claims[0]).metadata.owner_references = Some(vec![owner]);
+    let actions = done(&observed);
+    assert!(actions.len() == 1 && actions[0].contains("\"ownerReferences\":null"), "{actions:?}");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 pub mod catalog;
 pub mod classify;
+pub mod connections;
 pub mod hash;
 pub mod managed;
 pub mod parse;
@@ -14,6 +15,7 @@ pub mod sizing;
 pub mod value;
 
 pub use classify::{Change, change};
+pub use connections::{USUAL_POOL, pool_size};
 pub use managed::{Managed, managed};
 pub use parse::{Parsed, parse};
 pub use render::{Identity, RELOAD_MARKER, Rendered, render};

@@ -49,6 +49,11 @@ impl Critical {
         self
     }
 
+    /// How many connections such a server takes; none where that cannot be read.
+    pub fn max_connections(&self) -> Option<u64> {
+        self.0.get("max_connections").copied()
+    }
+
     /// What is lower than in `floor`, by name, with what the floor has.
     pub fn below(&self, floor: &Self) -> BTreeMap<String, u64> {
         let lower = |(name, least): &(&String, &u64)| self.0.get(*name).is_some_and(|own| own < least);
@@ -57,7 +62,7 @@ impl Critical {
 }
 
 /// A whole number as the server reads it.
-fn whole(name: &str, text: &str) -> Option<u64> {
+pub(super) fn whole(name: &str, text: &str) -> Option<u64> {
     let setting = catalog::lookup(name)?;
     value::check(setting, text).ok()?;
     let Kind::Integer { unit, .. } = setting.kind else { return None };

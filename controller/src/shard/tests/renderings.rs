@@ -5,7 +5,7 @@ use std::sync::Arc;
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::PodSpec};
 use rstest::rstest;
 use serde_json::json;
-use shared::{annotation, api::v1alpha1::Shard};
+use shared::{annotation, api::v1alpha1::Shard, pgconfig::USUAL_POOL};
 
 use super::fixture::*;
 use crate::{
@@ -47,7 +47,7 @@ fn the_description_of_a_pool_gives_each_of_its_pods(#[case] shard: Shard) {
     let scope = Scope::of(&observed.shard).unwrap();
     let renderings = Renderings::of(&scope, &observed, &settings(), None, None).unwrap();
     for member in scope.members() {
-        let direct = pod::spec(&scope, &settings(), &member, &observed.inherited);
+        let direct = pod::spec(&scope, &settings(), &member, &observed.inherited, USUAL_POOL);
         assert_eq!(renderings.pod(&member).unwrap(), direct);
     }
 }
@@ -121,6 +121,21 @@ fn where_rollouts_are_paused_not_even_the_user_changes_running_pods() {
     assert_eq!(paused.status.unwrap().drift.len(), 0);
     Arc::make_mut(&mut observed.shard).metadata.annotations = None;
     assert_eq!(decide(&observed, &other(), NOW).unwrap().status.unwrap().drift.len(), 2, "afterwards they do");
+}
+
+#[test]
+fn poolers_keep_as_many_connections_as_their_server_takes() {
+    let mut observed = healthy(minimal());
+    let name = members(&observed.shard)[0].clone();
+    let pool = |observed: &Observed| -> Vec<String> {
+        let args = pod_spec(observed, &settings(), &name).containers.into_iter().filter_map(|one| one.args).flatten();
+        args.filter_map(|arg| arg.strip_prefix("--connpool-global-capacity=").map(ToOwned::to_owned)).collect()
+    };
+    assert_eq!(pool(&observed), ["40"]);
+    spec(&mut observed).postgres_config.insert("max_connections".into(), "300".into());
+    assert_eq!(pool(&observed), ["280"]);
+    spec(&mut observed).postgres_config.insert("max_connections".into(), "30".into());
+    assert_eq!(pool(&observed), ["40"], "the server stays as large as its primary was");
 }
 
 #[test]
