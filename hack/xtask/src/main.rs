@@ -1,6 +1,6 @@
 //! Chores of the repository: `cargo xtask crds` writes the custom resource definitions, `cargo xtask monitoring` what is made from
-//! `monitoring/` and `cargo xtask chart` the READMEs of the charts, `--check` compares them, and `cargo xtask purity` keeps effects out of
-//! the modules that decide.
+//! `monitoring/` and `cargo xtask chart` what the charts say of their values, `--check` compares them, and `cargo xtask purity` keeps
+//! effects out of the modules that decide.
 
 mod chart;
 mod crds;
@@ -37,7 +37,7 @@ enum Chore {
         #[arg(long)]
         check: bool,
     },
-    /// Write the tables of values into the READMEs of the charts.
+    /// Write what the values of the charts mean into their READMEs and schemas.
     Chart {
         /// Write nothing; fail when a committed file differs.
         #[arg(long)]
