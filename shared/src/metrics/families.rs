@@ -420,13 +420,13 @@ pub const ALL: [Family; 87] = [
         "multigres_operator_webhook_request_total",
         &["operation", "resource", "result"],
         Admission,
-        "Admission requests, dry runs excepted, by result: allowed, denied or error.",
+        "Admission requests, dry runs excepted, by result: success, denied or error.",
     ),
     counter(
         "multigres_operator_webhook_dry_run_total",
         &["operation", "resource", "result"],
         Admission,
-        "Admission requests whose object will not be stored, by result: allowed, denied or error.",
+        "Admission requests whose object will not be stored, by result: success, denied or error.",
     ),
     counter(
         "multigres_operator_webhook_failures_total",
