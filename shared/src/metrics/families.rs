@@ -99,7 +99,7 @@ const fn histogram(
 use Program::{Admission, Both, Controller};
 
 /// All families.
-pub const ALL: [Family; 87] = [
+pub const ALL: [Family; 90] = [
     gauge(
         "multigres_operator_build_info",
         &["version", "revision"],
@@ -513,9 +513,22 @@ pub const ALL: [Family; 87] = [
     gauge("process_open_fds", &[], Both, "Open files of the process."),
     gauge("process_max_fds", &[], Both, "Files that the process may open."),
     gauge("process_virtual_memory_bytes", &[], Both, "Address space of the process."),
+    gauge(
+        "process_virtual_memory_max_bytes",
+        &[],
+        Both,
+        "Address space that the process may take; without a limit, the largest number of 64 bits.",
+    ),
     gauge("process_resident_memory_bytes", &[], Both, "Resident memory of the process."),
     gauge("process_start_time_seconds", &[], Both, "Unix time at which the process started."),
     gauge("process_threads", &[], Both, "Threads of the process."),
+    counter(
+        "process_network_receive_bytes_total",
+        &[],
+        Both,
+        "Bytes that came in over the network of the process: that of its pod, unless the pod uses that of the node.",
+    ),
+    counter("process_network_transmit_bytes_total", &[], Both, "Bytes that went out over the same network."),
     gauge("tokio_workers", &[], Both, "Threads that run tasks: passes and watches; servers have threads of their own."),
     gauge("tokio_alive_tasks", &[], Both, "Tasks that have begun and not ended."),
     gauge("tokio_global_queue_depth", &[], Both, "Tasks that wait for any of these threads."),
