@@ -73,6 +73,10 @@ mod tests {
             assert!(text.contains(&version), "{file}: no {version}");
             let taken = text.lines().filter(|line| line.starts_with("ARG GIT_REVISION=")).count();
             assert_eq!(taken, 2, "{file}: one stage builds the program and the other one has the label");
+            let apart = ["\nARG TARGETARCH\n", "id=target-$TARGETARCH,target=/src/target"];
+            assert!(apart.iter().all(|part| text.contains(part)), "{file}: platforms share a folder of programs");
+            let user = text.lines().rfind(|line| line.starts_with("USER "));
+            assert_eq!(user, Some("USER 65532:65532"), "{file}: the program runs as root");
         }
     }
 }
