@@ -543,12 +543,14 @@ pub fn find(name: &str) -> Option<&'static Family> {
 static ALL_STATIC: [Family; ALL.len()] = ALL;
 
 /// Series of others that rules, dashboards and runbooks use, with who exports them.
-pub const FOREIGN: [(&str, &str); 34] = [
+pub const FOREIGN: [(&str, &str); 36] = [
     ("up", "Prometheus"),
     ("kubelet_volume_stats_available_bytes", "kubelet"),
     ("kubelet_volume_stats_capacity_bytes", "kubelet"),
     ("apiserver_request_total", "API server"),
     ("etcd_server_has_leader", "etcd"),
+    ("etcd_mvcc_db_total_size_in_bytes", "etcd"),
+    ("etcd_server_quota_backend_bytes", "etcd"),
     ("pg_up", "postgres_exporter"),
     ("pg_replication_is_replica", "postgres_exporter"),
     ("pg_database_size_mb", "postgres_exporter with our queries"),
