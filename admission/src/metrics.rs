@@ -27,7 +27,8 @@ const OK: u16 = 200;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::EnumIter, strum::EnumCount)]
 #[strum(serialize_all = "snake_case")]
 pub enum Outcome {
-    /// Allowed.
+    /// Allowed; `success` is the word of the Go operator, whose dashboards count it.
+    #[strum(serialize = "success")]
     Allowed,
     /// Refused for what it asks.
     Denied,
@@ -87,12 +88,12 @@ impl Reviews {
         };
         let stored = counter(
             "multigres_operator_webhook_request_total",
-            "Admission requests, dry runs excepted, by result: allowed, denied or error.",
+            "Admission requests, dry runs excepted, by result: success, denied or error.",
             &["operation", "resource", "result"],
         )?;
         let dry = counter(
             "multigres_operator_webhook_dry_run_total",
-            "Admission requests whose object will not be stored, by result: allowed, denied or error.",
+            "Admission requests whose object will not be stored, by result: success, denied or error.",
             &["operation", "resource", "result"],
         )?;
         let failures = counter(
@@ -386,7 +387,7 @@ mod tests {
     fn every_series_exists_before_the_first_request() {
         let text = metrics().0.text().unwrap();
         for series in [
-            r#"multigres_operator_webhook_request_total{operation="DEFAULT",resource="MultigresCluster",result="allowed"} 0"#,
+            r#"multigres_operator_webhook_request_total{operation="DEFAULT",resource="MultigresCluster",result="success"} 0"#,
             r#"multigres_operator_webhook_request_total{operation="VALIDATE",resource="TopoServer",result="error"} 0"#,
             r#"multigres_operator_webhook_dry_run_total{operation="VALIDATE",resource="Cell",result="denied"} 0"#,
             r#"multigres_operator_webhook_failures_total{operation="VALIDATE",reason="overload",resource="Shard"} 0"#,

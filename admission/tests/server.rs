@@ -402,7 +402,7 @@ async fn check_of_the_own_listener_counts_for_nothing() {
     let server = Running::start(Limits::default());
     server.loopback.check(&server.keys.bundle()).await.unwrap();
     let metrics = server.metrics();
-    let counted = r#"request_total{operation="VALIDATE",resource="MultigresCluster",result="allowed"} 0"#;
+    let counted = r#"request_total{operation="VALIDATE",resource="MultigresCluster",result="success"} 0"#;
     assert!(metrics.contains(counted), "{metrics}");
     server.stop().await;
 }

@@ -107,7 +107,7 @@ async fn a_stored_spec_carries_the_span_of_its_review_and_nothing_else_does() {
     let first = first.unwrap_or_else(|| panic!("{carried} is no span of {defaults:#?}"));
     assert_eq!(first.attribute("operation").as_deref(), Some("Create"));
     assert_eq!(first.attribute("uid").as_deref(), Some(UID));
-    assert_eq!(first.attribute("result").as_deref(), Some("allowed"));
+    assert_eq!(first.attribute("result").as_deref(), Some("success"));
     assert_eq!(validations[0].attribute("result").as_deref(), Some("denied"));
     assert_eq!(validations[0].span.events.len(), 1, "the refusal is told in the span");
 }

@@ -4,6 +4,7 @@
 //! dashboards and alerts rely on them.
 
 pub mod families;
+mod process;
 mod runtime;
 mod text;
 mod watches;
@@ -144,6 +145,7 @@ impl Metrics {
             source.refresh();
         }
         let mut text = Text::after(TextEncoder::new().encode_to_string(&self.registry.gather())?);
+        process::write(&mut text);
         for source in &sources {
             source.write(&mut text);
         }

@@ -1,4 +1,4 @@
-//! The READMEs of the charts, whose tables of values are the comments of `values.yaml`.
+//! What the comments of `values.yaml` become: tables in the READMEs of the charts, and descriptions in their schemas, which editors show.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -10,19 +10,31 @@ use crate::marks;
 
 const CHARTS: [&str; 2] = ["charts/multigres-operator", "charts/multigres-operator-crds"];
 
-/// Writes the tables below `root`, or compares them when `check` is set.
+/// Keys that mean what they mean in another group, where they are shown.
+const LIKE: [(&str, &str); 4] = [
+    ("controller.logging.", "logging."),
+    ("admission.logging.", "logging."),
+    ("monitoring.dataPlane.postgres.", "monitoring.serviceMonitor."),
+    ("monitoring.dataPlane.etcd.", "monitoring.serviceMonitor."),
+];
+
+/// Writes tables and descriptions below `root`, or compares them when `check` is set.
 pub fn run(root: &Path, check: bool) -> anyhow::Result<()> {
     let mut differing: Vec<PathBuf> = Vec::new();
     for chart in CHARTS {
         let folder = root.join(chart);
-        let path = folder.join("README.md");
-        let present = read(&path)?;
-        let wanted = marks::fill(&present, "values", &tables(&entries(&read(&folder.join("values.yaml"))?)?))?;
-        if wanted != present {
-            if !check {
-                fs::write(&path, wanted).with_context(|| format!("write {}", path.display()))?;
+        let values = entries(&read(&folder.join("values.yaml"))?)?;
+        let (readme, schema) = (folder.join("README.md"), folder.join("values.schema.json"));
+        let (of_readme, of_schema) = (read(&readme)?, read(&schema)?);
+        let filled = marks::fill(&of_readme, "values", &tables(&values))?;
+        let described = described(&of_schema, &values)?;
+        for (path, present, wanted) in [(readme, of_readme, filled), (schema, of_schema, described)] {
+            if wanted != present {
+                if !check {
+                    fs::write(&path, wanted).with_context(|| format!("write {}", path.display()))?;
+                }
+                differing.push(path);
             }
-            differing.push(path);
         }
     }
     if check && !differing.is_empty() {
@@ -100,6 +112,51 @@ fn table<'e>(entries: impl Iterator<Item = &'e Entry>) -> String {
     out
 }
 
+/// A schema with what keys mean as their descriptions, each before everything else that is said of the key.
+fn described(schema: &str, entries: &[Entry]) -> anyhow::Result<String> {
+    let mut out = String::new();
+    let mut place: Vec<&str> = Vec::new();
+    for line in schema.lines() {
+        let content = line.trim_start();
+        // Made anew.
+        if content.starts_with("\"description\": \"") {
+            continue;
+        }
+        let _ = writeln!(out, "{line}");
+        let Some(key) = content.strip_suffix("\": {").and_then(|key| key.strip_prefix('"')) else { continue };
+        let depth = (line.len() - content.len()) / 2;
+        place.resize(depth.saturating_sub(1), "");
+        place.push(key);
+        if let Some(about) = key_of(&place).and_then(|key| meaning(entries, &key)) {
+            let about = serde_json::to_string(about).context("a comment as JSON")?;
+            let _ = writeln!(out, "{}\"description\": {about},", "  ".repeat(depth + 1));
+        }
+    }
+    Ok(out)
+}
+
+/// The key of the values that a place in a schema is about; none where it is about something else, such as the items of a list.
+fn key_of(place: &[&str]) -> Option<String> {
+    let keys = place.chunks(2).map(|pair| match pair {
+        ["properties", key] => Some(*key),
+        _ => None,
+    });
+    keys.collect::<Option<Vec<&str>>>().map(|keys| keys.join("."))
+}
+
+/// What a key means: what is said of it, or of the one that it is like.
+fn meaning<'e>(entries: &'e [Entry], path: &str) -> Option<&'e str> {
+    let of = |path: &str| entries.iter().find(|entry| entry.path == path).map(|entry| entry.about.as_str());
+    of(path).or_else(|| of(&like(path)?)).filter(|about| !about.is_empty())
+}
+
+fn like(path: &str) -> Option<String> {
+    if let Some((_, key)) = path.strip_prefix("webhooks.overrides.").and_then(|rest| rest.split_once('.')) {
+        return Some(format!("webhooks.defaults.{key}"));
+    }
+    LIKE.iter().find_map(|(group, other)| path.strip_prefix(group).map(|key| format!("{other}{key}")))
+}
+
 /// A comment as Markdown.
 fn text(about: &str) -> String {
     about.replace('|', "\\|").replace('<', "&lt;")
@@ -118,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn committed_readmes_have_the_comments_of_the_values() {
+    fn committed_readmes_and_schemas_have_the_comments_of_the_values() {
         run(&crate::repository(), true).unwrap();
     }
 
@@ -144,6 +201,67 @@ mod tests {
         let expected = format!("{head}| `a` | `1` |  |\n\n### b\n\nOf b, and &lt;more>.\n\n{head}{rows}");
         assert_eq!(tables(&found), expected);
         assert!(entries("a:\n  - 1\n").is_err());
+    }
+
+    #[test]
+    fn a_schema_has_the_comments_of_its_keys() {
+        let values = "# Of a.\na: 1\nlogging:\n  # The \"level\".\n  level: x\ncontroller:\n  logging: {}\n  b: []\n";
+        let entries = entries(values).unwrap();
+        let schema = r#"{
+  "properties": {
+    "a": {
+      "description": "Of old.",
+      "type": "integer"
+    },
+    "controller": {
+      "properties": {
+        "logging": {
+          "properties": {
+            "level": {
+              "type": "string"
+            }
+          }
+        },
+        "b": {
+          "type": "array",
+          "items": {
+            "properties": {
+              "a": {
+                "type": "string"
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+"#;
+        let found = described(schema, &entries).unwrap();
+        let of_level = "            \"level\": {\n              \"description\": \"The \\\"level\\\".\",\n";
+        let wanted = schema.replace("Of old.", "Of a.").replace("            \"level\": {\n", of_level);
+        assert_eq!(found, wanted);
+        assert_eq!(described(&found, &entries).unwrap(), found);
+        assert_eq!(like("webhooks.overrides.backup.timeoutSeconds").unwrap(), "webhooks.defaults.timeoutSeconds");
+        assert_eq!(like("webhooks.overrides.backup"), None);
+    }
+
+    #[test]
+    fn every_key_that_is_shown_is_described() {
+        for chart in CHARTS {
+            let schema = read(&crate::repository().join(chart).join("values.schema.json")).unwrap();
+            let schema: Value = serde_json::from_str(&schema).unwrap();
+            let mut described = 0;
+            for entry in entries(&values(chart).0).unwrap() {
+                // What has a form of its own in the API is not taken apart here.
+                let place = format!("/properties/{}", entry.path.replace('.', "/properties/"));
+                if let Some(key) = schema.pointer(&place) {
+                    assert!(key["description"].is_string(), "{chart}: {} has no comment", entry.path);
+                    described += 1;
+                }
+            }
+            assert!(described > 1, "{chart}: nothing is described");
+        }
     }
 
     #[test]

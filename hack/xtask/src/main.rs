@@ -1,6 +1,6 @@
 //! Chores of the repository: `cargo xtask crds` writes the custom resource definitions, `cargo xtask monitoring` what is made from
-//! `monitoring/` and `cargo xtask chart` the READMEs of the charts, `--check` compares them, and `cargo xtask purity` keeps effects out of
-//! the modules that decide.
+//! `monitoring/` and `cargo xtask chart` what the charts say of their values, `--check` compares them, and `cargo xtask purity` keeps
+//! effects out of the modules that decide.
 
 mod chart;
 mod crds;
@@ -37,7 +37,7 @@ enum Chore {
         #[arg(long)]
         check: bool,
     },
-    /// Write the tables of values into the READMEs of the charts.
+    /// Write what the values of the charts mean into their READMEs and schemas.
     Chart {
         /// Write nothing; fail when a committed file differs.
         #[arg(long)]
@@ -73,6 +73,10 @@ mod tests {
             assert!(text.contains(&version), "{file}: no {version}");
             let taken = text.lines().filter(|line| line.starts_with("ARG GIT_REVISION=")).count();
             assert_eq!(taken, 2, "{file}: one stage builds the program and the other one has the label");
+            let apart = ["\nARG TARGETARCH\n", "id=target-$TARGETARCH,target=/src/target"];
+            assert!(apart.iter().all(|part| text.contains(part)), "{file}: platforms share a folder of programs");
+            let user = text.lines().rfind(|line| line.starts_with("USER "));
+            assert_eq!(user, Some("USER 65532:65532"), "{file}: the program runs as root");
         }
     }
 }

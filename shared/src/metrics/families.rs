@@ -99,7 +99,7 @@ const fn histogram(
 use Program::{Admission, Both, Controller};
 
 /// All families.
-pub const ALL: [Family; 87] = [
+pub const ALL: [Family; 90] = [
     gauge(
         "multigres_operator_build_info",
         &["version", "revision"],
@@ -420,13 +420,13 @@ pub const ALL: [Family; 87] = [
         "multigres_operator_webhook_request_total",
         &["operation", "resource", "result"],
         Admission,
-        "Admission requests, dry runs excepted, by result: allowed, denied or error.",
+        "Admission requests, dry runs excepted, by result: success, denied or error.",
     ),
     counter(
         "multigres_operator_webhook_dry_run_total",
         &["operation", "resource", "result"],
         Admission,
-        "Admission requests whose object will not be stored, by result: allowed, denied or error.",
+        "Admission requests whose object will not be stored, by result: success, denied or error.",
     ),
     counter(
         "multigres_operator_webhook_failures_total",
@@ -513,9 +513,22 @@ pub const ALL: [Family; 87] = [
     gauge("process_open_fds", &[], Both, "Open files of the process."),
     gauge("process_max_fds", &[], Both, "Files that the process may open."),
     gauge("process_virtual_memory_bytes", &[], Both, "Address space of the process."),
+    gauge(
+        "process_virtual_memory_max_bytes",
+        &[],
+        Both,
+        "Address space that the process may take; without a limit, the largest number of 64 bits.",
+    ),
     gauge("process_resident_memory_bytes", &[], Both, "Resident memory of the process."),
     gauge("process_start_time_seconds", &[], Both, "Unix time at which the process started."),
     gauge("process_threads", &[], Both, "Threads of the process."),
+    counter(
+        "process_network_receive_bytes_total",
+        &[],
+        Both,
+        "Bytes that came in over the network of the process: that of its pod, unless the pod uses that of the node.",
+    ),
+    counter("process_network_transmit_bytes_total", &[], Both, "Bytes that went out over the same network."),
     gauge("tokio_workers", &[], Both, "Threads that run tasks: passes and watches; servers have threads of their own."),
     gauge("tokio_alive_tasks", &[], Both, "Tasks that have begun and not ended."),
     gauge("tokio_global_queue_depth", &[], Both, "Tasks that wait for any of these threads."),
@@ -530,12 +543,14 @@ pub fn find(name: &str) -> Option<&'static Family> {
 static ALL_STATIC: [Family; ALL.len()] = ALL;
 
 /// Series of others that rules, dashboards and runbooks use, with who exports them.
-pub const FOREIGN: [(&str, &str); 34] = [
+pub const FOREIGN: [(&str, &str); 36] = [
     ("up", "Prometheus"),
     ("kubelet_volume_stats_available_bytes", "kubelet"),
     ("kubelet_volume_stats_capacity_bytes", "kubelet"),
     ("apiserver_request_total", "API server"),
     ("etcd_server_has_leader", "etcd"),
+    ("etcd_mvcc_db_total_size_in_bytes", "etcd"),
+    ("etcd_server_quota_backend_bytes", "etcd"),
     ("pg_up", "postgres_exporter"),
     ("pg_replication_is_replica", "postgres_exporter"),
     ("pg_database_size_mb", "postgres_exporter with our queries"),
