@@ -35,6 +35,8 @@ MULTIGRES_STORY_KUBECONFIG=$(testbed --name "$BED" kubeconfig)
 MULTIGRES_STORY_TOOLS=$(testbed tools helm kubectl | tail -1)
 # Backups in an object store: rclone takes minutes to build, which must not be counted among those of its story.
 if [ -n "${MULTIGRES_BIN_DIR:-}" ] && [ "$FORM" = long ]; then testbed tools rclone > "$CACHE/rclone.log"; fi
+# The same goes for the collector and for the Prometheus Operator, which only the story of the evaluation stack runs.
+if [ "$FORM" = long ]; then testbed tools otelcol prometheus-operator prometheus-config-reloader > "$CACHE/stack.log"; fi
 # Faults of the bed itself are asked of the testbed.
 export MULTIGRES_STORY_TESTBED="$TARGET/debug/testbed" MULTIGRES_STORY_BED="$BED"
 MULTIGRES_STORY_AUDIT_LOG=$(dirname "$MULTIGRES_STORY_KUBECONFIG")/audit.log

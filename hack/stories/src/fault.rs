@@ -1,10 +1,12 @@
 //! Faults of the Kubernetes that a story runs on: parts of it stand still for a while.
 
-use std::{env, ffi::OsString, process::Stdio};
+use std::{env, ffi::OsString, path::Path, process::Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use tokio::process::{Child, Command};
 
+/// Who runs a program of an image, unless its pod says who.
+const NOBODY: &str = "65534:65534";
 /// Names the command of the testbed.
 pub const TESTBED: &str = "MULTIGRES_STORY_TESTBED";
 /// Names the bed that the story runs on.
@@ -55,6 +57,12 @@ impl Faults {
     /// Gives an image that the nodes have another name: an image that could not be had can be had from now on.
     pub async fn provide_image(&self, image: &str, name: &str) -> Result<()> {
         self.ask(&["tag", image, name]).await
+    }
+
+    /// Gives the nodes an image with a program and what the program needs.
+    pub async fn provide_program(&self, program: &Path, image: &str) -> Result<()> {
+        let program = program.to_str().with_context(|| format!("{} is not text", program.display()))?;
+        self.ask(&["image", "--load", "binary", "--bin", program, "--image", image, "--user", NOBODY]).await
     }
 
     async fn ask(&self, words: &[&str]) -> Result<()> {

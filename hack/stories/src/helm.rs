@@ -94,6 +94,12 @@ impl Tools {
         self.upgrade_with(values, &["--wait", "--timeout", "3m"]).await
     }
 
+    /// The same with the values of a file in place of single ones.
+    pub async fn upgrade_from(&self, values: &Path) -> Result<()> {
+        let values = values.to_str().with_context(|| format!("{} is not text", values.display()))?;
+        self.upgrade_with(&[], &["--values", values, "--wait", "--timeout", "3m"]).await
+    }
+
     /// The same without waiting.
     pub async fn upgrade_at_once(&self, values: &[&str]) -> Result<()> {
         self.upgrade_with(values, &[]).await

@@ -6,19 +6,31 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::core::v1::{Container, Pod};
+use kube::{Api, ResourceExt as _, api::ListParams};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::Child,
 };
 
-use crate::{backup::in_bed, bed::Bed, object_store::node_address, wait::within};
+use crate::{
+    backup::in_bed,
+    bed::{Bed, OPERATOR_NAMESPACE},
+    object_store::node_address,
+    wait::{until, within},
+    webhook::Webhook,
+};
 
 /// The name by which the controller is known in traces.
 pub const CONTROLLER: &str = "multigres-operator";
 /// The name by which admission is known in traces.
 pub const ADMISSION: &str = "multigres-operator-admission";
+/// The variable by which the chart tells the operator's pods where spans go.
+const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+/// Admission's pods.
+const REVIEWERS: usize = 2;
 
 /// One span.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +68,34 @@ pub fn path<'a>(all: &'a [Span], span: &'a Span) -> Vec<&'a str> {
     }
     names.reverse();
     names
+}
+
+/// The environment of a container.
+pub fn environment(container: &Container) -> BTreeMap<&str, &str> {
+    let variables = container.env.iter().flatten();
+    variables.map(|variable| (variable.name.as_str(), variable.value.as_deref().unwrap_or_default())).collect()
+}
+
+/// Waits until the pods of the operator export spans, or none of them does; those from before are gone.
+pub async fn operator_exports(bed: &Bed, spans: bool) -> Result<()> {
+    let pods: Api<Pod> = Api::namespaced(bed.client.clone(), OPERATOR_NAMESPACE);
+    until(&format!("an operator with spans: {spans}"), within(180), || async {
+        let mut ready = 0;
+        for component in ["controller", "admission"] {
+            let labels = format!("app.kubernetes.io/component={component}");
+            for pod in pods.list(&ListParams::default().labels(&labels)).await?.items {
+                let spec = pod.spec.as_ref().context("a description")?;
+                let exports = spec.containers.iter().any(|container| environment(container).contains_key(ENDPOINT));
+                ensure!(exports == spans && shared::health::is_ready(&pod), "{} is not yet as wanted", pod.name_any());
+                ready += 1;
+            }
+        }
+        ensure!(ready > REVIEWERS, "{ready} pods");
+        Ok(())
+    })
+    .await?;
+    // Whoever changes something now is answered by those.
+    Webhook::new(&bed.client).ready(REVIEWERS).await
 }
 
 /// A collector that takes spans until it is dropped.

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt as _, api::ListParams};
 use serde_json::json;
 use shared::{
@@ -14,47 +14,15 @@ use shared::{
     label::{self, Component},
 };
 use stories::{
-    Bed, ClusterUnderTest, Spans, Tools, Webhook,
+    Bed, ClusterUnderTest, Spans, Tools,
     backup::{is_real, small},
-    bed::{OPERATOR_NAMESPACE, is_left_out},
-    spans::{ADMISSION, CONTROLLER, Span, path},
+    bed::is_left_out,
+    spans::{ADMISSION, CONTROLLER, Span, environment, operator_exports, path},
     until, within,
 };
 
-/// The variable by which the chart tells the operator's pods where spans go.
-const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
-/// Admission's pods.
-const REVIEWERS: usize = 2;
 /// Longer than exporters hold back what they have.
 const HELD_BACK: Duration = Duration::from_secs(12);
-
-/// The environment of a container.
-fn environment(container: &Container) -> BTreeMap<&str, &str> {
-    let variables = container.env.iter().flatten();
-    variables.map(|variable| (variable.name.as_str(), variable.value.as_deref().unwrap_or_default())).collect()
-}
-
-/// Waits until the pods of the operator export spans, or none of them does; those from before are gone.
-async fn operator_exports(bed: &Bed, spans: bool) -> Result<()> {
-    let pods: Api<Pod> = Api::namespaced(bed.client.clone(), OPERATOR_NAMESPACE);
-    until(&format!("an operator with spans: {spans}"), within(180), || async {
-        let mut ready = 0;
-        for component in ["controller", "admission"] {
-            let labels = format!("app.kubernetes.io/component={component}");
-            for pod in pods.list(&ListParams::default().labels(&labels)).await?.items {
-                let spec = pod.spec.as_ref().context("a description")?;
-                let exports = spec.containers.iter().any(|container| environment(container).contains_key(ENDPOINT));
-                ensure!(exports == spans && shared::health::is_ready(&pod), "{} is not yet as wanted", pod.name_any());
-                ready += 1;
-            }
-        }
-        ensure!(ready > REVIEWERS, "{ready} pods");
-        Ok(())
-    })
-    .await?;
-    // Whoever changes something now is answered by those.
-    Webhook::new(&bed.client).ready(REVIEWERS).await
-}
 
 /// The trace and the span that a request has left on the cluster.
 async fn carried(cluster: &ClusterUnderTest) -> Result<(String, String)> {

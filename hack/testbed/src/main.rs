@@ -70,7 +70,7 @@ enum Action {
     CertManager,
     /// Builds the pinned tools and prints their directories.
     Tools {
-        /// Only these; all but the oldest API server and rclone by default.
+        /// Only these; all but the oldest API server, rclone and the evaluation stack by default.
         names: Vec<String>,
     },
     /// Prints the path of the administrator's kubeconfig.

@@ -90,6 +90,28 @@ pub const MONITORING: [Tool; 2] = [
     tool("prometheus", "prometheus", "github.com/prometheus/prometheus/cmd/prometheus", PROMETHEUS),
 ];
 
+const PROMETHEUS_OPERATOR: &str = "github.com/prometheus-operator/prometheus-operator";
+
+/// What runs beside Prometheus in the evaluation stack, and what finds its targets; few need them, and they take minutes.
+pub const STACK: [Tool; 3] = [
+    tool("otelcol", "otelcol", ".", "go.opentelemetry.io/collector/otelcol"),
+    tool(
+        "prometheus-operator",
+        "prometheus-operator",
+        "github.com/prometheus-operator/prometheus-operator/cmd/operator",
+        PROMETHEUS_OPERATOR,
+    ),
+    tool(
+        "prometheus-config-reloader",
+        "prometheus-operator",
+        "github.com/prometheus-operator/prometheus-operator/cmd/prometheus-config-reloader",
+        PROMETHEUS_OPERATOR,
+    ),
+];
+
+/// Programs whose modules ship manifests, and the folder or the file with them.
+const MANIFESTS: [(&str, &str); 2] = [("cert-manager", "deploy/crds"), ("prometheus-operator", "bundle.yaml")];
+
 /// What only tests of the charts need: the Helm before, and unit tests of templates; in a directory of their own, too.
 pub const CHARTS: [Tool; 2] = [
     tool("helm3", "helm3", "helm.sh/helm/v3/cmd/helm", "helm.sh/helm/v3"),
@@ -108,7 +130,7 @@ pub fn usual() -> impl Iterator<Item = &'static Tool> {
 
 /// All programs there are.
 pub fn every() -> impl Iterator<Item = &'static Tool> {
-    usual().chain(&OLDEST).chain(&STORES)
+    usual().chain(&OLDEST).chain(&STORES).chain(&STACK)
 }
 
 /// What a light control plane needs besides an API server.
@@ -142,6 +164,7 @@ pub struct Tools {
     oldest: PathBuf,
     monitoring: PathBuf,
     stores: PathBuf,
+    stack: PathBuf,
     charts: PathBuf,
     apiserver: &'static str,
 }
@@ -186,8 +209,10 @@ impl Tools {
         let oldest = home.tools(&pins_hash(&pins, OLDEST.iter())?);
         let monitoring = home.tools(&pins_hash(&pins, MONITORING.iter())?);
         let stores = home.tools(&pins_hash(&pins, STORES.iter())?);
+        let stack = home.tools(&pins_hash(&pins, STACK.iter())?);
         let charts = home.tools(&pins_hash(&pins, CHARTS.iter())?);
-        Ok(Self { home: home.clone(), pins, dir, addons, oldest, monitoring, stores, charts, apiserver: APISERVER })
+        let (home, apiserver) = (home.clone(), APISERVER);
+        Ok(Self { home, pins, dir, addons, oldest, monitoring, stores, stack, charts, apiserver })
     }
 
     /// The same tools with the API server of another Kubernetes.
@@ -230,6 +255,8 @@ impl Tools {
             &self.monitoring
         } else if among(&STORES) {
             &self.stores
+        } else if among(&STACK) {
+            &self.stack
         } else if among(&CHARTS) {
             &self.charts
         } else {
@@ -286,8 +313,8 @@ impl Tools {
         for dir in [&bin, &logs] {
             fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
         }
-        if tool.name == "cert-manager" {
-            self.copy_manifests(tool, "deploy/crds")?;
+        if let Some((_, from)) = MANIFESTS.iter().find(|(name, _)| *name == tool.name) {
+            self.copy_manifests(tool, from)?;
         }
         let log_path = logs.join(format!("{}.log", tool.name));
         let log = fs::File::create(&log_path).with_context(|| format!("creating {}", log_path.display()))?;
@@ -331,8 +358,14 @@ impl Tools {
         let source = PathBuf::from(process::output(&mut list)?.trim()).join(from);
         let target = self.manifests(tool.name);
         fs::create_dir_all(&target).with_context(|| format!("creating {}", target.display()))?;
-        for entry in fs::read_dir(&source).with_context(|| format!("listing {}", source.display()))? {
-            let path = entry.with_context(|| format!("listing {}", source.display()))?.path();
+        let files: Vec<PathBuf> = if source.is_dir() {
+            let entries = fs::read_dir(&source).with_context(|| format!("listing {}", source.display()))?;
+            let paths = entries.map(|entry| Ok(entry.with_context(|| format!("listing {}", source.display()))?.path()));
+            paths.collect::<Result<_>>()?
+        } else {
+            vec![source]
+        };
+        for path in files {
             if path.extension().is_some_and(|extension| extension == "yaml") {
                 let text = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
                 let copy = target.join(path.file_name().unwrap_or_default());
@@ -447,7 +480,11 @@ mod tests {
         assert_ne!(tools.path("rclone").parent(), tools.path("cert-manager").parent());
         assert_ne!(tools.path("helm3").parent(), tools.path("helm").parent());
         assert_eq!(tools.path("helm3").parent(), tools.path("helm-unittest").parent());
-        assert!(usual().all(|tool| tool.name != "rclone"), "it takes minutes, and few need it");
+        assert_ne!(tools.path("otelcol").parent(), tools.path("prometheus").parent());
+        assert_eq!(tools.path("otelcol").parent(), tools.path("prometheus-operator").parent());
+        for name in ["rclone", "otelcol", "prometheus-operator"] {
+            assert!(usual().all(|tool| tool.name != name), "{name} takes minutes, and few need it");
+        }
         assert!(tools.manifests("cert-manager").starts_with(tools.path("cert-manager").ancestors().nth(2).unwrap()));
     }
 

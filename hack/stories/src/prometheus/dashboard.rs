@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use super::Prometheus;
+use super::Server;
 use crate::lesson;
 
 /// What the step of a query becomes: long enough for what a story did a while ago.
@@ -91,7 +91,7 @@ impl Dashboard {
 
     /// The values that its variables have now, as Grafana puts them into a query when all values are chosen; those of `fixed` have the
     /// value that is given there, if there is one of that name among the real ones.
-    pub async fn values(&self, prometheus: &Prometheus, fixed: &[(&str, &str)]) -> Result<Vec<(String, String)>> {
+    pub async fn values(&self, prometheus: &Server, fixed: &[(&str, &str)]) -> Result<Vec<(String, String)>> {
         let mut known: Vec<(String, String)> = vec![(RATE_INTERVAL.0.to_owned(), RATE_INTERVAL.1.to_owned())];
         for variable in &self.variables {
             let selector = filled(&variable.selector, &known)?;

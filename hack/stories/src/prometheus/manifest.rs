@@ -37,7 +37,7 @@ pub(super) async fn render(tools: &Tools, interval: &str, values: &[String]) -> 
 }
 
 /// The attributes of resources that become labels of pushed series: those of the evaluation stack's server.
-pub(super) fn promoted() -> Result<Value> {
+pub(crate) fn promoted() -> Result<Value> {
     let path = lesson::root().join("monitoring/overlay/prometheus.yaml");
     let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let servers = documents(&text).with_context(|| format!("parsing {}", path.display()))?;
@@ -48,7 +48,12 @@ pub(super) fn promoted() -> Result<Value> {
 }
 
 /// The documents of a text.
-fn documents(text: &str) -> Result<Vec<Value>> {
+pub(crate) fn documents(text: &str) -> Result<Vec<Value>> {
+    parts(text).iter().map(|part| Ok(serde_saphyr::from_str(part)?)).collect()
+}
+
+/// The texts of its documents; those that say nothing are left out.
+pub(crate) fn parts(text: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
     for line in text.lines() {
         if line.trim_end() == "---" {
@@ -58,8 +63,8 @@ fn documents(text: &str) -> Result<Vec<Value>> {
             part.push('\n');
         }
     }
-    let says = |part: &&String| part.lines().any(|line| !line.trim().is_empty() && !line.starts_with('#'));
-    parts.iter().filter(says).map(|part| Ok(serde_saphyr::from_str(part)?)).collect()
+    parts.retain(|part| part.lines().any(|line| !line.trim().is_empty() && !line.starts_with('#')));
+    parts
 }
 
 /// The groups of all alerts, with shorter windows.
