@@ -86,7 +86,7 @@ fn as_resolved(
     cluster::check(findings, resolved);
     let known = shard::Cells::of(spec);
     resolved.each_shard(&mut |at, one| shard::check(findings, at, one, &known));
-    surroundings::check(findings, resolved, before.map(|before| before.resolved), around);
+    surroundings::check(findings, spec, resolved, before.map(|before| before.resolved), around);
     cluster::notices(findings, resolved);
     pending::resolved(findings, resolved);
     if let Some(before) = before {
