@@ -58,6 +58,7 @@ pub fn cluster(
 ) -> Verdict {
     let mut findings = Findings::new(Some(&resolved.provenance));
     as_written(&mut findings, name, spec);
+    surroundings::places(&mut findings, spec, &resolved.zone_id_label, around);
     as_resolved(&mut findings, before, spec, resolved, around);
     findings.verdict
 }
@@ -86,7 +87,7 @@ fn as_resolved(
     cluster::check(findings, resolved);
     let known = shard::Cells::of(spec);
     resolved.each_shard(&mut |at, one| shard::check(findings, at, one, &known));
-    surroundings::check(findings, spec, resolved, before.map(|before| before.resolved), around);
+    surroundings::check(findings, resolved, before.map(|before| before.resolved), around);
     cluster::notices(findings, resolved);
     pending::resolved(findings, resolved);
     if let Some(before) = before {

@@ -32,16 +32,12 @@ pub struct NodeLabels(pub BTreeMap<String, BTreeSet<String>>);
 
 pub fn check(
     findings: &mut Findings<'_>,
-    spec: &MultigresClusterSpec,
     resolved: &ResolvedCluster,
     before: Option<&ResolvedCluster>,
     around: &Surroundings,
 ) {
     if let Some(classes) = &around.storage_classes {
         storage(findings, resolved, before, classes);
-    }
-    if let Some(nodes) = &around.nodes {
-        places(findings, spec, &resolved.zone_id_label, nodes);
     }
 }
 
@@ -143,7 +139,8 @@ fn volumes(resolved: &ResolvedCluster, visit: &mut dyn FnMut(&At<'_>, Option<&St
 }
 
 /// Some node is where each cell wants to be.
-fn places(findings: &mut Findings<'_>, spec: &MultigresClusterSpec, zone_id_label: &str, nodes: &NodeLabels) {
+pub fn places(findings: &mut Findings<'_>, spec: &MultigresClusterSpec, zone_id_label: &str, around: &Surroundings) {
+    let Some(nodes) = &around.nodes else { return };
     let cells = At::Root("cells");
     for cell in &spec.cells {
         for (field, label, value) in resolve::places(cell, zone_id_label) {
