@@ -24,14 +24,16 @@ use serde_json::{Value, json};
 use shared::{
     admin::Readiness,
     resolve::{self, Templates},
-    validate::Surroundings,
+    validate::{StorageClasses, Surroundings},
 };
 use support::{
     api_server::{ApiServer, Call, Outcome, collection, eventually, place, webhook_name},
     case::{all, endpoint, mutated, object, pure},
     envelope::Answer,
+    random::Random,
     rule_cases::Case,
     service::{self, Running},
+    specs,
     world::{self, CONTROLLER, Placed, WRITERS},
 };
 use tokio_util::sync::CancellationToken;
@@ -40,6 +42,8 @@ use tokio_util::sync::CancellationToken;
 const SETTER: &str = "setter";
 /// Cases that are tried side by side.
 const SIDE_BY_SIDE: usize = 8;
+/// Generated clusters that are tried, and what they are generated from.
+const GENERATED: (u64, u64) = (300, 20_250_101);
 
 /// Judges each namespace in surroundings of its own.
 #[derive(Default)]
@@ -244,6 +248,45 @@ async fn the_api_server_says_of_every_case_what_the_function_says() {
         failures.iter().map(|failure| failure.as_str()).collect::<Vec<_>>().join("\n")
     );
     assert!(answers.len() > 100, "only {} cases were tried", answers.len());
+}
+
+/// Clusters as in the suite `generated`, half of them spoilt: what is right passes the definition and the service, and what is wrong is refused,
+/// by whichever of the two sees it, and is never a failure.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn generated_clusters_are_accepted_or_refused() {
+    let Some(bed) = Bed::open().await else { return };
+    let classes = StorageClasses { names: [specs::STORAGE_CLASS.to_owned()].into(), has_default: true };
+    let around = Surroundings { storage_classes: Some(classes), nodes: None };
+    let namespace = bed.namespace("generated", around).await;
+    for mut template in specs::surroundings() {
+        let metadata = json!({"name": template["metadata"]["name"], "namespace": namespace});
+        template["metadata"] = metadata;
+        bed.put(&template).await.unwrap();
+    }
+    let (count, seed) = GENERATED;
+    let answers = (0..count).map(|number| {
+        let (bed, namespace) = (&bed, &namespace);
+        async move {
+            let mut random = Random::new(seed, number);
+            let (aliases, right) = (random.chance(25), random.chance(50));
+            let mut cluster = specs::valid(&mut random, aliases);
+            if !right {
+                specs::spoil(&mut random, &mut cluster);
+            }
+            cluster["metadata"]["namespace"] = json!(namespace);
+            let outcome = bed.server.create(&cluster, None, true).await;
+            let refused = matches!(outcome.status, 400 | 403 | 413 | 422);
+            if outcome.allowed() || (refused && !right) {
+                Ok(())
+            } else {
+                Err(format!("number {number}, {cluster}: {outcome:?}"))
+            }
+        }
+    });
+    let answers: Vec<Result<(), String>> = stream::iter(answers).buffer_unordered(SIDE_BY_SIDE).collect().await;
+    bed.close().await;
+    let failures: Vec<String> = answers.into_iter().filter_map(Result::err).collect();
+    assert!(failures.is_empty(), "{} of {count} clusters:\n{}", failures.len(), failures.join("\n"));
 }
 
 /// One object of each kind that the operator writes.

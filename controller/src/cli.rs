@@ -10,7 +10,7 @@ use shared::{
     label,
 };
 
-use crate::{settings::Settings, uninstall};
+use crate::{server::Features, settings::Settings, uninstall};
 
 /// Default name of the Lease; the Go operator's, so that the two never work side by side in one namespace.
 pub const LEASE: &str = "multigres-operator.multigres.com";
@@ -133,15 +133,16 @@ impl WorkArgs {
         given.into_iter().cloned().collect()
     }
 
-    /// Settings out of the flags; `lookup` reads the environment for image overrides.
-    pub fn settings(&self, native_sidecars: bool, lookup: impl Fn(&str) -> Option<String>) -> Settings {
+    /// Settings out of the flags and of what Kubernetes can do; `lookup` reads the environment for image overrides.
+    pub fn settings(&self, features: Features, lookup: impl Fn(&str) -> Option<String>) -> Settings {
         Settings {
             images: ImageSet::default().overridden(lookup),
             image_update_strategy: self.image_update_strategy.into(),
             template_wave: self.template_wave,
             zone_id_label: self.zone_id_label.clone(),
             cluster_domain: self.cluster_domain.clone(),
-            native_sidecars,
+            native_sidecars: features.native_sidecars,
+            eviction_policy: features.eviction_policy,
             poll_unsettled: Duration::from_secs(1),
             poll_settled: Duration::from_secs(20),
         }
@@ -216,6 +217,6 @@ mod tests {
     #[test]
     fn the_primary_of_a_settled_shard_is_confirmed_within_thirty_seconds() {
         let args = Args::try_parse_from(["controller"]).unwrap();
-        assert!(args.work.settings(true, |_| None).poll_settled < Duration::from_secs(30));
+        assert!(args.work.settings(Features::NEWEST, |_| None).poll_settled < Duration::from_secs(30));
     }
 }

@@ -101,7 +101,7 @@ async fn run(args: Args, log: telemetry::LogHandle) -> Result<()> {
     let identity = args.work.identity.clone().unwrap_or_else(|| format!("controller-{}", std::process::id()));
     let lease = args.lease.settings(LEASE, &args.work.own_namespace, &identity)?;
     let (kubernetes, features) = server::discover(&client, args.work.native_sidecars).await?;
-    let settings = args.work.settings(features.native_sidecars, |name| std::env::var(name).ok());
+    let settings = args.work.settings(features, |name| std::env::var(name).ok());
     let namespaces = args.work.namespaces();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),

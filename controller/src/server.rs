@@ -24,6 +24,8 @@ pub struct Version {
 pub const OLDEST: Version = Version { major: 1, minor: 25 };
 /// The first whose API server and kubelets run native sidecars without a feature gate.
 const NATIVE_SIDECARS: Version = Version { major: 1, minor: 29 };
+/// The first whose API server keeps `unhealthyPodEvictionPolicy` of disruption budgets without a feature gate.
+const EVICTION_POLICY: Version = Version { major: 1, minor: 27 };
 
 impl Version {
     /// Reads `v1.29.3-gke.100`, `1.31+` and the like.
@@ -67,9 +69,15 @@ pub struct Features {
     /// Init containers that go on running (`restartPolicy: Always`). Older servers do not know the field, older kubelets would
     /// wait for such a container to end.
     pub native_sidecars: bool,
+    /// Disruption budgets that say what may be done with pods that are not ready. A server without the field in its schema refuses the
+    /// whole object.
+    pub eviction_policy: bool,
 }
 
 impl Features {
+    /// What the newest Kubernetes can do.
+    pub const NEWEST: Self = Self { native_sidecars: true, eviction_policy: true };
+
     /// What a server with such kubelets can do; `sidecars` is what the user says about them.
     pub fn of(server: Version, kubelets: Kubelets, sidecars: Sidecars) -> Self {
         let native_sidecars = match (sidecars, kubelets) {
@@ -78,7 +86,7 @@ impl Features {
             (Sidecars::Auto, Kubelets::None) => server >= NATIVE_SIDECARS,
             (Sidecars::Auto, Kubelets::Oldest(kubelet)) => server.min(kubelet) >= NATIVE_SIDECARS,
         };
-        Self { native_sidecars }
+        Self { native_sidecars, eviction_policy: server >= EVICTION_POLICY }
     }
 }
 
@@ -162,6 +170,7 @@ mod tests {
         }
         let alone = Features::of(server, Kubelets::None, Sidecars::Auto);
         assert_eq!(alone.native_sidecars, kubelets_behind[0], "nodes that are yet to come are as new as the server");
+        assert_eq!(alone.eviction_policy, server >= minor(27), "{server}");
         assert!(!Features::of(server, Kubelets::Unknown, Sidecars::Auto).native_sidecars);
     }
 

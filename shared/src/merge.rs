@@ -131,7 +131,7 @@ impl ProvidedValue for crate::api::v1alpha1::DurabilityPolicy {}
 impl ProvidedValue for crate::api::v1alpha1::PostgresConfigRef {}
 impl ProvidedValue for crate::api::v1alpha1::PgbackrestTlsConfig {}
 impl ProvidedValue for crate::api::v1alpha1::EncryptionConfig {}
-impl ProvidedValue for crate::api::v1alpha1::LocalTopoServerSpec {}
+impl ProvidedValue for Box<crate::api::v1alpha1::LocalTopoServerSpec> {}
 impl ProvidedValue for crate::api::v1alpha1::PostgresPasswordSecretRef {}
 
 impl ProvidedValue for String {

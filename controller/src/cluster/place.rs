@@ -199,7 +199,7 @@ fn holds(stores: &Stores, other: &MultigresCluster, place: &Place<'_>) -> bool {
         external.is_some_and(|external| place.is(external, &defaults::local_root(cell)))
     };
     let named =
-        |cell: &CellConfig| local(&cell.name, cell.spec.as_ref().and_then(|spec| spec.local_topo_server.as_ref()));
+        |cell: &CellConfig| local(&cell.name, cell.spec.as_ref().and_then(|spec| spec.local_topo_server.as_deref()));
     // What a template says shows in the cells that were made by it.
     let told = || stores.cells.of_cluster(&other.namespace().unwrap_or_default(), &other.name_any());
     other.spec.cells.iter().any(named)

@@ -88,7 +88,7 @@ pub fn weigh(observed: &Observed, settings: &Settings, now: Timestamp) -> Result
     orchestrators(scope, observed, &mut plan)?;
     let confirmed = floor.as_ref().filter(|_| facts.primary.is_some());
     let too_large = volumes(scope, observed, &members, confirmed, now, &mut plan);
-    let budgets = protection(scope, observed, &facts, &mut plan)?;
+    let budgets = protection(scope, observed, settings, &facts, &mut plan)?;
     obsolete(scope, observed, stray.as_ref(), &budgets, &mut plan);
     role_labels(observed, &facts, &mut plan);
 
@@ -408,13 +408,14 @@ where
 fn protection(
     scope: &Scope<'_>,
     observed: &Observed,
+    settings: &Settings,
     facts: &Facts,
     plan: &mut Plan<ShardStatus>,
 ) -> Result<BTreeSet<String>, Error> {
     // Nor may anybody be evicted while the planner has chosen somebody: its choice and an eviction would meet.
     let chosen = |pod: &Pod| pod.annotations().contains_key(annotation::DRAIN_STATE);
     let all_well = facts.all_well() && !observed.pods.iter().any(|pod| chosen(pod));
-    let budgets = network::budgets(scope, facts.desired + facts.extra.len(), all_well);
+    let budgets = network::budgets(scope, settings, facts.desired + facts.extra.len(), all_well);
     let names: BTreeSet<String> = budgets.iter().map(ResourceExt::name_any).collect();
     let live = by_name(&observed.budgets);
     for budget in budgets {

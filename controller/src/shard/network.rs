@@ -19,6 +19,7 @@ use super::{
     port,
     scope::{PoolInCell, Scope},
 };
+use crate::settings::Settings;
 
 /// Gives the pods of a pool in a cell their DNS names, from the moment that they have an address: poolers must find each other
 /// before any of them is ready.
@@ -58,7 +59,7 @@ pub fn headless(scope: &Scope<'_>, pool: &PoolInCell<'_>) -> Service {
 ///
 /// The bounds are integers: bare pods have no scale that the disruption controller could take a share of. A single pooler has no
 /// budget, for it would block every drain.
-pub fn budgets(scope: &Scope<'_>, members: usize, all_well: bool) -> Vec<PodDisruptionBudget> {
+pub fn budgets(scope: &Scope<'_>, settings: &Settings, members: usize, all_well: bool) -> Vec<PodDisruptionBudget> {
     if members < 2 {
         return Vec::new();
     }
@@ -70,13 +71,19 @@ pub fn budgets(scope: &Scope<'_>, members: usize, all_well: bool) -> Vec<PodDisr
     };
     vec![
         // The primary stays until it has handed over: then another pod carries its label.
-        budget(scope, name::primary_budget(scope.id()), 1, role("In")),
+        budget(scope, settings, name::primary_budget(scope.id()), 1, role("In")),
         // One standby at a time, and none while another member is not well.
-        budget(scope, name::standby_budget(scope.id()), standbys - i32::from(all_well), role("NotIn")),
+        budget(scope, settings, name::standby_budget(scope.id()), standbys - i32::from(all_well), role("NotIn")),
     ]
 }
 
-fn budget(scope: &Scope<'_>, name: String, least: i32, role: LabelSelectorRequirement) -> PodDisruptionBudget {
+fn budget(
+    scope: &Scope<'_>,
+    settings: &Settings,
+    name: String,
+    least: i32,
+    role: LabelSelectorRequirement,
+) -> PodDisruptionBudget {
     PodDisruptionBudget {
         metadata: scope.meta(name, scope.labels(Component::ShardPool)),
         spec: Some(PodDisruptionBudgetSpec {
@@ -86,7 +93,7 @@ fn budget(scope: &Scope<'_>, name: String, least: i32, role: LabelSelectorRequir
                 match_expressions: Some(vec![role]),
             }),
             // A pod that serves nobody does not keep its node from being emptied.
-            unhealthy_pod_eviction_policy: Some("AlwaysAllow".into()),
+            unhealthy_pod_eviction_policy: settings.eviction_policy.then(|| "AlwaysAllow".to_owned()),
             ..PodDisruptionBudgetSpec::default()
         }),
         ..PodDisruptionBudget::default()

@@ -27,6 +27,7 @@ pub fn settings() -> Settings {
         zone_id_label: "topology.k8s.aws/zone-id".to_owned(),
         cluster_domain: "cluster.local".to_owned(),
         native_sidecars: true,
+        eviction_policy: true,
         poll_unsettled: Duration::from_secs(2),
         poll_settled: Duration::from_secs(20),
     }

@@ -18,6 +18,7 @@ use clap::Parser as _;
 use controller::{
     cli::Args,
     plan::{Action, Plan, TopoWrite},
+    server::Features,
     settings::Settings,
     topo_server::{Nodes, Observed, decide, growth::Sight},
     upstream::{Error, Limits, Member, MemberChange, Members, TopoAddress, Upstream, fake::FakeDataPlane},
@@ -172,7 +173,7 @@ impl World {
             binary,
             net,
             folder: tempfile::tempdir().unwrap(),
-            settings: Args::try_parse_from(["controller"]).unwrap().work.settings(true, |_| None),
+            settings: Args::try_parse_from(["controller"]).unwrap().work.settings(Features::NEWEST, |_| None),
             upstream: Upstream::of(plane.topology, plane.poolers.clone(), plane.poolers, Arc::new(members)),
             server,
             list: None,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
-use controller::{cli::Args, settings::Settings};
+use controller::{cli::Args, server::Features, settings::Settings};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use shared::{
@@ -47,7 +47,7 @@ pub fn settings() -> Settings {
     // Every world and every judgement wants them, and to read flags takes as long as a pass.
     static SETTINGS: LazyLock<Settings> = LazyLock::new(|| {
         let args = <Args as clap::Parser>::try_parse_from(["controller"]).unwrap();
-        args.work.settings(true, |_| None)
+        args.work.settings(Features::NEWEST, |_| None)
     });
     SETTINGS.clone()
 }

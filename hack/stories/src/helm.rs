@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::bed::{KUBECONFIG, OPERATOR_NAMESPACE};
+use crate::bed::{KUBECONFIG, OPERATOR_NAMESPACE, is_long};
 
 /// Names the directory with helm and kubectl; without it they are looked for on the search path.
 pub const TOOLS: &str = "MULTIGRES_STORY_TOOLS";
@@ -91,7 +91,7 @@ impl Tools {
 
     /// Upgrades the release to this checkout's chart, keeping its values but for `values`, and waits until all is available.
     pub async fn upgrade(&self, values: &[&str]) -> Result<()> {
-        self.upgrade_with(values, &["--wait", "--timeout", "3m"]).await
+        self.upgrade_with(values, &["--wait", "--timeout", timeout()]).await
     }
 
     /// The same with the values of a file in place of single ones.
@@ -153,7 +153,8 @@ impl Tools {
     /// Rolls the release back to a revision and waits until all is available.
     pub async fn rollback(&self, revision: u64) -> Result<()> {
         let revision = revision.to_string();
-        let args = ["rollback", RELEASE, &revision, "--namespace", OPERATOR_NAMESPACE, "--wait", "--timeout", "3m"];
+        let args =
+            ["rollback", RELEASE, &revision, "--namespace", OPERATOR_NAMESPACE, "--wait", "--timeout", timeout()];
         self.succeed("helm", &args).await.map(drop)
     }
 
@@ -188,6 +189,11 @@ impl Tools {
             .find(|path| path.is_file())
             .with_context(|| format!("{program} is on none of {}; {TOOLS} names a directory with it", self.search))
     }
+}
+
+/// How long Helm waits for new pods. Long forms have them replaced under full load.
+fn timeout() -> &'static str {
+    if is_long() { "10m" } else { "3m" }
 }
 
 /// The chart of this checkout.

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::{
     sync::{Notify, Semaphore},
     task::{JoinHandle, JoinSet},
-    time::MissedTickBehavior,
+    time::{Interval, MissedTickBehavior},
 };
 
 /// Longest time that a client waits; more than twice what the API server gives a webhook.
@@ -249,11 +249,14 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts `rate` requests per second, going round the cases.
-    pub fn start(client: &Client, cases: Vec<Case>, rate: u32) -> Result<Self> {
+    /// Starts `rate` requests per second, going round the cases. `late` says what becomes of those that were due while the machine was
+    /// busy with something else.
+    pub fn start(client: &Client, cases: Vec<Case>, rate: u32, late: MissedTickBehavior) -> Result<Self> {
         ensure!(!cases.is_empty() && rate > 0, "a load needs cases and a rate");
         let (sent, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
-        let task = tokio::spawn(run(client.clone(), cases, rate, sent.clone(), stop.clone()));
+        let mut clock = tokio::time::interval(Duration::from_secs(1) / rate);
+        clock.set_missed_tick_behavior(late);
+        let task = tokio::spawn(run(client.clone(), cases, clock, sent.clone(), stop.clone()));
         Ok(Self { sent, stop, task })
     }
 
@@ -280,12 +283,10 @@ impl Load {
     }
 }
 
-async fn run(client: Client, cases: Vec<Case>, rate: u32, sent: Arc<AtomicU64>, stop: Arc<Notify>) -> Report {
+async fn run(client: Client, cases: Vec<Case>, mut clock: Interval, sent: Arc<AtomicU64>, stop: Arc<Notify>) -> Report {
     let started = Instant::now();
     let report = Arc::new(Mutex::new(Report::default()));
     let slots = Arc::new(Semaphore::new(MOST_AT_ONCE));
-    let mut clock = tokio::time::interval(Duration::from_secs(1) / rate);
-    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut under_way = JoinSet::new();
     for case in cases.iter().cycle() {
         tokio::select! {

@@ -1,9 +1,12 @@
 //! What the API server needs to reach admission: Secrets, trust bundles and pods, read and damaged through the API.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     ByteString,
     api::{
@@ -18,10 +21,10 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde_json::json;
-use shared::pki::{Certificate, Pair, matches};
+use shared::pki::{Authority, Certificate, Pair, Request, matches};
 
 use crate::{
-    bed::OPERATOR_NAMESPACE,
+    bed::{OPERATOR_NAMESPACE, is_long},
     wait::{until, within},
 };
 
@@ -37,6 +40,11 @@ pub const LEAF_SECRET: &str = "multigres-webhook-certs";
 pub const CERT_MANAGER_SECRET: &str = "multigres-operator-webhook-server-cert";
 const MUTATING: &str = "multigres-operator-mutating-webhook-configuration";
 const VALIDATING: &str = "multigres-operator-validating-webhook-configuration";
+
+/// How long pods may take to be replaced. Two processors that answer requests all the time take minutes to start one.
+pub fn patience() -> Duration {
+    within(if is_long() { 600 } else { 120 })
+}
 
 /// What is stored at one moment.
 #[derive(Clone, Debug)]
@@ -114,8 +122,8 @@ impl Webhook {
     }
 
     /// Waits until another leaf than `old` is stored and everything fits together.
-    pub async fn another_leaf(&self, leaf_secret: &str, old: &Certificate, seconds: u64) -> Result<Certificate> {
-        until("another leaf that every webhook trusts", within(seconds), || async {
+    pub async fn another_leaf(&self, leaf_secret: &str, old: &Certificate, deadline: Duration) -> Result<Certificate> {
+        until("another leaf that every webhook trusts", deadline, || async {
             let leaf = self.stored(leaf_secret).await?.check()?;
             ensure!(leaf.fingerprint() != old.fingerprint(), "still the old leaf");
             Ok(leaf)
@@ -136,10 +144,26 @@ impl Webhook {
 
     /// Overwrites keys of a Secret.
     pub async fn overwrite(&self, secret: &str, values: &[(&str, &str)]) -> Result<()> {
-        let data: std::collections::BTreeMap<&str, ByteString> =
+        let data: BTreeMap<&str, ByteString> =
             values.iter().map(|(key, value)| (*key, ByteString(value.as_bytes().to_vec()))).collect();
         let patch = Patch::Merge(json!({ "data": data }));
         self.secrets().patch(secret, &PatchParams::default(), &patch).await?;
+        Ok(())
+    }
+
+    /// Stores a leaf of a new authority and the authority beside it, as users do who bring their own certificates.
+    pub async fn provide(&self, secret: &str, dns_names: BTreeSet<String>) -> Result<()> {
+        let (now, valid_for) = (Timestamp::now(), SignedDuration::from_hours(24 * 90));
+        let authority = Authority::generate("Authority of a user", now, valid_for)?;
+        let leaf = authority.issue_for_server(&Request { common_name: secret.to_owned(), dns_names, valid_for }, now)?;
+        let texts = [("tls.crt", &leaf.certificate), ("tls.key", &leaf.key), ("ca.crt", &authority.pair().certificate)];
+        let data: BTreeMap<&str, ByteString> =
+            texts.into_iter().map(|(key, text)| (key, ByteString(text.as_bytes().to_vec()))).collect();
+        let object = json!({
+            "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+            "metadata": {"name": secret}, "data": data,
+        });
+        self.secrets().patch(secret, &PatchParams::apply("stories").force(), &Patch::Apply(object)).await?;
         Ok(())
     }
 
@@ -176,7 +200,7 @@ impl Webhook {
 
     /// Waits until there are exactly so many pods, all of them ready and none about to end.
     pub async fn ready(&self, count: usize) -> Result<()> {
-        until("all admission pods", within(120), || async {
+        until("all admission pods", patience(), || async {
             let pods = self.pods_api().list(&ListParams::default().labels(PODS)).await?.items;
             let ready = |pod: &&Pod| {
                 let conditions =

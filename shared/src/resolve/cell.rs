@@ -51,7 +51,7 @@ pub fn resolve(context: &mut Context<'_>, config: &CellConfig, shared: &Shared) 
     }
     if let Some(inline) = &config.spec {
         lay(inline.multigateway.as_ref(), &inline.multigateway_placement, &Source::Inline);
-        if let Some(inline) = &inline.local_topo_server {
+        if let Some(inline) = inline.local_topo_server.as_deref() {
             local = Some((inline, Source::Inline));
         }
     }
@@ -116,14 +116,21 @@ fn local_topo(
     resolved
 }
 
+/// Where a cell wants to be: the fields that say so, each with the node label that it selects and the value.
+pub fn places<'a>(
+    cell: &'a CellConfig,
+    zone_id_label: &'a str,
+) -> impl Iterator<Item = (&'static str, &'a str, &'a str)> {
+    [("zone", ZONE_LABEL, &cell.zone), ("zoneId", zone_id_label, &cell.zone_id), ("region", REGION_LABEL, &cell.region)]
+        .into_iter()
+        .filter_map(|(field, label, value)| Some((field, label, value.as_deref().filter(|value| !value.is_empty())?)))
+}
+
 /// Node labels that hold the pods of a cell, by cell; cells without a location are left out.
 pub fn topology_labels(spec: &MultigresClusterSpec, settings: &Settings) -> BTreeMap<String, BTreeMap<String, String>> {
     let labels = |cell: &CellConfig| {
-        [(ZONE_LABEL, &cell.zone), (settings.zone_id_label.as_str(), &cell.zone_id), (REGION_LABEL, &cell.region)]
-            .into_iter()
-            .filter_map(|(label, value)| Some((label, value.as_ref().filter(|value| !value.is_empty())?)))
-            .map(|(label, value)| (label.to_owned(), value.clone()))
-            .collect::<BTreeMap<_, _>>()
+        let places = places(cell, &settings.zone_id_label);
+        places.map(|(_, label, value)| (label.to_owned(), value.to_owned())).collect::<BTreeMap<_, _>>()
     };
     let located = spec.cells.iter().map(|cell| (cell, labels(cell))).filter(|(_, labels)| !labels.is_empty());
     located.map(|(cell, labels)| (cell.name.clone(), labels)).collect()

@@ -108,7 +108,7 @@ fn table_group(
     let levels: [(Option<&BackupConfig>, Source); 3] = [
         (spec.backup.as_ref(), Source::Cluster),
         (database.backup.as_ref(), Source::Database),
-        (group.backup.as_ref(), Source::Inline),
+        (group.backup.as_deref(), Source::Inline),
     ];
     let own_backup = backup::resolve(context, &at.field("backup"), &levels);
     let chain = [(group.pvc_deletion_policy, Source::Inline), (spec.pvc_deletion_policy, Source::Cluster)];
@@ -118,7 +118,7 @@ fn table_group(
     let skeleton = [ShardConfig { name: defaults::SHARD.to_owned(), ..ShardConfig::default() }];
     let configs = if group.shards.is_empty() { &skeleton[..] } else { &group.shards[..] };
     let inherited = Inherited {
-        backup: [spec.backup.as_ref(), database.backup.as_ref(), group.backup.as_ref()],
+        backup: [spec.backup.as_ref(), database.backup.as_ref(), group.backup.as_deref()],
         group_policy: group.pvc_deletion_policy,
         durability: place.policy,
         durability_source: place.policy_source,

@@ -33,7 +33,7 @@ use crate::name;
 use k8s_openapi::api::core::v1::LocalObjectReference;
 
 pub use alias::table_groups;
-pub use cell::{REGION_LABEL, ZONE_LABEL};
+pub use cell::{REGION_LABEL, ZONE_LABEL, places};
 pub use child::{poolers, shard};
 pub use error::ResolveError;
 pub use notice::Notice;
@@ -103,6 +103,8 @@ pub struct ResolvedCluster {
     pub password: Password,
     /// Backup of the cluster level, before databases, table groups and shards say otherwise.
     pub backup: BackupConfig,
+    /// Node label that `zoneId` of a cell selects.
+    pub zone_id_label: String,
     /// Node labels that hold the pods of a cell, by cell.
     pub cell_topology_labels: BTreeMap<String, BTreeMap<String, String>>,
     /// The templates that were used, implicit ones included.
@@ -304,7 +306,8 @@ fn resolve(
     if spec.cells.is_empty() {
         context.notices.push(Notice::NoCells);
     }
-    let cell_topology_labels = cell::topology_labels(spec, settings);
+    let quiet = context.provenance.is_quiet();
+    let cell_topology_labels = if quiet { BTreeMap::new() } else { cell::topology_labels(spec, settings) };
     let backup = backup::cluster_level(context);
     let databases = database::resolve_all(context, &shared, &cell_topology_labels);
 
@@ -329,6 +332,7 @@ fn resolve(
         postgres_superuser: shared.postgres_superuser,
         password: shared.password,
         backup,
+        zone_id_label: settings.zone_id_label.clone(),
         cell_topology_labels,
         resolved_templates: context.templates.used(),
         notices: std::mem::take(&mut context.notices),

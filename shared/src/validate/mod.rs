@@ -58,6 +58,7 @@ pub fn cluster(
 ) -> Verdict {
     let mut findings = Findings::new(Some(&resolved.provenance));
     as_written(&mut findings, name, spec);
+    surroundings::places(&mut findings, spec, &resolved.zone_id_label, around);
     as_resolved(&mut findings, before, spec, resolved, around);
     findings.verdict
 }

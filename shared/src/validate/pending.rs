@@ -148,7 +148,7 @@ fn one_location(findings: &mut Findings<'_>, spec: &MultigresClusterSpec) {
         for group in groups.iter() {
             let at = list.key(&group.name);
             let shards = at.field("shards");
-            let above = [spec.backup.as_ref(), database.backup.as_ref(), group.backup.as_ref()];
+            let above = [spec.backup.as_ref(), database.backup.as_ref(), group.backup.as_deref()];
             let named = group.shards.iter().map(|shard| (shards.key(&shard.name), shard.backup.as_deref()));
             // A group without shards has one, which inherits everything.
             let sole = group.shards.is_empty().then(|| (shards.key(defaults::SHARD), None));

@@ -3,7 +3,9 @@
 use crate::api::v1alpha1::MultigresClusterSpec;
 use crate::resolve::{self, Settings, Templates};
 
-use super::{Before, Findings, Surroundings, Verdict, alike, alone, as_resolved, cluster, unresolved};
+use super::{
+    Before, Findings, Surroundings, Verdict, alike, alone, as_resolved, as_written, cluster, surroundings, unresolved,
+};
 
 /// A cluster to judge.
 #[derive(Debug, Clone, Copy)]
@@ -34,18 +36,20 @@ pub fn review(old: Option<&MultigresClusterSpec>, subject: &Subject<'_>, around:
 fn at_a_glance(old: Option<&MultigresClusterSpec>, subject: &Subject<'_>, around: &Surroundings) -> Option<Verdict> {
     let Subject { name, namespace, spec, templates, settings } = *subject;
     let represented = alike::represented(old, spec)?;
-    let whole = alone(name, spec);
+    let mut whole = Findings::new(None);
+    as_written(&mut whole, name, spec);
     // An error names the level that its value came from.
-    if !whole.is_accepted() {
+    if !whole.verdict.is_accepted() {
         return None;
     }
+    surroundings::places(&mut whole, spec, &settings.zone_id_label, around);
     let resolve = |spec| resolve::quietly_without(&represented, name, namespace, spec, templates, settings).ok();
     let before = old.and_then(resolve);
     let before = old.zip(before.as_ref()).map(|(spec, resolved)| Before { spec, resolved });
     let resolved = resolve(spec)?;
     let mut parts = Findings::new(Some(&resolved.provenance));
     as_resolved(&mut parts, before, spec, &resolved, around);
-    (parts.verdict == Verdict::default()).then_some(whole)
+    (parts.verdict == Verdict::default()).then_some(whole.verdict)
 }
 
 /// Judges all of a cluster.
@@ -83,6 +87,7 @@ mod tests {
     use crate::api::v1alpha1::{CellConfig, TableGroupConfig};
     use crate::image::ImageSet;
     use crate::resolve::tests::law;
+    use crate::validate::NodeLabels;
 
     /// Lets cells and table groups be like others.
     fn with_copies(mut spec: MultigresClusterSpec, copies: &[(usize, bool)]) -> MultigresClusterSpec {
@@ -140,6 +145,15 @@ mod tests {
         let mut shared = right.clone();
         shared.backup = serde_json::from_value(json!({"type": "s3", "s3": {"bucket": "b", "region": "r"}})).unwrap();
         assert!(glance(None, &shared));
+        // Nor is a warning about where cells are.
+        let nowhere = Surroundings { nodes: Some(NodeLabels::default()), ..Surroundings::default() };
+        let mut located = right.clone();
+        located.cells[0].zone = Some("nowhere".to_owned());
+        let subject =
+            Subject { name: "demo", namespace: "prod", spec: &located, templates: &templates, settings: &settings };
+        let told = at_a_glance(None, &subject, &nowhere);
+        assert_eq!(told, Some(in_full(None, &subject, &nowhere)));
+        assert!(told.is_some_and(|verdict| verdict.warnings.iter().any(|warning| warning.path == "cells[a].zone")));
     }
 
     #[test]
@@ -175,7 +189,8 @@ mod tests {
             let around = Surroundings { storage_classes: Some(super::super::StorageClasses::default()), nodes: None };
             let subject =
                 Subject { name: "demo", namespace: "prod", spec: &spec, templates: &templates, settings: &settings };
-            for around in [around, Surroundings::default()] {
+            let nowhere = Surroundings { nodes: Some(NodeLabels::default()), ..Surroundings::default() };
+            for around in [around, nowhere, Surroundings::default()] {
                 for old in [None, Some(&other)] {
                     prop_assert_eq!(review(old, &subject, &around), in_full(old, &subject, &around));
                 }

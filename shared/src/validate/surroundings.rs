@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::api::v1alpha1::{BackupConfig, BackupType, StorageSpec};
+use crate::api::v1alpha1::{BackupConfig, BackupType, MultigresClusterSpec, StorageSpec};
 use crate::field_path::At;
-use crate::resolve::{GlobalTopo, REGION_LABEL, ResolvedCluster, ZONE_LABEL};
+use crate::resolve::{self, GlobalTopo, ResolvedCluster};
 
 use super::{Findings, reason};
 
@@ -38,9 +38,6 @@ pub fn check(
 ) {
     if let Some(classes) = &around.storage_classes {
         storage(findings, resolved, before, classes);
-    }
-    if let Some(nodes) = &around.nodes {
-        places(findings, resolved, nodes);
     }
 }
 
@@ -142,20 +139,16 @@ fn volumes(resolved: &ResolvedCluster, visit: &mut dyn FnMut(&At<'_>, Option<&St
 }
 
 /// Some node is where each cell wants to be.
-fn places(findings: &mut Findings<'_>, resolved: &ResolvedCluster, nodes: &NodeLabels) {
+pub fn places(findings: &mut Findings<'_>, spec: &MultigresClusterSpec, zone_id_label: &str, around: &Surroundings) {
+    let Some(nodes) = &around.nodes else { return };
     let cells = At::Root("cells");
-    for (cell, labels) in &resolved.cell_topology_labels {
-        for (label, value) in labels {
+    for cell in &spec.cells {
+        for (field, label, value) in resolve::places(cell, zone_id_label) {
             if nodes.0.get(label).is_some_and(|values| values.contains(value)) {
                 continue;
             }
-            let field = match label.as_str() {
-                ZONE_LABEL => "zone",
-                REGION_LABEL => "region",
-                _ => "zoneId",
-            };
             let message = format!("no node has the label {label}={value}; pods of the cell stay Pending");
-            findings.warn(&cells.key(cell).field(field), message);
+            findings.warn(&cells.key(&cell.name).field(field), message);
         }
     }
 }

@@ -84,7 +84,7 @@ fn cells(findings: &mut Findings<'_>, at: &At<'_>, cells: &[CellConfig]) {
         );
         one_of(findings, &at, &[("spec", cell.spec.is_some()), ("cellTemplate", cell.cell_template.is_some())]);
         one_of(findings, &at, &[("spec", cell.spec.is_some()), ("overrides", cell.overrides.is_some())]);
-        if let Some(local) = cell.spec.as_deref().and_then(|spec| spec.local_topo_server.as_ref()) {
+        if let Some(local) = cell.spec.as_deref().and_then(|spec| spec.local_topo_server.as_deref()) {
             local_topology(findings, &at.field("localTopoServer"), local);
         }
     }
@@ -209,7 +209,7 @@ fn table_groups(findings: &mut Findings<'_>, at: &At<'_>, groups: &[TableGroupCo
             );
             findings.invalid(&at.field("default"), true, message);
         }
-        backup(findings, &at.field("backup"), group.backup.as_ref());
+        backup(findings, &at.field("backup"), group.backup.as_deref());
         let at = at.field("shards");
         findings.at_most(&at, group.shards.len(), limits::SHARDS, "shards are supported in a table group");
         findings.unique(&at, group.shards.iter().map(|shard| shard.name.as_str()));

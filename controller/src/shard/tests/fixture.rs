@@ -42,6 +42,7 @@ pub fn settings() -> Settings {
         zone_id_label: label::NODE_ZONE_ID.into(),
         cluster_domain: "cluster.local".into(),
         native_sidecars: true,
+        eviction_policy: true,
         poll_unsettled: Duration::from_secs(5),
         poll_settled: Duration::from_secs(20),
     }

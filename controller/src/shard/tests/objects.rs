@@ -141,6 +141,18 @@ fn the_primary_and_the_standbys_have_budgets_of_their_own() {
 }
 
 #[test]
+fn budgets_say_nothing_that_an_old_server_would_refuse() {
+    let settings = crate::settings::Settings { eviction_policy: false, ..settings() };
+    let plan = decide(&healthy(three_cells()), &settings, NOW).unwrap();
+    let specs = plan.writes.iter().filter_map(|write| match &write.action {
+        Action::Apply(object) if object.gvk.kind == "PodDisruptionBudget" => object.value["spec"].as_object(),
+        _ => None,
+    });
+    let said: Vec<_> = specs.map(|spec| spec.contains_key("unhealthyPodEvictionPolicy")).collect();
+    assert_eq!(said, [false; 2]);
+}
+
+#[test]
 fn budgets_wait_for_the_first_primary_and_outlive_the_loss_of_one() {
     assert!(budgets(&observed(three_cells())).is_empty());
     let mut observed = healthy(three_cells());

@@ -23,7 +23,7 @@ use controller::{
     app::App,
     backup::memory::Pace,
     cli::{Args, Sidecars},
-    server,
+    server::{self, Features},
     settings::Settings,
     upstream::{self, TopoAddress, fake::FakeDataPlane},
 };
@@ -95,8 +95,8 @@ pub struct Bed {
     plane: FakeDataPlane,
     /// The shards that are played on it.
     cast: Arc<stage::Cast>,
-    /// Whether this server knows them.
-    native_sidecars: bool,
+    /// What this server can do.
+    features: Features,
     /// The clock of its controllers.
     clock: Arc<Shifted>,
 }
@@ -142,14 +142,13 @@ impl Bed {
     async fn on(client: Client, config: Config) -> Self {
         let namespace = format!("env-{:08x}", rand::random::<u32>());
         let (_, features) = server::discover(&client, Sidecars::Auto).await.unwrap();
-        let native_sidecars = features.native_sidecars;
         let bed = Self {
             namespace,
             client,
             config,
             plane: FakeDataPlane::new(),
             cast: Arc::default(),
-            native_sidecars,
+            features,
             clock: Arc::default(),
         };
         let namespaces = Api::<DynamicObject>::all_with(bed.client.clone(), &resource("v1", "Namespace", "namespaces"));
@@ -204,7 +203,7 @@ impl Bed {
     ) -> Running {
         let client = ClientBuilder::try_from(config).unwrap().with_layer(&Tap(Arc::clone(&wire))).build();
         let args = Args::try_parse_from(["controller"]).unwrap();
-        let mut settings = args.work.settings(self.native_sidecars, |_| None);
+        let mut settings = args.work.settings(self.features, |_| None);
         settings.poll_unsettled = Duration::from_millis(300);
         change(&mut settings);
         let metrics = Metrics::new(Build { version: "0", revision: "test" }).unwrap();

@@ -55,7 +55,7 @@ async fn no_request_is_lost_while_admission_is_restarted_renewed_upgraded_and_sw
 /// One disturbance after the other, each under load, from a release at this revision; how many requests that were.
 async fn disturbed(story: &Story, revision: u64) -> Result<u64> {
     let long = is_long();
-    // Ten disturbances in the long form: 20,000 requests and more.
+    // A dozen disturbances in the long form: 20,000 requests and more.
     let more = if long { 2_000 } else { 200 };
     let stored = story.stored_cluster().await?;
     // What the machine can do by itself: wrong answers here say nothing about admission.
@@ -85,6 +85,10 @@ async fn disturbed(story: &Story, revision: u64) -> Result<u64> {
         sent += story.under_load("restart with cert-manager", &stored, more, story.restart()).await?.sent;
     }
     sent += story.under_load("switch back to self-signed", &stored, more, story.to_self_signed()).await?.sent;
+    if long {
+        sent += story.under_load("switch to a user's certificates", &stored, more, story.to_provided()).await?.sent;
+        sent += story.under_load("switch back once more", &stored, more, story.to_self_signed()).await?.sent;
+    }
     Ok(sent)
 }
 

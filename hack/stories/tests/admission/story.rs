@@ -1,6 +1,6 @@
 //! What the stories of admission do again and again: load, disturbances, damage, and looking at the outcome.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use kube::{
@@ -15,9 +15,10 @@ use stories::{
     bed::{OPERATOR_NAMESPACE, is_long},
     load::{Case, Expected, Outcome, Report},
     until,
-    webhook::{AUTHORITY_SECRET, CERT_MANAGER_SECRET, DEPLOYMENT, LEAF_SECRET},
+    webhook::{AUTHORITY_SECRET, CERT_MANAGER_SECRET, DEPLOYMENT, LEAF_SECRET, patience},
     within,
 };
+use tokio::time::MissedTickBehavior;
 
 /// Requests per second that the long form has to reach.
 const PROMISED: f64 = 200.0;
@@ -26,10 +27,24 @@ pub const REPLICAS: usize = 2;
 /// Longest time from a damage to its repair, in seconds.
 const REPAIR: u64 = 10;
 
+/// Secret of the mode in which users bring their own certificates.
+const PROVIDED_SECRET: &str = "story-webhook-certificate";
+
 /// Requests per second. The long form asks for somewhat more than what is promised, because a machine is never quite free. The short one
 /// leaves room for the disturbances: two processors that only answer requests take minutes to replace a pod.
 fn rate() -> u32 {
     if is_long() { 220 } else { 60 }
+}
+
+/// What becomes of requests that were due while the processors replaced a pod. The long form sends them afterwards, as users do who do not
+/// wait for each other: left out, they would be missing from the rate that is promised.
+fn late() -> MissedTickBehavior {
+    if is_long() { MissedTickBehavior::Burst } else { MissedTickBehavior::Delay }
+}
+
+/// How long the certificates of a mode may take to be in force.
+fn settling() -> Duration {
+    within(if is_long() { 300 } else { 90 })
 }
 
 /// A spec that every webhook accepts.
@@ -48,7 +63,7 @@ fn bad_spec() -> Value {
     })
 }
 
-/// Creates and updates, good and bad, of clusters, templates and children. `stored` is a cluster of the namespace.
+/// Creates and updates, good and bad, of clusters and templates. `stored` is a cluster of the namespace.
 fn cases(namespace: &str, stored: &str) -> Vec<Case> {
     let (plural, kind) = ("multigresclusters", "MultigresCluster");
     let bad_template = json!({"pools": {"main": {"type": "readWrite", "postgres": {"resources": {
@@ -123,7 +138,9 @@ impl Story {
     where
         F: Future<Output = Result<()>>,
     {
-        let load = Load::start(&self.bed.client, cases(&self.namespace, stored), rate())?;
+        // A client that asks again would hide what admission could not judge.
+        let impatient = self.bed.impatient().await?;
+        let load = Load::start(&impatient.client, cases(&self.namespace, stored), rate(), late())?;
         load.another(u64::from(rate()), within(60)).await?;
         let started = Instant::now();
         let disturbed = disturbance.await;
@@ -147,7 +164,8 @@ impl Story {
 
     pub async fn rolled_out(&self) -> Result<()> {
         let deployment = format!("deployment/{DEPLOYMENT}");
-        let wait = ["-n", OPERATOR_NAMESPACE, "rollout", "status", &deployment, "--timeout=120s"];
+        let timeout = format!("--timeout={}s", patience().as_secs());
+        let wait = ["-n", OPERATOR_NAMESPACE, "rollout", "status", &deployment, &timeout];
         self.tools.succeed("kubectl", &wait).await?;
         self.webhook.ready(REPLICAS).await
     }
@@ -167,14 +185,14 @@ impl Story {
     pub async fn renew_leaf(&self, secret: &str) -> Result<()> {
         let old = self.webhook.stored(secret).await?.check()?;
         self.webhook.delete_secret(secret).await?;
-        self.webhook.another_leaf(secret, &old, 90).await.map(drop)
+        self.webhook.another_leaf(secret, &old, settling()).await.map(drop)
     }
 
     /// Loses the authority: a new one takes over, and signs the leaf once every webhook trusts it.
     pub async fn rotate_authority(&self) -> Result<()> {
         let old = self.webhook.stored(LEAF_SECRET).await?.check()?;
         self.webhook.delete_secret(AUTHORITY_SECRET).await?;
-        self.webhook.another_leaf(LEAF_SECRET, &old, 240).await.map(drop)
+        self.webhook.another_leaf(LEAF_SECRET, &old, within(300)).await.map(drop)
     }
 
     pub async fn upgrade(&self, values: &[&str]) -> Result<()> {
@@ -187,13 +205,23 @@ impl Story {
         self.trusted(CERT_MANAGER_SECRET).await
     }
 
+    /// The user brings the certificates.
+    pub async fn to_provided(&self) -> Result<()> {
+        let names = self.webhook.stored(LEAF_SECRET).await?.check()?.dns_names().clone();
+        self.webhook.provide(PROVIDED_SECRET, names).await?;
+        let secret = format!("certificates.provided.secretName={PROVIDED_SECRET}");
+        self.upgrade(&["certificates.mode=provided", &secret]).await?;
+        self.trusted(PROVIDED_SECRET).await
+    }
+
     pub async fn to_self_signed(&self) -> Result<()> {
-        self.upgrade(&["certificates.mode=self-signed"]).await?;
+        // The chart refuses a Secret that its mode does not use.
+        self.upgrade(&["certificates.mode=self-signed", "certificates.provided.secretName="]).await?;
         self.trusted(LEAF_SECRET).await
     }
 
     pub async fn trusted(&self, secret: &str) -> Result<()> {
-        until("a leaf that every webhook trusts", within(60), || async {
+        until("a leaf that every webhook trusts", settling(), || async {
             self.webhook.stored(secret).await?.check().map(drop)
         })
         .await

@@ -224,9 +224,10 @@ pub struct CellInlineSpec {
     /// Where gateways may be scheduled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub multigateway_placement: Option<PodPlacementSpec>,
+    // On the heap as well: most cells have none.
     /// The cell's own topology.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub local_topo_server: Option<LocalTopoServerSpec>,
+    pub local_topo_server: Option<Box<LocalTopoServerSpec>>,
 }
 
 /// A database of the cluster.
@@ -280,9 +281,10 @@ pub struct TableGroupConfig {
     #[schemars(length(max = 32),
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub shards: Vec<ShardConfig>,
+    // On the heap, because it is large and most table groups have none.
     /// Backups of the table group's shards.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub backup: Option<BackupConfig>,
+    pub backup: Option<Box<BackupConfig>>,
     /// What becomes of the table group's volumes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pvc_deletion_policy: Option<PvcDeletionPolicy>,

@@ -21,7 +21,7 @@ fn cell_inline() -> BoxedStrategy<CellInlineSpec> {
         .prop_map(|(multigateway, local_topo_server)| CellInlineSpec {
             multigateway,
             multigateway_placement: None,
-            local_topo_server,
+            local_topo_server: local_topo_server.map(Box::new),
         })
         .boxed()
 }
@@ -76,6 +76,7 @@ fn shards() -> BoxedStrategy<Vec<ShardConfig>> {
 
 fn databases() -> BoxedStrategy<Vec<DatabaseConfig>> {
     let group = (shards(), generate::backup(), generate::policy()).prop_map(|(shards, backup, pvc_deletion_policy)| {
+        let backup = backup.map(Box::new);
         TableGroupConfig { name: "default".to_owned(), default: None, shards, backup, pvc_deletion_policy }
     });
     let database = (prop::collection::vec(group, 0..2), generate::backup()).prop_map(|(tablegroups, backup)| {
@@ -122,7 +123,7 @@ pub fn template_sets() -> BoxedStrategy<Templates> {
             let cell = CellTemplateSpec {
                 multigateway: cell.multigateway,
                 multigateway_placement: None,
-                local_topo_server: cell.local_topo_server,
+                local_topo_server: cell.local_topo_server.map(|local| *local),
             };
             let shard = ShardTemplateSpec {
                 multiorch: shard.multiorch,
@@ -171,13 +172,13 @@ fn written_out(original: &MultigresClusterSpec, resolved: &ResolvedCluster) -> M
         config.spec = Some(Box::new(CellInlineSpec {
             multigateway: Some(cell.multigateway.clone()),
             multigateway_placement: cell.multigateway_placement.clone(),
-            local_topo_server: cell.topo_server.clone(),
+            local_topo_server: cell.topo_server.clone().map(Box::new),
         }));
     }
     let group = |group: &TableGroupSpec| TableGroupConfig {
         name: group.table_group_name.clone(),
         default: group.default,
-        backup: group.backup.clone(),
+        backup: group.backup.clone().map(Box::new),
         pvc_deletion_policy: group.pvc_deletion_policy,
         shards: group
             .shards
@@ -256,6 +257,7 @@ proptest! {
         let loud = cluster("demo", "prod", &spec, &templates, &settings()).map(|resolved| {
             let mut resolved = ResolvedCluster { provenance: Provenance::quiet(), ..resolved };
             // Except for what children copy.
+            resolved.cell_topology_labels.clear();
             for cell in &mut resolved.cells {
                 let copied = CellSpec::default();
                 cell.images = copied.images;
