@@ -41,6 +41,8 @@ pub const TOPO_SERVER: &str = "multigres.com/toposerver";
 
 /// Members where the spec names no number.
 const REPLICAS: i32 = 3;
+/// How far back the history of an etcd goes.
+const HISTORY: &str = "1h";
 /// Volume size where the spec names none.
 const SIZE: &str = "10Gi";
 /// Container of a member.
@@ -326,7 +328,7 @@ impl Ensemble<'_> {
         let domain = self.domain;
         let own = |port: i32| format!("http://$(POD_NAME).{headless}.$(POD_NAMESPACE).svc.{domain}:{port}");
         let list = name::topo_members(name);
-        vec![
+        let mut environment = vec![
             from_field("POD_NAME", "metadata.name"),
             from_field("POD_NAMESPACE", "metadata.namespace"),
             plain("ETCD_NAME", "$(POD_NAME)"),
@@ -339,7 +341,16 @@ impl Ensemble<'_> {
             listed(INITIAL_STATE, &list),
             plain("ETCD_INITIAL_CLUSTER_TOKEN", name.as_str()),
             listed(INITIAL_CLUSTER, &list),
-        ]
+        ];
+        if !self.fixed.adopted {
+            // Nobody else compacts it, and what is never compacted ends at the quota, read-only. Watches of the data plane that were away for
+            // longer begin anew with a list.
+            environment.extend([
+                plain("ETCD_AUTO_COMPACTION_MODE", "periodic"),
+                plain("ETCD_AUTO_COMPACTION_RETENTION", HISTORY),
+            ]);
+        }
+        environment
     }
 }
 
