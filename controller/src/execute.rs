@@ -445,15 +445,12 @@ impl Executor {
         let watched = self.stores.live(key);
         let mut memory = self.memory();
         let Some((at, answer)) = memory.answers.get(key) else { return watched };
-        let caught_up = match &watched {
-            Some(watched) => {
-                version(watched) >= version(answer) || watched["metadata"]["uid"] != answer["metadata"]["uid"]
-            }
+        let caught_up = if let Some(watched) = &watched {
+            version(watched) >= version(answer) || watched["metadata"]["uid"] != answer["metadata"]["uid"]
+        } else {
             // What is in no table has not been seen yet, unless its end has.
-            None => {
-                let ended = answer["metadata"]["uid"].as_str().is_some_and(|uid| self.stores.ended.has(uid));
-                ended || at.elapsed() > TRUST_ANSWER
-            }
+            let ended = answer["metadata"]["uid"].as_str().is_some_and(|uid| self.stores.ended.has(uid));
+            ended || at.elapsed() > TRUST_ANSWER
         };
         if caught_up {
             memory.answers.remove(key);

@@ -155,7 +155,8 @@ impl Webhook {
     pub async fn provide(&self, secret: &str, dns_names: BTreeSet<String>) -> Result<()> {
         let (now, valid_for) = (Timestamp::now(), SignedDuration::from_hours(24 * 90));
         let authority = Authority::generate("Authority of a user", now, valid_for)?;
-        let leaf = authority.issue_for_server(&Request { common_name: secret.to_owned(), dns_names, valid_for }, now)?;
+        let leaf =
+            authority.issue_for_server(&Request { common_name: secret.to_owned(), dns_names, valid_for }, now)?;
         let texts = [("tls.crt", &leaf.certificate), ("tls.key", &leaf.key), ("ca.crt", &authority.pair().certificate)];
         let data: BTreeMap<&str, ByteString> =
             texts.into_iter().map(|(key, text)| (key, ByteString(text.as_bytes().to_vec()))).collect();

@@ -45,8 +45,8 @@ enum Action {
     Tag {
         /// As it is called.
         image: String,
-        /// As it shall be called, too.
-        name: String,
+        /// As it shall be called, too. Not `name`, which is that of the bed in all commands.
+        other: String,
     },
     /// Packs binaries as image archives and prints their paths.
     #[command(visible_alias = "images")]
@@ -191,7 +191,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Action::Down => bed::down(&name)?,
         Action::Status => return status(&name),
         Action::Load { archives } => Bed::get(&name)?.load(&archives)?,
-        Action::Tag { image, name: other } => Bed::get(&name)?.tag(&image, &other)?,
+        Action::Tag { image, other } => Bed::get(&name)?.tag(&image, &other)?,
         Action::Image { load, content } => {
             let archives = pack(content)?;
             for archive in &archives {
@@ -323,4 +323,17 @@ fn exit_code(status: ExitStatus) -> ExitCode {
     use std::os::unix::process::ExitStatusExt as _;
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
     ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_image_shall_be_called_is_not_the_name_of_the_bed() {
+        let cli = Cli::parse_from(["testbed", "--name", "test", "tag", "ghcr.io/a/b:1", "localhost/b:late"]);
+        assert_eq!(cli.name, "test");
+        let Action::Tag { image, other } = cli.action else { panic!("another command") };
+        assert_eq!((image.as_str(), other.as_str()), ("ghcr.io/a/b:1", "localhost/b:late"));
+    }
 }
