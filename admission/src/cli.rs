@@ -8,7 +8,7 @@ use shared::{
     admin::Bind,
     cli::{AdminArgs, ClientArgs, LeaseArgs, LeaseTimesError, LogArgs, parse_duration},
     clock::Clock,
-    image::ImageSet,
+    image::{ImageSet, SupportImages},
     label,
     pki::rotation::Policy,
     resolve,
@@ -266,7 +266,8 @@ impl Args {
     pub fn reviewer(&self, lookup: impl Fn(&str) -> Option<String>) -> reviewer::Options {
         reviewer::Options {
             settings: resolve::Settings {
-                images: ImageSet::default().overridden(lookup),
+                images: ImageSet::default().overridden(&lookup),
+                etcd_image: SupportImages::default().overridden(&lookup).etcd,
                 zone_id_label: self.webhook.zone_id_label.clone(),
             },
             controller: self.controller(),
@@ -384,6 +385,9 @@ mod tests {
     fn the_environment_replaces_default_images() {
         let options = parse(&[]).reviewer(|name| (name == "MULTIGRES_IMAGE_MULTIORCH").then(|| "orch:1".to_owned()));
         assert_eq!(options.settings.images.multiorch, "orch:1");
+        assert_eq!(options.settings.etcd_image, shared::image::ETCD);
+        let options = parse(&[]).reviewer(|name| (name == "MULTIGRES_IMAGE_ETCD").then(|| "etcd:1".to_owned()));
+        assert_eq!(options.settings.etcd_image, "etcd:1");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::{
     metrics::Metrics,
     requeue::Backoff,
     runner,
-    settings::Settings,
+    settings::{Concurrency, Settings},
     stores::{Stores, Table},
     upstream::Upstream,
     watch::{self, Router, Shelf},
@@ -43,7 +43,7 @@ pub struct App {
     /// Namespaces to watch; none means all.
     pub namespaces: Vec<String>,
     /// Parallel passes per kind.
-    pub concurrency: u16,
+    pub concurrency: Concurrency,
     /// Where metrics are registered.
     pub metrics: shared::metrics::Metrics,
     /// Framework families, registered by the caller.

@@ -115,7 +115,7 @@ async fn run(args: Args, log: telemetry::LogHandle) -> Result<()> {
         client: client.clone(),
         settings,
         namespaces,
-        concurrency: args.work.concurrency,
+        concurrency: args.work.concurrency(),
         metrics,
         framework: framework.clone(),
         instance: identity,

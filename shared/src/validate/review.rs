@@ -81,7 +81,6 @@ mod tests {
 
     use super::*;
     use crate::api::v1alpha1::{CellConfig, TableGroupConfig};
-    use crate::image::ImageSet;
     use crate::resolve::tests::law;
 
     /// Lets cells and table groups be like others.
@@ -106,7 +105,7 @@ mod tests {
     }
 
     fn settings() -> Settings {
-        Settings { images: ImageSet::default(), zone_id_label: resolve::ZONE_ID_LABEL.to_owned() }
+        Settings::default()
     }
 
     #[test]
