@@ -82,6 +82,12 @@ pub struct WorkArgs {
     /// Namespaces to watch; none means all.
     #[arg(long, env = "WATCH_NAMESPACES", value_delimiter = ',', value_parser = namespace)]
     pub watch_namespaces: Vec<String>,
+    /// Namespaces to leave alone where all are watched.
+    #[arg(
+        long, env = "EXCLUDE_NAMESPACES", value_delimiter = ',', value_parser = namespace,
+        conflicts_with = "watch_namespaces"
+    )]
+    pub exclude_namespaces: Vec<String>,
     /// When clusters that say nothing about it take over new default images and new renderings of their workloads.
     #[arg(long, env = "IMAGE_UPDATE_STRATEGY", value_enum, default_value_t = UpdateStrategy::Lazy)]
     pub image_update_strategy: UpdateStrategy,
@@ -244,6 +250,14 @@ mod tests {
         for wrong in ["A", "a/b", "-a", "a b", &"a".repeat(64)] {
             assert!(parse(&["--watch-namespaces", wrong]).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn namespaces_are_excluded_only_where_all_are_watched() {
+        let parse = |words: &[&str]| Args::try_parse_from([&["controller"], words].concat());
+        assert_eq!(parse(&["--exclude-namespaces=a,b"]).unwrap().work.exclude_namespaces, ["a", "b"]);
+        assert!(parse(&["--exclude-namespaces=a", "--watch-namespaces=b"]).is_err());
+        assert!(parse(&["--exclude-namespaces=A"]).is_err());
     }
 
     #[test]

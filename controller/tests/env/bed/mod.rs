@@ -212,6 +212,7 @@ impl Bed {
             client,
             settings,
             namespaces,
+            excluded: Vec::new(),
             concurrency: Concurrency::new(4, &[]),
             framework: FrameworkMetrics::new(&metrics).unwrap(),
             metrics: metrics.clone(),
