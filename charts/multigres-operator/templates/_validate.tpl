@@ -23,6 +23,9 @@
 {{- if and .Values.watch.namespaces .Values.watch.excludeNamespaces -}}
 {{- fail "watch.namespaces and watch.excludeNamespaces are both set: leave the excluded ones out of watch.namespaces, and remove watch.excludeNamespaces" -}}
 {{- end -}}
+{{- if and .Values.tests.enabled .Values.admission.enabled (has (include "multigres-operator.namespace" .) .Values.watch.excludeNamespaces) -}}
+{{- fail "watch.excludeNamespaces has the namespace of the operator, where `helm test` asks: remove it there, or set tests.enabled=false" -}}
+{{- end -}}
 {{- with .Values.controller -}}
 {{- if and .strategy (not .leaderElection.enabled) (ne (default "" .strategy.type) "Recreate") -}}
 {{- if not (has (toString (dig "rollingUpdate" "maxSurge" "" .strategy)) (list "0" "0%")) -}}
