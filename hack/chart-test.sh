@@ -70,6 +70,13 @@ rendering() {
     "--set admission.serviceAccount.create=false,admission.serviceAccount.name=mine" "--set networkPolicy.enabled=true" \
     "--set networkPolicy.enabled=true,networkPolicy.admissionFrom[0].ipBlock.cidr=10.0.0.0/8" "--set webhooks.create=false" \
     "--set networkPolicy.enabled=true,networkPolicy.egress.enabled=true,tracing.endpoint=https://collector" \
+    "--set namespaceOverride=watched-a,tests.enabled=false" "--set global.commonAnnotations.contact=me" \
+    "--set watch.excludeNamespaces={watched-a},webhooks.labels.mine=yes,webhooks.defaults.reinvocationPolicy=IfNeeded" \
+    "--set controller.strategy.type=Recreate,controller.leaderElection.enabled=false,admission.strategy.rollingUpdate.maxSurge=2" \
+    "--set admission.service.type=NodePort,admission.service.ipFamilyPolicy=PreferDualStack,metrics.service.type=LoadBalancer" \
+    "--set controller.probes.startup.initialDelaySeconds=3,admission.probes.readiness.failureThreshold=5" \
+    "--set tracing.endpoint=https://collector:4317,tracing.tls.caSecret.name=a,tracing.tls.clientSecret.name=b" \
+    "--set rbac.extraControllerRules[0].apiGroups={batch},rbac.extraControllerRules[0].resources={jobs},rbac.extraControllerRules[0].verbs={get}" \
     "--set apiPriorityAndFairness.enabled=true" "--set controller.leaderElection.enabled=false" "--set rbac.userRoles.aggregate=false" \
     "--set uninstall.guard=false" "--set uninstall.guard=true,webhooks.create=false,watch.namespaces={watched-a}" \
     "--set webhooks.childProtection.allowedGroups={sre,dba},webhooks.childProtection.allowedUsers={eve}" \
@@ -194,7 +201,9 @@ contents() {
   render --set admission.autoscaling.enabled=true,crds.install=false
   count "the autoscaler owns the replicas" "  replicas:" 1
   ok "the autoscaler owns the replicas"
-  render --set crds.install=false,metrics.secure=true,metrics.certificate.secretName=mine,logging.level='info\,controller::shard=debug'
+  render --set crds.install=false,metrics.secure=true,metrics.certificate.secretName=mine,logging.level='info\,controller::shard=debug' \
+    --set controller.leaderElection.leaseName=mine,controller.concurrencyByKind.shard=40,operands.exporter.resources.limits.memory=64Mi \
+    --set 'certificates.extraDnsNames={hook.example.com}'
   local program args
   for program in controller admission; do
     # The words of the Deployment, exactly: an unknown flag or a bad value ends the program before it shows its help.
@@ -216,6 +225,15 @@ guards() {
   refused "an unknown failure policy" "failurePolicy" --set webhooks.defaults.failurePolicy=Maybe
   refused "a duration without a unit" "shutdownDelay" --set-string admission.shutdownDelay=10
   refused "two replicas without election" "controller.leaderElection.enabled=true" --set controller.replicas=2 --set controller.leaderElection.enabled=false
+  refused "two controllers during an upgrade" "Recreate" --set controller.leaderElection.enabled=false,controller.strategy.type=RollingUpdate
+  refused "a Lease for both programs" "another name" --set controller.leaderElection.leaseName=multigres-operator-cert-rotator
+  refused "passes of an unknown kind" "toposerver" --set controller.concurrencyByKind.pod=1
+  refused "namespaces that are watched and excluded" "remove watch.excludeNamespaces" --set 'watch.namespaces={a},watch.excludeNamespaces={b}'
+  refused "pods without a token" "extraVolumeMounts" --set admission.serviceAccount.automountToken=false
+  refused "an annotation of Helm on everything" "belongs to the chart" --set 'global.commonAnnotations.helm\.sh/hook=test'
+  refused "names for a certificate of the user" "remove certificates.extraDnsNames" --set certificates.mode=provided,certificates.provided.secretName=mine,certificates.extraDnsNames={a}
+  refused "Secrets for a plain connection" "https" --set tracing.endpoint=http://c:4318,tracing.tls.caSecret.name=a
+  refused "dashboards of an operator that is not there" "install the Grafana Operator" --set monitoring.dashboards.enabled=true,monitoring.dashboards.kind=GrafanaDashboard
   refused "kube-system" "--create-namespace" --namespace kube-system
   refused "no name for an existing account" "controller.serviceAccount.name" --set controller.serviceAccount.create=false
   refused "no name for an existing account of admission" "admission.serviceAccount.name" --set admission.serviceAccount.create=false
@@ -384,6 +402,12 @@ no controller-manager delete statefulsets.apps --all-namespaces
 no controller-manager delete configmaps --all-namespaces
 no controller-manager patch events.events.k8s.io --all-namespaces
 no controller-manager patch leases
+yes controller-manager create leases
+yes controller-manager get leases/multigres-operator.multigres.com
+yes controller-manager update leases/multigres-operator.multigres.com
+no controller-manager update leases
+no controller-manager update leases/multigres-operator-cert-rotator
+no controller-manager list leases
 RIGHTS
   ok "each account may do what it needs, and no more"
 }
@@ -501,7 +525,7 @@ yes controller-manager create secrets --namespace watched-b
 yes controller-manager delete pods --namespace watched-a
 yes controller-manager create events.events.k8s.io --namespace watched-a
 yes controller-manager list nodes
-yes controller-manager update leases
+yes controller-manager update leases/multigres-operator.multigres.com
 no controller-manager get nodes
 no controller-manager list storageclasses
 no controller-manager watch multigresclusters.multigres.com --all-namespaces

@@ -123,7 +123,7 @@ fn refusal(kind: &str, request: &Request<'_>, object: Option<&str>) -> String {
 mod tests {
     use rstest::rstest;
     use serde_json::json;
-    use shared::{image::ImageSet, resolve};
+    use shared::resolve;
 
     use super::*;
 
@@ -131,10 +131,7 @@ mod tests {
 
     fn options() -> Options {
         Options {
-            settings: resolve::Settings {
-                images: ImageSet::default(),
-                zone_id_label: resolve::ZONE_ID_LABEL.to_owned(),
-            },
+            settings: resolve::Settings::default(),
             controller: CONTROLLER.to_owned(),
             writers: vec!["system:serviceaccount:kube-system:generic-garbage-collector".to_owned()],
             writer_groups: vec!["break-glass".to_owned()],

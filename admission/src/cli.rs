@@ -8,7 +8,7 @@ use shared::{
     admin::Bind,
     cli::{AdminArgs, ClientArgs, LeaseArgs, LeaseTimesError, LogArgs, parse_duration},
     clock::Clock,
-    image::ImageSet,
+    image::{ImageSet, SupportImages},
     label,
     pki::rotation::Policy,
     resolve,
@@ -138,6 +138,9 @@ pub struct CertificateArgs {
     /// Namespace of the Service; this process' own by default.
     #[arg(long, env = "WEBHOOK_SERVICE_NAMESPACE")]
     pub webhook_service_namespace: Option<String>,
+    /// Further names in the serving certificate, for webhook configurations with a URL in place of the Service.
+    #[arg(long, env = "WEBHOOK_EXTRA_DNS_NAMES", value_delimiter = ',')]
+    pub webhook_extra_dns_names: Vec<String>,
     /// Secret of the authority.
     #[arg(long, env = "WEBHOOK_CA_SECRET", default_value = "multigres-operator-ca-secret")]
     pub webhook_ca_secret: String,
@@ -248,6 +251,7 @@ impl Args {
             },
             namespace: self.service_namespace().to_owned(),
             service: flags.webhook_service_name.clone(),
+            extra_names: given(&flags.webhook_extra_dns_names),
             directory: flags.webhook_cert_dir.clone(),
             ca_secret: flags.webhook_ca_secret.clone(),
             server_secret: flags.webhook_cert_secret.clone(),
@@ -266,7 +270,8 @@ impl Args {
     pub fn reviewer(&self, lookup: impl Fn(&str) -> Option<String>) -> reviewer::Options {
         reviewer::Options {
             settings: resolve::Settings {
-                images: ImageSet::default().overridden(lookup),
+                images: ImageSet::default().overridden(&lookup),
+                etcd_image: SupportImages::default().overridden(&lookup).etcd,
                 zone_id_label: self.webhook.zone_id_label.clone(),
             },
             controller: self.controller(),
@@ -384,6 +389,9 @@ mod tests {
     fn the_environment_replaces_default_images() {
         let options = parse(&[]).reviewer(|name| (name == "MULTIGRES_IMAGE_MULTIORCH").then(|| "orch:1".to_owned()));
         assert_eq!(options.settings.images.multiorch, "orch:1");
+        assert_eq!(options.settings.etcd_image, shared::image::ETCD);
+        let options = parse(&[]).reviewer(|name| (name == "MULTIGRES_IMAGE_ETCD").then(|| "etcd:1".to_owned()));
+        assert_eq!(options.settings.etcd_image, "etcd:1");
     }
 
     #[test]
@@ -398,6 +406,14 @@ mod tests {
         let certificate = parse(&["--own-namespace=own", "--leader-elect"]).certificate(Arc::new(System)).unwrap();
         assert_eq!(certificate.server_name(), "multigres-operator-webhook-service.own.svc");
         assert_eq!(certificate.lease.unwrap().name, LEASE);
+    }
+
+    #[test]
+    fn the_certificate_may_have_further_names() {
+        let of = |words: &[&str]| parse(words).certificate(Arc::new(System)).unwrap().extra_names;
+        let names = of(&["--webhook-extra-dns-names=hook.example.com,*.example.org"]);
+        assert_eq!(names, ["hook.example.com", "*.example.org"]);
+        assert!(of(&[]).is_empty() && of(&["--webhook-extra-dns-names="]).is_empty());
     }
 
     #[test]

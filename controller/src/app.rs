@@ -23,7 +23,7 @@ use crate::{
     metrics::Metrics,
     requeue::Backoff,
     runner,
-    settings::Settings,
+    settings::{Concurrency, Settings},
     stores::{Stores, Table},
     upstream::Upstream,
     watch::{self, Router, Shelf},
@@ -42,8 +42,10 @@ pub struct App {
     pub settings: Settings,
     /// Namespaces to watch; none means all.
     pub namespaces: Vec<String>,
+    /// Namespaces that are left alone where all are watched.
+    pub excluded: Vec<String>,
     /// Parallel passes per kind.
-    pub concurrency: u16,
+    pub concurrency: Concurrency,
     /// Where metrics are registered.
     pub metrics: shared::metrics::Metrics,
     /// Framework families, registered by the caller.
@@ -91,7 +93,8 @@ impl App {
             let restarts = counted.of(&StorageClass::kind(&()));
             classes::watch(self.client.clone(), router.clone(), restarts)
         });
-        let mut watches = Watches::new(self.client, router, Arc::clone(&gate), self.namespaces, counted);
+        let scopes = Scopes { namespaces: self.namespaces, elsewhere: watch::outside(&self.excluded) };
+        let mut watches = Watches::new(self.client, router, Arc::clone(&gate), scopes, counted);
         let clusters = watches.ours(|s| &s.clusters);
         let cells = watches.ours(|s| &s.cells);
         let table_groups = watches.ours(|s| &s.table_groups);
@@ -199,12 +202,22 @@ impl App {
     }
 }
 
+/// Where to watch.
+struct Scopes {
+    /// Namespaces to watch; none means all.
+    namespaces: Vec<String>,
+    /// Field selector of what is watched where all are; none for everything.
+    elsewhere: Option<String>,
+}
+
 /// The watches under construction.
 struct Watches {
     client: Client,
     router: Router,
     gate: Arc<Gate>,
     scopes: Vec<Scope>,
+    /// Field selector of what is watched in the scope of all namespaces; none for everything.
+    elsewhere: Option<String>,
     metrics: shared::metrics::Watches,
     /// What to start once all watches are announced.
     prepared: Vec<BoxFuture<'static, ()>>,
@@ -215,11 +228,12 @@ impl Watches {
         client: Client,
         router: Router,
         gate: Arc<Gate>,
-        namespaces: Vec<String>,
+        scopes: Scopes,
         metrics: shared::metrics::Watches,
     ) -> Self {
+        let Scopes { namespaces, elsewhere } = scopes;
         let scopes = if namespaces.is_empty() { vec![None] } else { namespaces.into_iter().map(Some).collect() };
-        Self { client, router, gate, scopes, metrics, prepared: Vec::new() }
+        Self { client, router, gate, scopes, elsewhere, metrics, prepared: Vec::new() }
     }
 
     /// A kind of ours that has a controller: its objects also feed a reflector store.
@@ -253,8 +267,11 @@ impl Watches {
         for scope in &self.scopes {
             self.gate.expect(scope);
             let (client, router, restarts) = (self.client.clone(), self.router.clone(), restarts.clone());
-            let watch =
-                watch::run(client, config.clone(), scope.clone(), router, restarts, table, kept.map(Arc::clone));
+            let config = match &self.elsewhere {
+                Some(selector) if scope.is_none() => config.clone().fields(selector),
+                _ => config.clone(),
+            };
+            let watch = watch::run(client, config, scope.clone(), router, restarts, table, kept.map(Arc::clone));
             self.prepared.push(watch.boxed());
         }
     }

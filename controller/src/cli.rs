@@ -3,14 +3,19 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use k8s_openapi::api::core::v1::ResourceRequirements;
 use shared::{
     api::v1alpha1::ImageUpdateStrategy,
     cli::{AdminArgs, ClientArgs, LeaseArgs, LogArgs},
-    image::ImageSet,
+    image::{ImageSet, SupportImages},
     label,
 };
 
-use crate::{server::Features, settings::Settings, uninstall};
+use crate::{
+    server::Features,
+    settings::{Concurrency, KINDS, Settings},
+    uninstall,
+};
 
 /// Default name of the Lease; the Go operator's, so that the two never work side by side in one namespace.
 pub const LEASE: &str = "multigres-operator.multigres.com";
@@ -71,9 +76,19 @@ pub struct WorkArgs {
     /// Parallel passes per kind.
     #[arg(long, env = "CONCURRENCY", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub concurrency: u16,
+    /// The same for single kinds, such as shard=40,cell=5; of multigrescluster, tablegroup, cell, shard, toposerver and
+    /// multigresbackup.
+    #[arg(long, env = "CONCURRENCY_BY_KIND", value_delimiter = ',', value_parser = passes_of_kind)]
+    pub concurrency_by_kind: Vec<(String, u16)>,
     /// Namespaces to watch; none means all.
     #[arg(long, env = "WATCH_NAMESPACES", value_delimiter = ',', value_parser = namespace)]
     pub watch_namespaces: Vec<String>,
+    /// Namespaces to leave alone where all are watched.
+    #[arg(
+        long, env = "EXCLUDE_NAMESPACES", value_delimiter = ',', value_parser = namespace,
+        conflicts_with = "watch_namespaces"
+    )]
+    pub exclude_namespaces: Vec<String>,
     /// When clusters that say nothing about it take over new default images and new renderings of their workloads.
     #[arg(long, env = "IMAGE_UPDATE_STRATEGY", value_enum, default_value_t = UpdateStrategy::Lazy)]
     pub image_update_strategy: UpdateStrategy,
@@ -89,6 +104,9 @@ pub struct WorkArgs {
     /// Run exporters and poolers as native sidecars (Kubernetes 1.29 and newer).
     #[arg(long, env = "NATIVE_SIDECARS", value_enum, default_value_t = Sidecars::Auto)]
     pub native_sidecars: Sidecars,
+    /// What the metrics exporter beside PostgreSQL asks for and may use: the resources of a container as in the API, as JSON.
+    #[arg(long, env = "EXPORTER_RESOURCES", value_parser = resources)]
+    pub exporter_resources: Option<ResourceRequirements>,
     /// Namespace of this process.
     #[arg(long, env = "POD_NAMESPACE", default_value = "multigres-operator")]
     pub own_namespace: String,
@@ -133,10 +151,17 @@ impl WorkArgs {
         given.into_iter().cloned().collect()
     }
 
+    /// How many passes run in parallel.
+    pub fn concurrency(&self) -> Concurrency {
+        Concurrency::new(self.concurrency, &self.concurrency_by_kind)
+    }
+
     /// Settings out of the flags and of what Kubernetes can do; `lookup` reads the environment for image overrides.
     pub fn settings(&self, features: Features, lookup: impl Fn(&str) -> Option<String>) -> Settings {
         Settings {
-            images: ImageSet::default().overridden(lookup),
+            images: ImageSet::default().overridden(&lookup),
+            support_images: SupportImages::default().overridden(&lookup),
+            exporter_resources: self.exporter_resources.clone(),
             image_update_strategy: self.image_update_strategy.into(),
             template_wave: self.template_wave,
             zone_id_label: self.zone_id_label.clone(),
@@ -147,6 +172,21 @@ impl WorkArgs {
             poll_settled: Duration::from_secs(20),
         }
     }
+}
+
+/// Reads the parallel passes of one kind, such as `shard=40`.
+fn passes_of_kind(text: &str) -> Result<(String, u16), String> {
+    let (kind, passes) = text.trim().split_once('=').ok_or("use a kind and a number, such as shard=40")?;
+    if !KINDS.contains(&kind) {
+        return Err(format!("there is no controller of {kind:?}: use one of {}", KINDS.join(", ")));
+    }
+    let passes = passes.parse::<u16>().ok().filter(|passes| (1..=1000).contains(passes));
+    Ok((kind.to_owned(), passes.ok_or("use a number from 1 to 1000")?))
+}
+
+/// Reads what a container asks for and may use.
+fn resources(text: &str) -> Result<ResourceRequirements, String> {
+    serde_json::from_str(text).map_err(|error| format!("these are no resources as in the API, as JSON: {error}"))
 }
 
 /// Checks the name of a namespace. Nothing at all is allowed: an empty variable of the environment means no namespaces.
@@ -212,6 +252,38 @@ mod tests {
         for wrong in ["A", "a/b", "-a", "a b", &"a".repeat(64)] {
             assert!(parse(&["--watch-namespaces", wrong]).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn namespaces_are_excluded_only_where_all_are_watched() {
+        let parse = |words: &[&str]| Args::try_parse_from([&["controller"], words].concat());
+        assert_eq!(parse(&["--exclude-namespaces=a,b"]).unwrap().work.exclude_namespaces, ["a", "b"]);
+        assert!(parse(&["--exclude-namespaces=a", "--watch-namespaces=b"]).is_err());
+        assert!(parse(&["--exclude-namespaces=A"]).is_err());
+    }
+
+    #[test]
+    fn single_kinds_may_have_passes_of_their_own() {
+        let parse = |words: &[&str]| Args::try_parse_from([&["controller"], words].concat());
+        let of = |words: &[&str], kind: &str| parse(words).unwrap().work.concurrency().of(kind);
+        assert_eq!(of(&["--concurrency-by-kind=shard=40,cell=5"], "shard"), 40);
+        assert_eq!(of(&["--concurrency=7", "--concurrency-by-kind=shard=40"], "toposerver"), 7);
+        for wrong in ["pod=1", "shard", "shard=0", "shard=1001", "shard=many"] {
+            assert!(parse(&["--concurrency-by-kind", wrong]).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_runs_beside_the_components_can_be_set() {
+        let resources = r#"--exporter-resources={"requests":{"cpu":"10m"},"limits":{"memory":"64Mi"}}"#;
+        let args = Args::try_parse_from(["controller", resources]).unwrap();
+        let settings = args.work.settings(true, |name| (name == "MULTIGRES_IMAGE_ETCD").then(|| "etcd:1".to_owned()));
+        let given = settings.exporter_resources.clone().unwrap();
+        assert_eq!(given.requests.unwrap()["cpu"].0, "10m");
+        assert_eq!(given.limits.unwrap()["memory"].0, "64Mi");
+        assert_eq!(settings.resolve().etcd_image, "etcd:1");
+        assert_eq!(settings.support_images.postgres_exporter, shared::image::POSTGRES_EXPORTER);
+        assert!(Args::try_parse_from(["controller", "--exporter-resources=10m"]).is_err());
     }
 
     #[test]

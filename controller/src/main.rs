@@ -108,6 +108,7 @@ async fn run(args: Args, log: telemetry::LogHandle) -> Result<()> {
         %kubernetes,
         native_sidecars = features.native_sidecars,
         namespaces = if namespaces.is_empty() { "all".to_owned() } else { namespaces.join(",") },
+        excluded = args.work.exclude_namespaces.join(","),
         leader_election = lease.is_some(),
         "starting"
     );
@@ -115,7 +116,8 @@ async fn run(args: Args, log: telemetry::LogHandle) -> Result<()> {
         client: client.clone(),
         settings,
         namespaces,
-        concurrency: args.work.concurrency,
+        excluded: args.work.exclude_namespaces.clone(),
+        concurrency: args.work.concurrency(),
         metrics,
         framework: framework.clone(),
         instance: identity,

@@ -29,6 +29,7 @@ use crate::{
     execute::{DRIFT_REVERTED, Outcome, Trouble},
     plan::{Note, Plan},
     requeue,
+    settings::Concurrency,
 };
 
 /// One of our kinds, as the runner sees it.
@@ -66,9 +67,10 @@ pub async fn run<K: Kind>(
     queue: mpsc::UnboundedReceiver<ObjectRef<K>>,
     ctx: Arc<Ctx>,
     framework: FrameworkMetrics,
-    concurrency: u16,
+    concurrency: Concurrency,
     stop: CancellationToken,
 ) {
+    let concurrency = concurrency.of(K::CONTROLLER);
     let metrics = framework.controller(K::CONTROLLER, concurrency.into());
     let watched = ctx.metrics.queue(metrics.clone());
     let (arrivals, passes, departures) = (Arc::clone(&watched), Arc::clone(&watched), watched);

@@ -13,6 +13,8 @@ use kube::{
 use serde::de::DeserializeOwned;
 use shared::api::v1alpha1::MultigresCluster;
 
+use crate::watch;
+
 /// How many clusters a refusal names.
 const NAMED: usize = 10;
 /// How many are asked for: one more shows that there are more.
@@ -24,6 +26,9 @@ pub struct Args {
     /// Namespaces to look for clusters in; none means all.
     #[arg(long, env = "WATCH_NAMESPACES", value_delimiter = ',')]
     pub watch_namespaces: Vec<String>,
+    /// Namespaces whose clusters are somebody else's.
+    #[arg(long, env = "EXCLUDE_NAMESPACES", value_delimiter = ',')]
+    pub exclude_namespaces: Vec<String>,
     /// Configuration of the mutating webhook to delete; none is deleted without a name.
     #[arg(long, env = "MUTATING_WEBHOOK_CONFIGURATION")]
     pub mutating_webhook_configuration: Option<String>,
@@ -59,7 +64,7 @@ pub enum Error {
 
 /// Runs the check; answers one line for each thing that was found or done.
 pub async fn run(client: &Client, args: &Args) -> Result<Vec<String>, Error> {
-    let clusters = clusters(client, &args.watch_namespaces).await?;
+    let clusters = clusters(client, args).await?;
     if !clusters.is_empty() {
         return Err(Error::StillNeeded(named(&clusters)));
     }
@@ -74,8 +79,9 @@ pub async fn run(client: &Client, args: &Args) -> Result<Vec<String>, Error> {
 }
 
 /// The first clusters of each place, as namespace/name.
-async fn clusters(client: &Client, namespaces: &[String]) -> Result<Vec<String>, Error> {
-    let mut places: Vec<Api<MultigresCluster>> = namespaces
+async fn clusters(client: &Client, args: &Args) -> Result<Vec<String>, Error> {
+    let mut places: Vec<Api<MultigresCluster>> = args
+        .watch_namespaces
         .iter()
         .filter(|namespace| !namespace.is_empty())
         .map(|namespace| Api::namespaced(client.clone(), namespace))
@@ -83,9 +89,11 @@ async fn clusters(client: &Client, namespaces: &[String]) -> Result<Vec<String>,
     if places.is_empty() {
         places.push(Api::all(client.clone()));
     }
+    let mut wanted = ListParams::default().limit(ASKED);
+    wanted.field_selector = watch::outside(&args.exclude_namespaces);
     let mut found = Vec::new();
     for place in places {
-        match place.list_metadata(&ListParams::default().limit(ASKED)).await {
+        match place.list_metadata(&wanted).await {
             Ok(list) => found.extend(list.items.iter().map(|cluster| {
                 let namespace = cluster.namespace().unwrap_or_default();
                 format!("{namespace}/{}", cluster.name_any())
@@ -159,6 +167,7 @@ mod tests {
         let name = |name: &str| Some(name.to_owned()).filter(|name| !name.is_empty());
         Args {
             watch_namespaces: Vec::new(),
+            exclude_namespaces: Vec::new(),
             mutating_webhook_configuration: name(mutating),
             validating_webhook_configuration: name(validating),
         }

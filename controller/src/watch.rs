@@ -182,6 +182,13 @@ impl Router {
     }
 }
 
+/// Field selector of what is outside of these namespaces; none where none are named.
+pub fn outside(namespaces: &[String]) -> Option<String> {
+    let named = namespaces.iter().filter(|name| !name.is_empty());
+    let parts: Vec<String> = named.map(|name| format!("metadata.namespace!={name}")).collect();
+    (!parts.is_empty()).then(|| parts.join(","))
+}
+
 /// Which objects of ours an event about `object` concerns: itself, its owner, or, for what outlives its owner, the object that
 /// its labels name.
 pub fn concerns<K: Resource<DynamicType = ()>>(object: &K) -> Vec<Concern> {
@@ -232,6 +239,13 @@ mod tests {
 
     fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    #[test]
+    fn namespaces_are_left_out_by_a_field_selector() {
+        let outside = |names: &[&str]| super::outside(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        assert_eq!(outside(&["a", "", "b"]).as_deref(), Some("metadata.namespace!=a,metadata.namespace!=b"));
+        assert_eq!((outside(&[]), outside(&[""])), (None, None));
     }
 
     #[test]

@@ -59,10 +59,7 @@ impl ImageSet {
     #[must_use]
     pub fn overridden(mut self, lookup: impl Fn(&str) -> Option<String>) -> Self {
         for (variable, image) in Self::VARIABLES.into_iter().zip(self.members_mut()) {
-            if let Some(value) = lookup(variable).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
-            {
-                *image = value;
-            }
+            replace(image, lookup(variable));
         }
         self
     }
@@ -126,6 +123,43 @@ impl From<ImageSet> for ComponentImages {
     }
 }
 
+/// Images of what runs beside the components. They are no part of a revision: a workload takes over a new one when it is rendered anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SupportImages {
+    /// Image of etcd, where an etcd spec names none.
+    pub etcd: String,
+    /// Image of the PostgreSQL metrics exporter.
+    pub postgres_exporter: String,
+}
+
+impl Default for SupportImages {
+    /// Returns the images that this version of the operator was tested with.
+    fn default() -> Self {
+        Self { etcd: ETCD.to_owned(), postgres_exporter: POSTGRES_EXPORTER.to_owned() }
+    }
+}
+
+impl SupportImages {
+    /// The environment variables of the operator that replace a default image.
+    pub const VARIABLES: [&str; 2] = ["MULTIGRES_IMAGE_ETCD", "MULTIGRES_IMAGE_POSTGRES_EXPORTER"];
+
+    /// Replaces images by what `lookup` knows for [`Self::VARIABLES`]; blank values do not count.
+    #[must_use]
+    pub fn overridden(mut self, lookup: impl Fn(&str) -> Option<String>) -> Self {
+        for (variable, image) in Self::VARIABLES.into_iter().zip([&mut self.etcd, &mut self.postgres_exporter]) {
+            replace(image, lookup(variable));
+        }
+        self
+    }
+}
+
+/// Takes over what a variable says, if it says anything.
+fn replace(image: &mut String, value: Option<String>) {
+    if let Some(value) = value.map(|value| value.trim().to_owned()).filter(|value| !value.is_empty()) {
+        *image = value;
+    }
+}
+
 /// Returns where the images of a cluster with these pins come from.
 pub fn source(pins: &ComponentImages) -> ImageSource {
     match members(pins).iter().filter(|pin| pin.is_some()).count() {
@@ -182,6 +216,16 @@ mod tests {
             assert_eq!(changed, [component]);
         }
         assert_eq!(ImageSet::default().overridden(|_| Some(" ".to_owned())), ImageSet::default());
+    }
+
+    #[test]
+    fn environment_replaces_the_images_beside_the_components() {
+        let set = SupportImages::default()
+            .overridden(|name| (name == "MULTIGRES_IMAGE_POSTGRES_EXPORTER").then(|| " mine:1 ".to_owned()));
+        assert_eq!((set.etcd.as_str(), set.postgres_exporter.as_str()), (ETCD, "mine:1"));
+        let set = SupportImages::default().overridden(|name| (name == "MULTIGRES_IMAGE_ETCD").then(|| "e:1".to_owned()));
+        assert_eq!((set.etcd.as_str(), set.postgres_exporter.as_str()), ("e:1", POSTGRES_EXPORTER));
+        assert_eq!(SupportImages::default().overridden(|_| Some(" ".to_owned())), SupportImages::default());
     }
 
     #[test]

@@ -14,8 +14,7 @@ use api_data::{Manifest, manifests, pages};
 use serde_json::Value;
 use shared::{
     api::v1alpha1::{CellTemplate, CoreTemplate, MultigresCluster, ShardTemplate},
-    image::ImageSet,
-    resolve::{self, ResolvedCluster, Settings, Templates, ZONE_ID_LABEL},
+    resolve::{self, ResolvedCluster, Settings, Templates},
     validate,
 };
 
@@ -41,7 +40,7 @@ impl Example {
     }
 
     fn resolve(&self) -> Result<ResolvedCluster, String> {
-        let settings = Settings { images: ImageSet::default(), zone_id_label: ZONE_ID_LABEL.to_owned() };
+        let settings = Settings::default();
         let resolved = resolve::cluster(self.name(), "demo", &self.cluster.spec, &self.templates, &settings)
             .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
         let verdict =

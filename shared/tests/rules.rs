@@ -11,8 +11,7 @@ use rule_cases::{Case, cases};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use shared::api::v1alpha1::MultigresClusterSpec;
-use shared::image::ImageSet;
-use shared::resolve::{Settings, Templates, ZONE_ID_LABEL};
+use shared::resolve::{Settings, Templates};
 use shared::validate::template::{self, Consumer, Content};
 use shared::validate::{NodeLabels, StorageClasses, Subject, Surroundings, Verdict, backup_run, review};
 
@@ -31,7 +30,7 @@ fn all<T: DeserializeOwned>(specs: &BTreeMap<String, Value>) -> BTreeMap<String,
 }
 
 fn judge(case: &Case) -> Verdict {
-    let settings = Settings { images: ImageSet::default(), zone_id_label: ZONE_ID_LABEL.to_owned() };
+    let settings = Settings::default();
     let templates = Templates {
         core: all(&case.templates.core),
         cell: all(&case.templates.cell),

@@ -11,8 +11,7 @@ use std::{
 use serde_json::Value;
 use shared::{
     api::v1alpha1::{CellTemplate, CoreTemplate, MultigresCluster, ShardTemplate},
-    image::ImageSet,
-    resolve::{self, Settings, Templates, ZONE_ID_LABEL},
+    resolve::{self, Settings, Templates},
     validate::{
         self, NodeLabels, StorageClasses, Surroundings, Verdict,
         template::{self, Content},
@@ -122,7 +121,7 @@ fn testbed() -> Surroundings {
 fn verdict(file: &str, folder: &str) -> Verdict {
     let cluster = cluster(file);
     let name = cluster.metadata.name.as_deref().unwrap();
-    let settings = Settings { images: ImageSet::default(), zone_id_label: ZONE_ID_LABEL.to_owned() };
+    let settings = Settings::default();
     let resolved = resolve::cluster(name, "demo", &cluster.spec, &templates(folder), &settings)
         .unwrap_or_else(|errors| panic!("{file} does not resolve: {errors:?}"));
     validate::cluster(None, name, &cluster.spec, &resolved, &testbed())

@@ -83,6 +83,12 @@ pub(super) fn leaf<'a>(
     })
 }
 
+/// Whether a leaf has all of some further names.
+pub(super) fn bears(chain: &[Certificate], names: &[String]) -> bool {
+    let Some(leaf) = chain.first() else { return false };
+    names.iter().all(|wanted| leaf.dns_names().iter().any(|name| name.eq_ignore_ascii_case(wanted)))
+}
+
 /// Which of some certificates make a chain trusted.
 fn trusted_by<'a>(chain: &[Certificate], anchors: impl IntoIterator<Item = &'a Certificate>) -> BTreeSet<Fingerprint> {
     let anchors: Vec<&Certificate> = anchors.into_iter().collect();
@@ -179,6 +185,16 @@ mod tests {
             let current = read(&parts(&issue(&authority(), name), "")).unwrap();
             assert_eq!(leaf(&current.chain, [], HOST).unwrap().names, good, "{name}");
         }
+    }
+
+    #[test]
+    fn further_names_are_there_or_not() {
+        let current = read(&parts(&issue(&authority(), "*.example.com"), "")).unwrap();
+        assert!(bears(&current.chain, &[]));
+        assert!(bears(&current.chain, &["*.EXAMPLE.com".to_owned()]));
+        // What has to be in the certificate is the name itself, not one that it is good for.
+        assert!(!bears(&current.chain, &["a.example.com".to_owned()]));
+        assert!(!bears(&[], &[]));
     }
 
     #[test]

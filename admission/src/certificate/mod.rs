@@ -54,6 +54,8 @@ pub struct Settings {
     pub namespace: String,
     /// Name of the Service that API servers call.
     pub service: String,
+    /// Names that our leaf has besides those of the Service.
+    pub extra_names: Vec<String>,
     /// Directory of the certificates that somebody else issues.
     pub directory: PathBuf,
     /// Secret with our authority.

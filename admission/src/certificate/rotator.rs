@@ -207,7 +207,12 @@ impl Rotator {
                 || Roots::Given(given.iter().map(|root| material::anchor(root, false)).collect()),
                 |stored| Roots::Own(stored.own),
             ),
-            leaf: candidate.and_then(|candidate| leaf(&candidate.chain).ok_or(Reason::Unusable)),
+            leaf: candidate.and_then(|candidate| {
+                let mut leaf = leaf(&candidate.chain).ok_or(Reason::Unusable)?;
+                // Names of the user are a reason for us to make another one, and none for replicas not to serve this one.
+                leaf.names &= stored.is_none() || material::bears(&candidate.chain, &settings.extra_names);
+                Ok(leaf)
+            }),
             known: anchors.iter().map(|(id, one)| material::anchor(one, predecessors.contains(id))).collect(),
             configurations: views.iter().map(|(target, view)| (*target, view.carried.clone())).collect(),
             replicas: self
@@ -302,7 +307,7 @@ impl Rotator {
         let name = settings.server_name();
         let request = Request {
             common_name: settings.service.clone(),
-            dns_names: [format!("{name}.cluster.local"), name].into(),
+            dns_names: settings.extra_names.iter().cloned().chain([format!("{name}.cluster.local"), name]).collect(),
             // A leaf is no good beyond the end of its authority.
             valid_for: settings.policy.leaf_validity.min(newest.not_after().duration_since(now)),
         };

@@ -3,7 +3,6 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use shared::{
     api::v1alpha1::{CoreTemplateSpec, ShardTemplateSpec},
-    image::ImageSet,
     resolve,
     validate::StorageClasses,
 };
@@ -15,7 +14,7 @@ const CONTROLLER: &str = "system:serviceaccount:multigres:controller";
 
 fn options() -> Options {
     Options {
-        settings: resolve::Settings { images: ImageSet::default(), zone_id_label: resolve::ZONE_ID_LABEL.to_owned() },
+        settings: resolve::Settings::default(),
         controller: CONTROLLER.to_owned(),
         writers: Vec::new(),
         writer_groups: Vec::new(),

@@ -1,6 +1,5 @@
 use serde_json::{Value, json};
 use shared::{
-    image::ImageSet,
     resolve::Templates,
     validate::{StorageClasses, Surroundings},
 };
@@ -10,7 +9,7 @@ use super::*;
 use crate::lookup::{Cluster, Fixed, LookupError};
 
 fn reviewer(lookup: impl Lookup) -> Reviewer {
-    let settings = resolve::Settings { images: ImageSet::default(), zone_id_label: resolve::ZONE_ID_LABEL.to_owned() };
+    let settings = resolve::Settings::default();
     let options =
         Options { settings, controller: "controller".to_owned(), writers: Vec::new(), writer_groups: Vec::new() };
     Reviewer::new(Arc::new(lookup), options)

@@ -1,14 +1,14 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use shared::{image::ImageSet, resolve};
+use shared::resolve;
 
 use super::*;
 use crate::lookup::{Fixed, World};
 
 fn options() -> Options {
     Options {
-        settings: resolve::Settings { images: ImageSet::default(), zone_id_label: resolve::ZONE_ID_LABEL.to_owned() },
+        settings: resolve::Settings::default(),
         controller: String::new(),
         writers: Vec::new(),
         writer_groups: Vec::new(),

@@ -156,6 +156,7 @@ impl Bed {
             mode,
             namespace: self.namespace.clone(),
             service: SERVICE.to_owned(),
+            extra_names: Vec::new(),
             directory: directory.to_owned(),
             ca_secret: CA.to_owned(),
             server_secret: CERTS.to_owned(),

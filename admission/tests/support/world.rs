@@ -10,7 +10,6 @@ use futures::future::BoxFuture;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use shared::{
-    image::ImageSet,
     resolve::{self, Templates},
     validate::{NodeLabels, StorageClasses, Surroundings},
 };
@@ -28,7 +27,7 @@ pub const WRITERS: [&str; 3] = [
 
 /// What the operator's own configuration contributes.
 pub fn settings() -> resolve::Settings {
-    resolve::Settings { images: ImageSet::default(), zone_id_label: resolve::ZONE_ID_LABEL.to_owned() }
+    resolve::Settings::default()
 }
 
 /// The real reviewer over any lookup.

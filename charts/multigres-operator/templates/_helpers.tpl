@@ -12,6 +12,11 @@
 {{- end -}}
 {{- end -}}
 
+{{/* Where the objects of the release are. */}}
+{{- define "multigres-operator.namespace" -}}
+{{- default .Release.Namespace .Values.namespaceOverride -}}
+{{- end -}}
+
 {{- define "multigres-operator.selector" -}}
 app.kubernetes.io/name: {{ include "multigres-operator.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -25,6 +30,32 @@ app.kubernetes.io/part-of: multigres-operator
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- with .Values.global.commonLabels }}
 {{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Annotations of an object, from the line break before them; takes (dict "own" <those of this object, if any> "root" $). */}}
+{{- define "multigres-operator.annotations" -}}
+{{- with merge (dict) (default (dict) .own) .root.Values.global.commonAnnotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+{{- end }}
+{{- end -}}
+
+{{/* The Lease of the controller. */}}
+{{- define "multigres-operator.lease" -}}
+{{- default "multigres-operator.multigres.com" .Values.controller.leaderElection.leaseName -}}
+{{- end -}}
+
+{{/* Type and families of addresses of a Service; takes its values. */}}
+{{- define "multigres-operator.serviceSettings" -}}
+{{- if ne .type "ClusterIP" }}
+type: {{ .type }}
+{{- end }}
+{{- with .ipFamilyPolicy }}
+ipFamilyPolicy: {{ . }}
+{{- end }}
+{{- with .ipFamilies }}
+ipFamilies: {{ toJson . }}
 {{- end }}
 {{- end -}}
 
@@ -130,6 +161,13 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 - name: OTEL_EXPORTER_OTLP_TRACES_HEADERS
   valueFrom: { secretKeyRef: { name: {{ .headersSecret.name }}, key: {{ .headersSecret.key }} } }
 {{- end }}
+{{- with .tls.caSecret.name }}
+- { name: OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE, value: /var/run/secrets/tracing/ca.crt }
+{{- end }}
+{{- with .tls.clientSecret.name }}
+- { name: OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE, value: /var/run/secrets/tracing/tls.crt }
+- { name: OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY, value: /var/run/secrets/tracing/tls.key }
+{{- end }}
 {{- with .resourceAttributes }}
 {{- $pairs := list }}
 {{- range $key, $value := . }}{{ $pairs = append $pairs (printf "%s=%s" $key $value) }}{{ end }}
@@ -139,9 +177,25 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- end -}}
 
+{{/* Whether the connection to the collector of spans is secured by files of the user. Not empty means yes. */}}
+{{- define "multigres-operator.mountsTracing" -}}
+{{- with .Values.tracing -}}{{- if and .endpoint (or .tls.caSecret.name .tls.clientSecret.name) }}yes{{ end -}}{{- end -}}
+{{- end -}}
+
+{{/* Resources of the exporter as JSON, every amount as a text; empty where none are set. */}}
+{{- define "multigres-operator.exporterResources" -}}
+{{- $resources := dict -}}
+{{- range $part, $amounts := .Values.operands.exporter.resources -}}
+{{- $texts := dict -}}
+{{- range $name, $amount := $amounts -}}{{- $_ := set $texts $name (toString $amount) -}}{{- end -}}
+{{- $_ := set $resources $part $texts -}}
+{{- end -}}
+{{- if $resources -}}{{- toJson $resources -}}{{- end -}}
+{{- end -}}
+
 {{/* Environment that names the images of the data plane. */}}
 {{- define "multigres-operator.imageEnv" -}}
-{{- range $key, $variable := dict "postgres" "POSTGRES" "multiadmin" "MULTIADMIN" "multiadminWeb" "MULTIADMIN_WEB" "multiorch" "MULTIORCH" "multipooler" "MULTIPOOLER" "multigateway" "MULTIGATEWAY" }}
+{{- range $key, $variable := dict "postgres" "POSTGRES" "multiadmin" "MULTIADMIN" "multiadminWeb" "MULTIADMIN_WEB" "multiorch" "MULTIORCH" "multipooler" "MULTIPOOLER" "multigateway" "MULTIGATEWAY" "etcd" "ETCD" "postgresExporter" "POSTGRES_EXPORTER" }}
 {{- with index $.Values.operands.images $key }}
 - name: MULTIGRES_IMAGE_{{ $variable }}
   value: {{ . | quote }}

@@ -7,6 +7,9 @@
 {{- $settings := index .root.Values .component -}}
 {{- $hostNetwork := default false $settings.hostNetwork -}}
 serviceAccountName: {{ include (printf "multigres-operator.%sServiceAccount" $component) $root }}
+{{- if not $settings.serviceAccount.automountToken }}
+automountServiceAccountToken: false
+{{- end }}
 {{- with $root.Values.global.imagePullSecrets }}
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}
@@ -57,6 +60,15 @@ topologySpreadConstraints:
 {{- with $settings.extraInitContainers }}
 initContainers:
   {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* How often a probe asks, and when it counts; what is not said is left to Kubernetes. Takes the values of one probe. */}}
+{{- define "multigres-operator.probe" -}}
+{{- range $name := list "initialDelaySeconds" "periodSeconds" "timeoutSeconds" "failureThreshold" }}
+{{- with index $ $name }}
+{{ $name }}: {{ . }}
+{{- end }}
 {{- end }}
 {{- end -}}
 
@@ -126,6 +138,9 @@ envFrom:
 {{- if include "multigres-operator.metricsSecret" .root }}
 - { name: metrics-certificate, mountPath: /var/run/secrets/metrics, readOnly: true }
 {{- end }}
+{{- if include "multigres-operator.mountsTracing" .root }}
+- { name: tracing-certificates, mountPath: /var/run/secrets/tracing, readOnly: true }
+{{- end }}
 {{- with (index .root.Values .component).extraVolumeMounts }}
 {{ toYaml . }}
 {{- end }}
@@ -135,6 +150,19 @@ envFrom:
 {{- with include "multigres-operator.metricsSecret" .root }}
 - name: metrics-certificate
   secret: { secretName: {{ . }} }
+{{- end }}
+{{- if include "multigres-operator.mountsTracing" .root }}
+- name: tracing-certificates
+  projected:
+    sources:
+      {{- with .root.Values.tracing.tls }}
+      {{- if .caSecret.name }}
+      - secret: { name: {{ .caSecret.name }}, items: [{ key: {{ .caSecret.key }}, path: ca.crt }] }
+      {{- end }}
+      {{- with .clientSecret.name }}
+      - secret: { name: {{ . }}, items: [{ key: tls.crt, path: tls.crt }, { key: tls.key, path: tls.key }] }
+      {{- end }}
+      {{- end }}
 {{- end }}
 {{- if include "multigres-operator.mountsCertificate" . }}
 - name: certificate
@@ -162,10 +190,11 @@ apiVersion: policy/v1
 kind: PodDisruptionBudget
 metadata:
   name: {{ include "multigres-operator.fullname" $root }}-{{ ternary "controller-manager" "admission" (eq $component "controller") }}
-  namespace: {{ $root.Release.Namespace }}
+  namespace: {{ include "multigres-operator.namespace" $root }}
   labels:
     {{- include "multigres-operator.labels" $root | nindent 4 }}
     app.kubernetes.io/component: {{ $component }}
+  {{- include "multigres-operator.annotations" (dict "root" $root) }}
 spec:
   {{- if not (kindIs "invalid" .minAvailable) }}
   minAvailable: {{ .minAvailable }}

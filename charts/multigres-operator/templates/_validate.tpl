@@ -1,18 +1,47 @@
 {{/* Wrong combinations stop here, each with its remedy. */}}
 {{- define "multigres-operator.validate" -}}
-{{- if has .Release.Namespace (list "kube-system" "kube-public" "kube-node-lease") -}}
-{{- fail (printf "namespace %q belongs to Kubernetes itself: install with --namespace multigres-operator --create-namespace" .Release.Namespace) -}}
+{{- if has (include "multigres-operator.namespace" .) (list "kube-system" "kube-public" "kube-node-lease") -}}
+{{- fail (printf "namespace %q belongs to Kubernetes itself: install with --namespace multigres-operator --create-namespace" (include "multigres-operator.namespace" .)) -}}
 {{- end -}}
 {{- if and (gt (int .Values.controller.replicas) 1) (not .Values.controller.leaderElection.enabled) -}}
 {{- fail (printf "controller.replicas is %d but controller.leaderElection.enabled is false, so all of them would write: set controller.leaderElection.enabled=true or controller.replicas=1" (int .Values.controller.replicas)) -}}
 {{- end -}}
 {{- $own := list "helm.sh/chart" "control-plane" -}}
 {{- range list "name" "instance" "component" "version" "part-of" "managed-by" -}}{{- $own = append $own (printf "app.kubernetes.io/%s" .) -}}{{- end -}}
-{{- range $where, $labels := dict "global.commonLabels" .Values.global.commonLabels "controller.podLabels" .Values.controller.podLabels "admission.podLabels" .Values.admission.podLabels -}}
+{{- range $where, $labels := dict "global.commonLabels" .Values.global.commonLabels "controller.podLabels" .Values.controller.podLabels "admission.podLabels" .Values.admission.podLabels "controller.serviceAccount.labels" .Values.controller.serviceAccount.labels "admission.serviceAccount.labels" .Values.admission.serviceAccount.labels "admission.service.labels" .Values.admission.service.labels "metrics.service.labels" .Values.metrics.service.labels "webhooks.labels" .Values.webhooks.labels -}}
 {{- range $name, $_ := $labels -}}
 {{- if has $name $own -}}
 {{- fail (printf "%s has %s, which belongs to the chart: choose another name for your label" $where $name) -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $_ := .Values.global.commonAnnotations -}}
+{{- if or (hasPrefix "helm.sh/" $name) (eq $name "kubectl.kubernetes.io/default-container") -}}
+{{- fail (printf "global.commonAnnotations has %s, which belongs to the chart: remove it" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.watch.namespaces .Values.watch.excludeNamespaces -}}
+{{- fail "watch.namespaces and watch.excludeNamespaces are both set: leave the excluded ones out of watch.namespaces, and remove watch.excludeNamespaces" -}}
+{{- end -}}
+{{- if and .Values.tests.enabled .Values.admission.enabled (has (include "multigres-operator.namespace" .) .Values.watch.excludeNamespaces) -}}
+{{- fail "watch.excludeNamespaces has the namespace of the operator, where `helm test` asks: remove it there, or set tests.enabled=false" -}}
+{{- end -}}
+{{- with .Values.controller -}}
+{{- if and .strategy (not .leaderElection.enabled) (ne (default "" .strategy.type) "Recreate") -}}
+{{- if not (has (toString (dig "rollingUpdate" "maxSurge" "" .strategy)) (list "0" "0%")) -}}
+{{- fail "controller.strategy lets two controllers run at once during an upgrade, and without a Lease both would write: set controller.strategy.type=Recreate or rollingUpdate.maxSurge=0, or controller.leaderElection.enabled=true" -}}
+{{- end -}}
+{{- end -}}
+{{- if and .leaderElection.leaseName (not .leaderElection.enabled) -}}
+{{- fail "controller.leaderElection.leaseName is set, but there is no Lease: set controller.leaderElection.enabled=true, or remove it" -}}
+{{- end -}}
+{{- end -}}
+{{- if eq (include "multigres-operator.lease" .) (include "multigres-operator.rotatorLease" .) -}}
+{{- fail (printf "controller.leaderElection.leaseName is %s, the Lease of the admission service: choose another name" (include "multigres-operator.lease" .)) -}}
+{{- end -}}
+{{- with .Values.tracing -}}
+{{- if and (or .tls.caSecret.name .tls.clientSecret.name) (not (hasPrefix "https://" .endpoint)) -}}
+{{- fail "tracing.tls names Secrets, but tracing.endpoint is no https address that they could secure: set tracing.endpoint to one, or remove them" -}}
 {{- end -}}
 {{- end -}}
 {{- with .Values.controller.leaderElection -}}
@@ -81,8 +110,8 @@
 {{- if gt (int $scaling.minReplicas) (int $scaling.maxReplicas) -}}
 {{- fail (printf "admission.autoscaling.minReplicas=%d is above maxReplicas=%d: raise maxReplicas or lower minReplicas" (int $scaling.minReplicas) (int $scaling.maxReplicas)) -}}
 {{- end -}}
-{{- if not (or $scaling.targetCPUUtilizationPercentage $scaling.metrics) -}}
-{{- fail "admission.autoscaling has nothing to scale by: set targetCPUUtilizationPercentage or metrics" -}}
+{{- if not (or $scaling.targetCPUUtilizationPercentage $scaling.targetMemoryUtilizationPercentage $scaling.metrics) -}}
+{{- fail "admission.autoscaling has nothing to scale by: set targetCPUUtilizationPercentage, targetMemoryUtilizationPercentage or metrics" -}}
 {{- end -}}
 {{- else if lt $replicas 1 -}}
 {{- fail "admission.replicas=0 leaves webhooks that nobody answers, so nothing could be written: set admission.replicas=2, or admission.enabled=false to do without admission" -}}
@@ -147,8 +176,13 @@
 {{- end -}}
 {{- $set = append $set .name -}}
 {{- end -}}
+{{- $places := list -}}
+{{- range $settings.extraVolumeMounts -}}{{- $places = append $places (trimSuffix "/" .mountPath) -}}{{- end -}}
+{{- if not (or $settings.serviceAccount.automountToken (has "/var/run/secrets/kubernetes.io/serviceaccount" $places)) -}}
+{{- fail (printf "%s.serviceAccount.automountToken=false, and nothing else brings a token: mount one at /var/run/secrets/kubernetes.io/serviceaccount by %s.extraVolumes and %s.extraVolumeMounts" $component $component $component) -}}
+{{- end -}}
 {{- range $settings.extraVolumes -}}
-{{- if has .name (list "certificate" "metrics-certificate") -}}
+{{- if has .name (list "certificate" "metrics-certificate" "tracing-certificates") -}}
 {{- fail (printf "%s.extraVolumes has %s, a name of the chart's own: give it another one" $component .name) -}}
 {{- end -}}
 {{- end -}}
@@ -163,6 +197,9 @@
 {{- $certificates := .Values.certificates -}}
 {{- $mode := $certificates.mode -}}
 {{- $manager := $certificates.certManager -}}
+{{- if and (eq $mode "provided") $certificates.extraDnsNames -}}
+{{- fail "certificates.extraDnsNames are set, but the certificate is yours: put the names into it, and remove certificates.extraDnsNames" -}}
+{{- end -}}
 {{- if and (ne $mode "provided") $certificates.provided.secretName -}}
 {{- fail (printf "certificates.provided.secretName is set, but certificates.mode=%s does not use it: set certificates.mode=provided or remove it" $mode) -}}
 {{- end -}}

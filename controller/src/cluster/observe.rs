@@ -164,8 +164,7 @@ pub(super) fn own(
 ) -> Option<Box<ResolvedCluster>> {
     let mut empty =
         Templates { core: emptied(&templates.core), cell: emptied(&templates.cell), shard: emptied(&templates.shard) };
-    let zone_id_label = resolve::ZONE_ID_LABEL.to_owned();
-    let settings = resolve::Settings { images: adopted.applied.clone(), zone_id_label };
+    let settings = resolve::Settings { images: adopted.applied.clone(), ..resolve::Settings::default() };
     let resolve = |templates: &Templates| {
         resolve::cluster(&owner.name, &owner.namespace, &cluster.spec, templates, &settings).map(Box::new)
     };

@@ -1,7 +1,7 @@
 //! The containers of a pool pod: pgctld with PostgreSQL, multipooler, and the exporter.
 
 use k8s_openapi::api::core::v1::{Container, EnvVar, ExecAction, Lifecycle, LifecycleHandler, SecurityContext};
-use shared::{api::v1alpha1::LogLevel, image, name};
+use shared::{api::v1alpha1::LogLevel, name};
 
 use super::{
     port,
@@ -157,11 +157,11 @@ pub fn multipooler(
 }
 
 /// The exporter, which reads PostgreSQL's own statistics.
-pub fn exporter(scope: &Scope<'_>) -> Container {
+pub fn exporter(scope: &Scope<'_>, settings: &Settings) -> Container {
     const URI: &str = "localhost:5432/postgres?sslmode=disable&connect_timeout=5&options=-c%20statement_timeout%3D8s";
     Container {
         name: EXPORTER.into(),
-        image: Some(image::POSTGRES_EXPORTER.into()),
+        image: Some(settings.support_images.postgres_exporter.clone()),
         image_pull_policy: pull_policy(scope),
         args: Some(vec![
             format!("--web.listen-address=:{}", port::METRICS),
@@ -174,6 +174,7 @@ pub fn exporter(scope: &Scope<'_>) -> Container {
         ]),
         ports: Some(vec![ports::container("metrics", port::METRICS)]),
         volume_mounts: Some(volume::exporter_mounts()),
+        resources: settings.exporter_resources.clone(),
         security_context: Some(run_as(POSTGRES_USER, POSTGRES_USER)),
         ..Container::default()
     }

@@ -56,7 +56,7 @@ pub fn spec(
     let of_pooler = container::telemetry_env(scope, inherited, "multipooler");
     let postgres = container::postgres(scope, settings, member, &of_postgres);
     let pooler = container::multipooler(scope, settings, member, &of_pooler, connections);
-    let mut containers = vec![pooler, container::exporter(scope)];
+    let mut containers = vec![pooler, container::exporter(scope, settings)];
     let mut init_containers = Vec::new();
     if settings.native_sidecars {
         init_containers.push(postgres);

@@ -22,6 +22,8 @@ pub fn now() -> Timestamp {
 pub fn settings() -> Settings {
     Settings {
         images: shared::image::ImageSet::default(),
+        support_images: shared::image::SupportImages::default(),
+        exporter_resources: None,
         image_update_strategy: shared::api::v1alpha1::ImageUpdateStrategy::Lazy,
         template_wave: 10,
         zone_id_label: "topology.k8s.aws/zone-id".to_owned(),

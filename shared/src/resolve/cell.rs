@@ -106,7 +106,7 @@ fn local_topo(
         let at = at.field("etcd");
         let mut etcd = EtcdSpec::default();
         provenance.overlay(&mut etcd, given, &at, source);
-        core::fill_etcd(provenance, &mut etcd, &at, root);
+        core::fill_etcd(provenance, &mut etcd, &at, &context.settings.etcd_image, root);
         let cluster = (context.spec.pvc_deletion_policy, Source::Cluster);
         let own = (given.pvc_deletion_policy, source.clone());
         let chain = if *source == Source::Inline { [own, cluster] } else { [cluster, own] };

@@ -148,7 +148,8 @@ pub fn global_topo(context: &mut Context<'_>, cluster: &str, namespace: &str) ->
         provenance.overlay(&mut etcd, inline, &At::Root("globalTopoServer.etcd"), &Source::Inline);
     }
     provenance.replace(&mut placement, &inline.placement, &At::Root("globalTopoServer.placement"), &Source::Inline);
-    fill_etcd(provenance, &mut etcd, &At::Root("globalTopoServer.etcd"), || defaults::GLOBAL_ROOT.to_owned());
+    let (at_etcd, image) = (At::Root("globalTopoServer.etcd"), &context.settings.etcd_image);
+    fill_etcd(provenance, &mut etcd, &at_etcd, image, || defaults::GLOBAL_ROOT.to_owned());
     // The TopoServer carries one policy, above its etcd section.
     etcd.pvc_deletion_policy = None;
     let policy = pvc::resolve(provenance, at, &chain);
@@ -193,8 +194,14 @@ pub fn fill_external(
 }
 
 /// Applies the defaults of an etcd cluster.
-pub fn fill_etcd(provenance: &mut Provenance, etcd: &mut EtcdSpec, at: &At<'_>, root: impl FnOnce() -> String) {
-    provenance.fill(&mut etcd.image, at, "image", || crate::image::ETCD.to_owned());
+pub fn fill_etcd(
+    provenance: &mut Provenance,
+    etcd: &mut EtcdSpec,
+    at: &At<'_>,
+    image: &str,
+    root: impl FnOnce() -> String,
+) {
+    provenance.fill(&mut etcd.image, at, "image", || image.to_owned());
     provenance.fill(&mut etcd.replicas, at, "replicas", || defaults::ETCD_REPLICAS);
     provenance.fill_resources(&mut etcd.resources, at, defaults::etcd_resources);
     provenance.fill(&mut etcd.root_path, at, "rootPath", root);

@@ -59,12 +59,25 @@ pub struct Templates {
 pub struct Settings {
     /// Image of each component where the cluster pins none.
     pub images: ImageSet,
+    /// Image of etcd where the spec of an etcd names none.
+    pub etcd_image: String,
     /// Node label that a cell's `zoneId` selects.
     pub zone_id_label: String,
 }
 
 /// Node label that a cell's `zoneId` selects unless the operator is told otherwise.
 pub const ZONE_ID_LABEL: &str = "topology.k8s.aws/zone-id";
+
+impl Default for Settings {
+    /// Returns what counts where the operator is told nothing.
+    fn default() -> Self {
+        Self {
+            images: ImageSet::default(),
+            etcd_image: image::ETCD.to_owned(),
+            zone_id_label: ZONE_ID_LABEL.to_owned(),
+        }
+    }
+}
 
 /// Everything that a cluster asks for, with no field left open.
 #[derive(Debug, Clone, PartialEq)]

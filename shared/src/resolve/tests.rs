@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::*;
 
 pub fn settings() -> Settings {
-    Settings { images: ImageSet::default(), zone_id_label: ZONE_ID_LABEL.to_owned() }
+    Settings::default()
 }
 
 /// A spec from its JSON.

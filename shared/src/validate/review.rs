@@ -85,7 +85,6 @@ mod tests {
 
     use super::*;
     use crate::api::v1alpha1::{CellConfig, TableGroupConfig};
-    use crate::image::ImageSet;
     use crate::resolve::tests::law;
     use crate::validate::NodeLabels;
 
@@ -111,7 +110,7 @@ mod tests {
     }
 
     fn settings() -> Settings {
-        Settings { images: ImageSet::default(), zone_id_label: resolve::ZONE_ID_LABEL.to_owned() }
+        Settings::default()
     }
 
     #[test]

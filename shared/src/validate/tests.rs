@@ -4,14 +4,13 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::image::ImageSet;
-use crate::resolve::{Settings, Templates, ZONE_ID_LABEL};
+use crate::resolve::{Settings, Templates};
 
 const POOL: &str = "databases[postgres].tablegroups[default].shards[0-inf].pools[main]";
 
 fn resolve(spec: &Value, templates: &Templates) -> (MultigresClusterSpec, ResolvedCluster) {
     let spec: MultigresClusterSpec = serde_json::from_value(spec.clone()).expect("a spec");
-    let settings = Settings { images: ImageSet::default(), zone_id_label: ZONE_ID_LABEL.to_owned() };
+    let settings = Settings::default();
     let resolved = crate::resolve::cluster("demo", "prod", &spec, templates, &settings).expect("resolvable");
     (spec, resolved)
 }
@@ -274,7 +273,7 @@ fn an_unchanged_cluster_is_accepted() {
 fn a_review_tells_the_level_of_a_wrong_value_only_where_it_differs() {
     let template = serde_json::from_value(json!({"pools": {"main": {"storage": {"size": "0"}}}})).expect("a template");
     let templates = Templates { shard: [("default".to_owned(), template)].into(), ..Templates::default() };
-    let settings = Settings { images: ImageSet::default(), zone_id_label: ZONE_ID_LABEL.to_owned() };
+    let settings = Settings::default();
     let mut value = base();
     value["databases"] = json!([]);
     value["multiadmin"] = json!({"spec": {"replicas": 129}});

@@ -17,7 +17,7 @@ labels:
   {{- with $settings.labels }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
-{{- with $settings.annotations }}
+{{- with merge (dict) (default (dict) $settings.annotations) $context.Values.global.commonAnnotations }}
 annotations:
   {{- toYaml . | nindent 2 }}
 {{- end }}

@@ -9,6 +9,7 @@ metadata:
   labels:
     {{- include "multigres-operator.labels" .root | nindent 4 }}
     app.kubernetes.io/component: {{ .component }}
+  {{- include "multigres-operator.annotations" (dict "root" .root) }}
 rules:
   {{- .rules | trim | nindent 2 }}
 ---
@@ -19,6 +20,7 @@ metadata:
   labels:
     {{- include "multigres-operator.labels" .root | nindent 4 }}
     app.kubernetes.io/component: {{ .component }}
+  {{- include "multigres-operator.annotations" (dict "root" .root) }}
 roleRef:
   apiGroup: rbac.authorization.k8s.io
   kind: ClusterRole
@@ -26,7 +28,7 @@ roleRef:
 subjects:
   - kind: ServiceAccount
     name: {{ .account }}
-    namespace: {{ .root.Release.Namespace }}
+    namespace: {{ include "multigres-operator.namespace" .root }}
 {{- end }}
 {{- end -}}
 
@@ -42,6 +44,7 @@ metadata:
   labels:
     {{- include "multigres-operator.labels" $.root | nindent 4 }}
     app.kubernetes.io/component: {{ $.component }}
+  {{- include "multigres-operator.annotations" (dict "root" $.root) }}
 rules:
   {{- $.rules | trim | nindent 2 }}
 ---
@@ -53,6 +56,7 @@ metadata:
   labels:
     {{- include "multigres-operator.labels" $.root | nindent 4 }}
     app.kubernetes.io/component: {{ $.component }}
+  {{- include "multigres-operator.annotations" (dict "root" $.root) }}
 roleRef:
   apiGroup: rbac.authorization.k8s.io
   kind: Role
@@ -60,7 +64,7 @@ roleRef:
 subjects:
   - kind: ServiceAccount
     name: {{ $.account }}
-    namespace: {{ $.root.Release.Namespace }}
+    namespace: {{ include "multigres-operator.namespace" $.root }}
 {{- end }}
 {{- end -}}
 

@@ -13,7 +13,7 @@ webhook
 {{- end -}}
 
 {{- define "multigres-operator.controllerUser" -}}
-system:serviceaccount:{{ .Release.Namespace }}:{{ include "multigres-operator.controllerServiceAccount" . }}
+system:serviceaccount:{{ include "multigres-operator.namespace" . }}:{{ include "multigres-operator.controllerServiceAccount" . }}
 {{- end -}}
 
 {{/* Who may write child kinds besides the controller, as a JSON list. */}}
@@ -36,6 +36,10 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "multigres-operator.co
 {{- with .root.Values.watch.namespaces -}}
 {{- $watched := dict "key" "kubernetes.io/metadata.name" "operator" "In" "values" . -}}
 {{- $_ := set $selector "matchExpressions" (append (default (list) $selector.matchExpressions) $watched) -}}
+{{- end -}}
+{{- with .root.Values.watch.excludeNamespaces -}}
+{{- $excluded := dict "key" "kubernetes.io/metadata.name" "operator" "NotIn" "values" . -}}
+{{- $_ := set $selector "matchExpressions" (append (default (list) $selector.matchExpressions) $excluded) -}}
 {{- end -}}
 {{- if $selector -}}{{- toYaml $selector -}}{{- end -}}
 {{- end -}}
@@ -115,7 +119,7 @@ There is no caBundle here, and there must never be one: its owner is the admissi
   clientConfig:
     service:
       name: {{ include "multigres-operator.webhookService" .root }}
-      namespace: {{ .root.Release.Namespace }}
+      namespace: {{ include "multigres-operator.namespace" .root }}
       path: {{ .path }}
       port: 443
   {{- with include "multigres-operator.namespaceSelector" (dict "selector" $settings.namespaceSelector "root" .root) }}

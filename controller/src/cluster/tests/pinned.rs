@@ -1,7 +1,7 @@
 //! What an operator with other defaults, and an edited template, do to the children of a cluster, and what they do not.
 
 use rstest::rstest;
-use shared::image::ImageSet;
+use shared::image::{ImageSet, SupportImages};
 
 use super::*;
 use crate::{
@@ -92,6 +92,7 @@ fn other() -> Settings {
             multiadmin: "a:2".into(),
             ..ImageSet::default()
         },
+        support_images: SupportImages { etcd: "etcd:2".into(), ..SupportImages::default() },
         zone_id_label: "example.com/zone".into(),
         ..settings()
     }

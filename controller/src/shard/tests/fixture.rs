@@ -37,6 +37,8 @@ pub const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
 pub fn settings() -> Settings {
     Settings {
         images: shared::image::ImageSet::default(),
+        support_images: shared::image::SupportImages::default(),
+        exporter_resources: None,
         image_update_strategy: shared::api::v1alpha1::ImageUpdateStrategy::Lazy,
         template_wave: 10,
         zone_id_label: label::NODE_ZONE_ID.into(),

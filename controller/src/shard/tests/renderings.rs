@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::PodSpec};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{PodSpec, ResourceRequirements},
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use rstest::rstest;
 use serde_json::json;
-use shared::{annotation, api::v1alpha1::Shard, pgconfig::USUAL_POOL};
+use shared::{annotation, api::v1alpha1::Shard, image::SupportImages, pgconfig::USUAL_POOL};
 
 use super::fixture::*;
 use crate::{
@@ -16,7 +20,13 @@ use crate::{
 };
 
 fn other() -> Settings {
-    Settings { native_sidecars: false, cluster_domain: "example.internal".into(), ..settings() }
+    Settings {
+        native_sidecars: false,
+        cluster_domain: "example.internal".into(),
+        support_images: SupportImages::default().overridden(|_| Some("registry.test/other:1".to_owned())),
+        exporter_resources: Some(ResourceRequirements::default()),
+        ..settings()
+    }
 }
 
 fn upgraded(mut observed: Observed) -> Observed {
@@ -50,6 +60,24 @@ fn the_description_of_a_pool_gives_each_of_its_pods(#[case] shard: Shard) {
         let direct = pod::spec(&scope, &settings(), &member, &observed.inherited, USUAL_POOL);
         assert_eq!(renderings.pod(&member).unwrap(), direct);
     }
+}
+
+#[test]
+fn the_exporter_is_as_the_operator_is_told() {
+    let observed = observed(minimal());
+    let scope = Scope::of(&observed.shard).unwrap();
+    let limits = [("memory".to_owned(), Quantity("64Mi".to_owned()))].into();
+    let resources = ResourceRequirements { limits: Some(limits), ..ResourceRequirements::default() };
+    let told = Settings { exporter_resources: Some(resources.clone()), ..other() };
+    let member = scope.members().into_iter().next().unwrap();
+    let exporter = |settings: &Settings| {
+        let spec = pod::spec(&scope, settings, &member, &observed.inherited, USUAL_POOL);
+        spec.containers.into_iter().find(|container| container.name == "postgres-exporter").unwrap()
+    };
+    assert_eq!(exporter(&told).image.as_deref(), Some("registry.test/other:1"));
+    assert_eq!(exporter(&told).resources, Some(resources));
+    assert_eq!(exporter(&settings()).image.as_deref(), Some(shared::image::POSTGRES_EXPORTER));
+    assert_eq!(exporter(&settings()).resources, None);
 }
 
 #[rstest]

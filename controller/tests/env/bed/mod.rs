@@ -24,7 +24,7 @@ use controller::{
     backup::memory::Pace,
     cli::{Args, Sidecars},
     server::{self, Features},
-    settings::Settings,
+    settings::{Concurrency, Settings},
     upstream::{self, TopoAddress, fake::FakeDataPlane},
 };
 use jiff::{SignedDuration, Timestamp};
@@ -211,7 +211,8 @@ impl Bed {
             client,
             settings,
             namespaces,
-            concurrency: 4,
+            excluded: Vec::new(),
+            concurrency: Concurrency::new(4, &[]),
             framework: FrameworkMetrics::new(&metrics).unwrap(),
             metrics: metrics.clone(),
             instance: "test".to_owned(),

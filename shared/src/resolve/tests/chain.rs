@@ -86,6 +86,19 @@ fn the_global_topology_follows_the_chain(
     assert_eq!(resolved.provenance.source("globalTopoServer.etcd.replicas"), Some(&source));
 }
 
+#[test]
+fn etcd_has_the_image_that_the_operator_is_told_where_nobody_names_one() {
+    let told = Settings { etcd_image: "mirror.test/etcd:1".to_owned(), ..settings() };
+    let local = json!({"name": "a", "spec": {"localTopoServer": {"etcd": {"replicas": 1}}}});
+    let wanted = spec(json!({"cells": [local]}));
+    let resolved = cluster("demo", "prod", &wanted, &Templates::default(), &told).expect("a spec that resolves");
+    assert_eq!(leaf(resolved.managed_topo(), "/etcd/image"), "mirror.test/etcd:1");
+    assert_eq!(leaf(&resolved.cells[0], "/topoServer/etcd/image"), "mirror.test/etcd:1");
+    let named = spec(json!({"cells": [{"name": "a"}], "globalTopoServer": {"etcd": {"image": "mine:1"}}}));
+    let resolved = cluster("demo", "prod", &named, &Templates::default(), &told).expect("a spec that resolves");
+    assert_eq!(leaf(resolved.managed_topo(), "/etcd/image"), "mine:1");
+}
+
 #[rstest]
 #[case::built_in(json!({}), json!({"name": "zone-a"}), false, 1, Source::BuiltIn)]
 #[case::namespace(json!({}), json!({"name": "zone-a"}), true, 2, template(TemplateKind::CellTemplate, "default", Via::NamespaceDefault))]

@@ -16,7 +16,6 @@ use jiff::{SignedDuration, Timestamp};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use shared::{
     admin::Bind,
-    image::ImageSet,
     metrics::{Build, Metrics},
     pki, resolve,
     validate::{StorageClasses, Surroundings},
@@ -30,7 +29,7 @@ use crate::{
 
 /// What the operator's own configuration contributes.
 pub fn settings() -> resolve::Settings {
-    resolve::Settings { images: ImageSet::default(), zone_id_label: resolve::ZONE_ID_LABEL.to_owned() }
+    resolve::Settings::default()
 }
 
 /// Storage classes as most clusters have them.
