@@ -224,13 +224,7 @@ struct Watches {
 }
 
 impl Watches {
-    fn new(
-        client: Client,
-        router: Router,
-        gate: Arc<Gate>,
-        scopes: Scopes,
-        metrics: shared::metrics::Watches,
-    ) -> Self {
+    fn new(client: Client, router: Router, gate: Arc<Gate>, scopes: Scopes, metrics: shared::metrics::Watches) -> Self {
         let Scopes { namespaces, elsewhere } = scopes;
         let scopes = if namespaces.is_empty() { vec![None] } else { namespaces.into_iter().map(Some).collect() };
         Self { client, router, gate, scopes, elsewhere, metrics, prepared: Vec::new() }

@@ -223,7 +223,8 @@ mod tests {
         let set = SupportImages::default()
             .overridden(|name| (name == "MULTIGRES_IMAGE_POSTGRES_EXPORTER").then(|| " mine:1 ".to_owned()));
         assert_eq!((set.etcd.as_str(), set.postgres_exporter.as_str()), (ETCD, "mine:1"));
-        let set = SupportImages::default().overridden(|name| (name == "MULTIGRES_IMAGE_ETCD").then(|| "e:1".to_owned()));
+        let set =
+            SupportImages::default().overridden(|name| (name == "MULTIGRES_IMAGE_ETCD").then(|| "e:1".to_owned()));
         assert_eq!((set.etcd.as_str(), set.postgres_exporter.as_str()), ("e:1", POSTGRES_EXPORTER));
         assert_eq!(SupportImages::default().overridden(|_| Some(" ".to_owned())), SupportImages::default());
     }
