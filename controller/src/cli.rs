@@ -277,7 +277,8 @@ mod tests {
     fn what_runs_beside_the_components_can_be_set() {
         let resources = r#"--exporter-resources={"requests":{"cpu":"10m"},"limits":{"memory":"64Mi"}}"#;
         let args = Args::try_parse_from(["controller", resources]).unwrap();
-        let settings = args.work.settings(Features::NEWEST, |name| (name == "MULTIGRES_IMAGE_ETCD").then(|| "etcd:1".to_owned()));
+        let settings =
+            args.work.settings(Features::NEWEST, |name| (name == "MULTIGRES_IMAGE_ETCD").then(|| "etcd:1".to_owned()));
         let given = settings.exporter_resources.clone().unwrap();
         assert_eq!(given.requests.unwrap()["cpu"].0, "10m");
         assert_eq!(given.limits.unwrap()["memory"].0, "64Mi");

@@ -1,6 +1,11 @@
 //! Faults of the Kubernetes that a story runs on: parts of it stand still for a while.
 
-use std::{env, ffi::OsString, path::Path, process::Stdio};
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    path::Path,
+    process::Stdio,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use tokio::process::{Child, Command};
@@ -59,10 +64,15 @@ impl Faults {
         self.ask(&["tag", image, name]).await
     }
 
-    /// Gives the nodes an image with a program and what the program needs.
+    /// Gives the nodes an image with a program and what the program needs. The program is in `/bin`, where those who start one by its path,
+    /// such as the Prometheus Operator, know it.
     pub async fn provide_program(&self, program: &Path, image: &str) -> Result<()> {
+        let file = program.file_name().and_then(OsStr::to_str).context("a program has a name of text")?;
+        let inside = format!("/bin/{file}");
         let program = program.to_str().with_context(|| format!("{} is not text", program.display()))?;
-        self.ask(&["image", "--load", "binary", "--bin", program, "--image", image, "--user", NOBODY]).await
+        let words =
+            ["image", "--load", "binary", "--bin", program, "--image", image, "--path", &inside, "--user", NOBODY];
+        self.ask(&words).await
     }
 
     async fn ask(&self, words: &[&str]) -> Result<()> {
