@@ -55,7 +55,8 @@ trap finish EXIT
 } >&2
 MULTIGRES_STORY_KUBECONFIG=$(testbed --name "$BED" kubeconfig)
 MULTIGRES_STORY_AUDIT_LOG=$(dirname "$MULTIGRES_STORY_KUBECONFIG")/audit.log
-export MULTIGRES_STORY_KUBECONFIG MULTIGRES_STORY_AUDIT_LOG
+MULTIGRES_STORY_TOOLS=$(testbed tools kubectl | tail -1)
+export MULTIGRES_STORY_KUBECONFIG MULTIGRES_STORY_AUDIT_LOG MULTIGRES_STORY_TOOLS
 printf '## %s, %s cores, %s, data plane: %s\n\n' "$(git rev-parse --short HEAD)" "$(nproc)" "$(date -u +%F)" "$DATA_PLANE"
 printf '### admission\n\n'; cat "$CACHE/bench-admission"; echo
 printf '### spans and lines\n\n'; cat "$CACHE/bench-tracing"; echo

@@ -17,6 +17,7 @@ use shared::api::v1alpha1::{MultigresCluster, Phase, Shard};
 
 use crate::{
     bed::Bed,
+    secret::stay_hidden,
     wait::{until, within},
 };
 
@@ -171,8 +172,10 @@ impl ClusterUnderTest {
         .await
     }
 
-    /// Deletes the cluster and waits until nothing of it runs; answers how long that took.
+    /// Deletes the cluster and waits until nothing of it runs; answers how long that took. Fails before that if anything to be read in the
+    /// cluster's life shows what one of its Secrets holds.
     pub async fn delete(&self, seconds: u64) -> Result<Duration> {
+        stay_hidden(&self.bed.client, &self.namespace).await?;
         let api = self.api();
         let asked = Instant::now();
         api.delete(&self.name, &DeleteParams::default()).await?;

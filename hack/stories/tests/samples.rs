@@ -24,7 +24,9 @@ use stories::{
     audit::{CONTROLLER_USER, Mark},
     backup::is_real,
     bed::{OPERATOR_NAMESPACE, is_long},
-    etcd, inventory, until, within,
+    etcd, inventory,
+    secret::stay_hidden,
+    until, within,
 };
 
 /// What is tried in the short form: one cluster that deletes its volumes, and one whose topology is somebody else's.
@@ -155,6 +157,7 @@ impl Attempt {
 
     /// Carries out the removal; only what the page names is left.
     async fn remove(&self) -> Result<()> {
+        stay_hidden(&self.cluster.bed.client, &self.cluster.namespace).await?;
         let claims = self.cluster.claims().await?;
         ensure!(!claims.is_empty(), "{}: the cluster has volumes", self.lesson.title);
         let policy = self.cluster.get().await?.spec.pvc_deletion_policy.unwrap_or_default();

@@ -24,7 +24,6 @@ use stories::{
     backup::{is_real, small},
     bed::{is_left_out, is_long},
     etcd,
-    secret::end,
     tls::{self, Eye, PGBACKREST, PGCTLD_GRPC, POOLER_GRPC},
     until, within,
 };
@@ -177,7 +176,7 @@ async fn a_cluster_with_internal_tls_and_a_certificate_for_clients_serves() -> R
         ensure!(seen.gone.last() == Some(&first), "{first} was the primary and goes last: {seen:?}");
         backups.make("after-renewal", &json!({"type": "incremental"}), 180).await?;
     }
-    end(&cluster).await
+    cluster.done().await
 }
 
 #[tokio::test]
@@ -197,7 +196,7 @@ async fn an_etcd_that_asks_for_certificates_serves_a_whole_cluster() -> Result<(
     let pods: Api<Pod> = cluster.namespaced();
     let address = pods.get("etcd").await?.status.and_then(|status| status.pod_ip).context("an etcd with an address")?;
     ensure!(!tls::answers_in_plain_text(&address, etcd::PORT).await?, "the etcd answers without TLS");
-    end(&cluster).await
+    cluster.done().await
 }
 
 /// Makes one backup after the other until `enough`, each with so many attempts at most. Each takes the place of the one before: as many
@@ -295,5 +294,5 @@ async fn certificates_roll_while_a_backup_runs() -> Result<()> {
     ensure!(seen.most_down <= 1, "{} members were down at once", seen.most_down);
     ensure!(seen.gone.last() == Some(&first), "{first} was the primary and goes last: {seen:?}");
     backups.says("BackupHealthy", "True", "BackupRecent", 90).await?;
-    end(&cluster).await
+    cluster.done().await
 }

@@ -20,7 +20,7 @@ use stories::{
     until, within,
 };
 
-use super::{SOON, begin, end, keys, only_long};
+use super::{SOON, begin, keys, only_long};
 
 /// More writes of the controller while backups fail are a busy loop.
 const FEW: usize = 60;
@@ -118,7 +118,7 @@ async fn backups_that_hang_or_fail_and_wal_that_is_not_archived_are_told_and_not
     backups.fault(&primary, EXPORTER, "").await?;
     backups.says("WALArchiving", "True", "Archiving", 120).await?;
     cluster.healthy(60).await?;
-    end(&cluster).await
+    cluster.done().await
 }
 
 /// A fault, what the shard says of it, and what a run that it has stopped says.
@@ -166,7 +166,7 @@ async fn refused(story: &str, change: &Value, secret: Option<Secret>, trouble: T
     backups.make("healed", &json!({"type": "full"}), SOON).await?;
     backups.says("BackupHealthy", "True", "BackupRecent", 120).await?;
     cluster.healthy(60).await?;
-    end(&cluster).await
+    cluster.done().await
 }
 
 #[tokio::test]
@@ -240,5 +240,5 @@ async fn a_repository_that_nobody_can_read_at_the_bootstrap_is_told_and_reading_
     fs::remove_file(&manifest).with_context(|| format!("removing {}", manifest.display()))?;
     backups.says("BackupHealthy", "True", "BackupRecent", 240).await?;
     cluster.healthy(120).await?;
-    end(&cluster).await
+    cluster.done().await
 }

@@ -17,7 +17,7 @@ use stories::{
     until, within,
 };
 
-use super::{SOON, begin, change_backup, end, keys, only_long, scheduled, tells};
+use super::{SOON, begin, change_backup, keys, only_long, scheduled, tells};
 
 /// The pool of a cluster with one shard.
 const POOL: &str = "/spec/databases/0/tablegroups/0/shards/0/spec/pools/default";
@@ -149,7 +149,7 @@ async fn a_backup_whose_pod_dies_is_made_again_retention_prunes_and_a_new_standb
     life.backups.holds(&full, true, 30).await?;
     life.prune().await?;
     life.grow(4, 4).await?;
-    end(&cluster).await
+    cluster.done().await
 }
 
 /// The sample with three cells, with its backups in an object store of ours.
@@ -221,5 +221,5 @@ async fn three_cells_keep_their_backups_in_an_object_store() -> Result<()> {
         ensure!(objects_of(&store, &place, id)? > 0, "nothing of {id} is in the store");
     }
     life.grow(2, 6).await?;
-    end(&cluster).await
+    cluster.done().await
 }

@@ -18,7 +18,7 @@ use shared::{
     api::v1alpha1::{BackupKind, BackupPhase, MultigresBackup, MultigresBackupStatus, ScheduledBackupTimes},
     condition,
 };
-use stories::{Backups, Bed, ClusterUnderTest, Tools, backup::small, bed::is_left_out, secret::end, until, within};
+use stories::{Backups, Bed, ClusterUnderTest, Tools, backup::small, bed::is_left_out, until, within};
 
 /// A backup of next to nothing takes no longer, even on a machine with other things to do.
 const SOON: u64 = 180;
@@ -109,7 +109,7 @@ async fn backups_are_made_by_schedule_and_on_demand() -> Result<()> {
     backups.is_gone("kept", 60).await?;
     backups.holds(&kept, true, SOON).await?;
     the_only_full_one(&backups, &cluster, &kept).await?;
-    end(&cluster).await
+    cluster.done().await
 }
 
 /// Of two incremental backups the one that the other builds on goes last, although its object was deleted first.

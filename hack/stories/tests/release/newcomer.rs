@@ -8,6 +8,7 @@ use stories::{
     ClusterUnderTest,
     lesson::root,
     page::{self, Block, Line},
+    secret::stay_hidden,
 };
 
 use super::operator::Operator;
@@ -56,6 +57,7 @@ async fn carry_out_all(operator: &Operator, lines: &[Line], manifest: &Path) -> 
         eprintln!("{}", line.text);
         if upgrades {
             operator.works(NAME).await?;
+            stay_hidden(&operator.bed.client, NAME).await?;
             let now = cluster.starts(&[]).await?;
             ensure!(
                 before_upgrade.as_ref() == Some(&now),
