@@ -9,6 +9,12 @@ if [ -n "${CI:-}" ] && [ -z "${CARGO_TARGET_DIR:-}" ]; then export CARGO_TARGET_
 # Incremental files of ever new clones would only fill the disk.
 if [ -n "${CI:-}" ]; then export CARGO_INCREMENTAL=0; fi
 TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
+# Cargo goes by times, and would take what another checkout built later for up to date here, although it knows that one's place and content.
+if [ -n "${CARGO_TARGET_DIR:-}" ] && [ "$(cat "$TARGET/checkout" 2> /dev/null)" != "$ROOT" ]; then
+  find . -path ./target -prune -o -name '*.rs' -exec touch {} +
+  mkdir -p "$TARGET"
+  printf '%s\n' "$ROOT" > "$TARGET/checkout"
+fi
 # The commit that programs are built from, as their metrics tell it; a checkout with changes of its own says so.
 export GIT_REVISION=${GIT_REVISION:-$(git describe --always --abbrev=40 --exclude='*' --dirty 2> /dev/null || echo unknown)}
 CONTROLLER_IMAGE=localhost/multigres-operator-controller:dev
