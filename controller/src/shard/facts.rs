@@ -20,7 +20,7 @@ use super::{
     sight, stranger,
 };
 use crate::{
-    upstream::{Lifecycle, PoolerRecord, Role, primary},
+    upstream::{Lifecycle, PoolerId, PoolerRecord, PoolerStatus, Role, primary},
     workload::rollout,
 };
 
@@ -71,6 +71,8 @@ pub struct Facts {
     pub forgotten: Vec<String>,
     /// Registered standbys that the confirmed primary does not count among its followers.
     pub detached: Vec<String>,
+    /// Registered standbys that are not in the cohort of the confirmed primary's rule: no commit waits for them, so none is safe with them.
+    pub uncounted: Vec<String>,
     /// Whether a pool pod has got beyond being scheduled and its images pulled.
     pub started: bool,
     /// Wanted pods of which the data volume is lost, or goes with the pod.
@@ -141,7 +143,13 @@ impl Facts {
             ),
             unregistered: unregistered(&wanted, &registered, &pods),
             forgotten: stranger::forgotten(observed, now).into_iter().map(|stranger| stranger.pod.clone()).collect(),
-            detached: detached(confirmed, observed, &registered, &pods),
+            detached: standbys_without(confirmed, observed, &registered, &pods, |answer, standby| {
+                // Without a connection it holds no new commit, whatever its record says.
+                answer.primary.as_ref().is_some_and(|primary| primary.followers.contains(standby))
+            }),
+            uncounted: standbys_without(confirmed, observed, &registered, &pods, |answer, standby| {
+                answer.consensus.as_ref().is_none_or(|view| view.cohort.contains(standby))
+            }),
             started: pods.values().copied().any(has_started),
             volumes: volumes(&members, observed, &pods),
             data_lost: confirmed.is_none() && loss::is_total(scope, observed),
@@ -154,11 +162,12 @@ impl Facts {
         self.desired > 0 && self.unready.is_empty()
     }
 
-    /// Whether every wanted member serves or streams, as far as the records and the primary tell.
+    /// Whether every wanted member serves, or streams and counts for durability, as far as the records and the primary tell.
     pub fn all_well(&self) -> bool {
         self.pools_ready()
             && self.primary.is_some()
             && self.detached.is_empty()
+            && self.uncounted.is_empty()
             && self.unregistered.is_empty()
             && self.quarantined.is_empty()
     }
@@ -186,19 +195,19 @@ fn unregistered(wanted: &BTreeSet<&str>, registered: &[&PoolerRecord], pods: &BT
     wanted.iter().filter(|pod| !known.contains(**pod)).map(|pod| (*pod).to_owned()).collect()
 }
 
-/// A standby without a connection to the primary holds no new commit, whatever its record says.
-fn detached(
+/// Registered standbys of which the primary's last answer does not tell that they have something. All of them, where it is missing.
+fn standbys_without(
     primary: Option<&PoolerRecord>,
     observed: &Observed,
     registered: &[&PoolerRecord],
     pods: &BTreeMap<String, &Pod>,
+    has: impl Fn(&PoolerStatus, &PoolerId) -> bool,
 ) -> Vec<String> {
     let Some(primary) = primary else { return Vec::new() };
-    let answer = observed.statuses.get(&primary.id).and_then(|seen| seen.status.primary.as_ref());
-    let follows = |record: &&&PoolerRecord| answer.is_some_and(|answer| answer.followers.contains(&record.id));
+    let answer = observed.statuses.get(&primary.id).map(|seen| &seen.status);
     registered
         .iter()
-        .filter(|record| record.id != primary.id && !follows(record))
+        .filter(|record| record.id != primary.id && !answer.is_some_and(|answer| has(answer, &record.id)))
         .filter_map(|record| pod_of(record, pods))
         .collect()
 }

@@ -225,6 +225,8 @@ fn pending(facts: &Facts) -> Option<&'static str> {
         Some("Waiting for poolers to register")
     } else if !facts.detached.is_empty() {
         Some("Waiting for standbys to stream")
+    } else if !facts.uncounted.is_empty() {
+        Some("Waiting for standbys to count for durability")
     } else {
         None
     }

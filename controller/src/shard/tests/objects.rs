@@ -141,6 +141,15 @@ fn the_primary_and_the_standbys_have_budgets_of_their_own() {
 }
 
 #[test]
+fn no_standby_may_be_evicted_while_another_one_streams_and_does_not_count_yet() {
+    let mut observed = healthy(three_cells());
+    for seen in observed.statuses.values_mut() {
+        seen.status.consensus.as_mut().unwrap().cohort.pop_last();
+    }
+    assert_eq!(budgets(&observed)[1]["minAvailable"], json!(2));
+}
+
+#[test]
 fn budgets_say_nothing_that_an_old_server_would_refuse() {
     let settings = crate::settings::Settings { eviction_policy: false, ..settings() };
     let plan = decide(&healthy(three_cells()), &settings, NOW).unwrap();

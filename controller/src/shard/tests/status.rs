@@ -173,6 +173,13 @@ fn detached_standby(observed: &mut Observed) {
     }
 }
 
+fn uncounted_standby(observed: &mut Observed) {
+    for seen in observed.statuses.values_mut() {
+        let view = seen.status.consensus.as_mut().unwrap();
+        view.cohort.pop_last();
+    }
+}
+
 fn multi_cell(observed: &mut Observed) {
     Arc::make_mut(&mut observed.shard).spec.durability_policy =
         Some(shared::api::v1alpha1::DurabilityPolicy::MultiCellAtLeast2);
@@ -186,6 +193,7 @@ fn multi_cell(observed: &mut Observed) {
 #[case::silent_primary(silent_primary, Phase::Progressing, "Waiting for a primary")]
 #[case::lost_primary(lost_primary, Phase::Degraded, "does not answer")]
 #[case::detached_standby(detached_standby, Phase::Progressing, "standbys to stream")]
+#[case::uncounted_standby(uncounted_standby, Phase::Progressing, "count for durability")]
 #[case::no_claim(no_claim, Phase::Progressing, "Waiting for a primary")]
 #[case::newer_claim(newer_claim, Phase::Progressing, "Waiting for a primary")]
 #[case::topology_down(topology_down, Phase::Progressing, "topology server")]
