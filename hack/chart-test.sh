@@ -64,7 +64,7 @@ fails() {
 rendering() {
   local values said
   for values in "" "--set controller.replicas=2" "--set metrics.enabled=false" "--set crds.install=false" \
-    "--set global.imageRegistry=registry.example.com" "--set rbac.create=false" "--set controller.nativeSidecars=off" \
+    "--set global.imageRegistry=registry.example.com" "--set rbac.create=false" "--set rbac.create=false,metrics.secure=true" "--set controller.nativeSidecars=off" \
     "--set operands.images.postgres=registry.example.com/pgctld:1" "--set controller.serviceAccount.create=false,controller.serviceAccount.name=mine" \
     "--set admission.enabled=false" "--set admission.enabled=false,webhooks.childProtection.mode=policy" "--set admission.autoscaling.enabled=true" \
     "--set admission.serviceAccount.create=false,admission.serviceAccount.name=mine" "--set networkPolicy.enabled=true" \
@@ -215,6 +215,9 @@ contents() {
   [ "${#args[@]}" = 2 ] || failed "the guard has other arguments: ${args[*]}"
   passes "the controller knows the arguments of the guard" "$TARGET/debug/controller" uninstall-guard "${args[@]}" --help
   passes "admission knows the arguments of its test" "$TARGET/debug/admission" self-test --namespace=x --child-protection=true --help
+  mapfile -t args < <(sed -n "/templates\/tests\/metrics.yaml/,/^---/p" "$RENDER" | sed -n 's/^        - \(--.*\)$/\1/p')
+  [ "${#args[@]}" = 2 ] || failed "the test of the metrics has other arguments: ${args[*]}"
+  passes "the controller knows the arguments of the test of the metrics" "$TARGET/debug/controller" metrics-test "${args[@]}" --help
 }
 
 guards() {
@@ -426,6 +429,11 @@ RIGHTS
   await "the reader may read" kubectl auth can-i get /metrics --as system:serviceaccount:live:prometheus
   if kubectl auth can-i get /metrics --as system:serviceaccount:live:default > /dev/null 2>&1; then failed "anybody may read the metrics"; fi
   ok "secured metrics are for whom the chart names"
+  render --set metrics.secure=true --show-only templates/tests/metrics.yaml
+  kubectl apply --server-side -f "$RENDER" > /dev/null
+  await "the test of the metrics may read them" kubectl auth can-i get /metrics --as "system:serviceaccount:$NAMESPACE:multigres-operator-test-metrics"
+  kubectl delete -f "$RENDER" > /dev/null
+  ok "the test of secured metrics may read them, for as long as it takes"
   uninstall
 }
 
@@ -610,7 +618,7 @@ kubectl apply --server-side -f hack/namespace.yaml > /dev/null
 # Those after the first two are named in the values of the folder ci.
 for namespace in watched-a watched-b prod staging multigres; do kubectl create namespace "$namespace" > /dev/null; done
 # Pods are refused where their account is missing, also in a dry run.
-for account in multigres-operator-test-admission pg-test-admission; do kubectl create serviceaccount "$account" --namespace "$NAMESPACE" > /dev/null; done
+for account in {multigres-operator,pg}-test-{admission,metrics}; do kubectl create serviceaccount "$account" --namespace "$NAMESPACE" > /dev/null; done
 rendering
 contents
 guards

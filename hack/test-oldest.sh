@@ -10,6 +10,6 @@ MULTIGRES_TEST_REQUIRE=1 testbed control-plane --kubernetes oldest -- cargo next
 step "what the chart renders for it"
 testbed control-plane --kubernetes oldest -- bash -ec '
   kubectl apply --server-side -f hack/namespace.yaml
-  # The pod of `helm test` is refused where its account is missing.
-  kubectl create serviceaccount multigres-operator-test-admission --namespace multigres-operator
+  # The pods of `helm test` are refused where their accounts are missing.
+  for test in admission metrics; do kubectl create serviceaccount "multigres-operator-test-$test" --namespace multigres-operator; done
   kubectl apply --server-side --dry-run=server --validate=strict -f charts/multigres-operator/tests/golden/server-1.25.yaml'

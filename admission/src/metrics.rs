@@ -415,6 +415,22 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_ready_replica_shows_what_every_one_should() {
+        let (metrics, _reviews) = metrics();
+        let _certificates = Certificates::new(&metrics, Watches::new(&metrics).unwrap()).unwrap();
+        // It has read what its stores hold.
+        FrameworkMetrics::new(&metrics).unwrap().request(Some(200), "GET", "here");
+        let text = metrics.of_runtime(&tokio::runtime::Handle::current()).text().unwrap();
+        for name in families::of_ready(Program::Admission) {
+            assert!(text.contains(&format!("# TYPE {name} ")), "nothing shows {name}");
+        }
+        let shown = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+        for family in shown.filter_map(families::find) {
+            assert_ne!(family.program, Program::Controller, "{}", family.name);
+        }
+    }
+
     #[test]
     fn request_is_in_flight_until_it_is_counted() {
         let (metrics, reviews) = metrics();

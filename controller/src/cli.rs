@@ -12,6 +12,7 @@ use shared::{
 };
 
 use crate::{
+    metricstest,
     server::Features,
     settings::{Concurrency, KINDS, Settings},
     uninstall,
@@ -59,6 +60,12 @@ pub enum Command {
         /// What to look at and what to delete.
         #[command(flatten)]
         check: uninstall::Args,
+    },
+    /// Ask the Services of the metrics whether these are served to whom they should be, and exit: a part of `helm test`.
+    MetricsTest {
+        /// Whom to ask, and with which token.
+        #[command(flatten)]
+        expect: metricstest::Args,
     },
 }
 
@@ -241,6 +248,21 @@ mod tests {
         assert_eq!(check.watch_namespaces, ["a", "b"]);
         assert_eq!(check.mutating_webhook_configuration.as_deref(), Some("m"));
         assert_eq!(check.validating_webhook_configuration, None);
+    }
+
+    #[test]
+    fn flags_of_the_metrics_test_are_understood() {
+        let words = ["controller", "metrics-test", "--controller-url=https://a:8080", "--admission-url=https://b:8080"];
+        let Some(Command::MetricsTest { expect }) = Args::try_parse_from(words).unwrap().command else {
+            panic!("not the test")
+        };
+        assert_eq!(expect.controller_url, "https://a:8080/");
+        assert!(expect.admission_url.is_some_and(|url| url == "https://b:8080/"));
+        let alone = Args::try_parse_from(&words[..3]).unwrap().command;
+        assert!(matches!(alone, Some(Command::MetricsTest { expect }) if expect.admission_url.is_none()));
+        for wrong in [&words[..2], &["controller", "metrics-test", "--controller-url=https://a:8080/metrics"]] {
+            assert!(Args::try_parse_from(wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

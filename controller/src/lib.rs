@@ -15,6 +15,7 @@ pub mod error;
 pub mod execute;
 pub mod gate;
 pub mod metrics;
+pub mod metricstest;
 pub mod plan;
 pub mod requeue;
 pub mod runner;

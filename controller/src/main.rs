@@ -8,7 +8,7 @@ use controller::{
     app::App,
     backup::memory::Pace,
     cli::{Args, Command, LEASE},
-    server, uninstall,
+    metricstest, server, uninstall,
     upstream::{Limits, Upstream},
 };
 use kube::Client;
@@ -42,10 +42,10 @@ fn main() -> Result<()> {
         let service = Service { name: "multigres-operator", version: env!("CARGO_PKG_VERSION") };
         let telemetry =
             telemetry::init(&args.log.settings(), service, &Tracing::of_process()).context("starting logs")?;
-        let ended = if let Some(Command::UninstallGuard { client, check }) = &args.command {
-            guard(client, check).await
-        } else {
-            run(args, telemetry.log.clone()).await
+        let ended = match &args.command {
+            Some(Command::UninstallGuard { client, check }) => guard(client, check).await,
+            Some(Command::MetricsTest { expect }) => metrics_test(expect).await,
+            _ => run(args, telemetry.log.clone()).await,
         };
         // What sends the last spans needs this thread.
         tokio::task::spawn_blocking(|| telemetry.finish()).await.context("sending the last spans")?;
@@ -78,6 +78,13 @@ async fn guard(args: &ClientArgs, check: &uninstall::Args) -> Result<()> {
     let (_, framework) = metrics()?;
     for line in uninstall::run(&connect(args, &framework).await?, check).await? {
         print(&line);
+    }
+    Ok(())
+}
+
+async fn metrics_test(expect: &metricstest::Args) -> Result<()> {
+    for proven in metricstest::run(expect, metricstest::connect).await? {
+        print(&proven);
     }
     Ok(())
 }

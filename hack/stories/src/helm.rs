@@ -6,7 +6,7 @@ use std::{
     process::Stdio,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -171,9 +171,14 @@ impl Tools {
         status["version"].as_u64().with_context(|| format!("no version in {status}"))
     }
 
-    /// Runs the tests of the chart.
-    pub async fn test(&self) -> Result<String> {
-        self.succeed("helm", &["test", RELEASE, "--namespace", OPERATOR_NAMESPACE, "--logs"]).await
+    /// Runs the tests of the chart, which have to succeed and to tell what they have proven: each of these texts.
+    pub async fn test(&self, proofs: &[&str]) -> Result<()> {
+        let output = self.succeed("helm", &["test", RELEASE, "--namespace", OPERATOR_NAMESPACE, "--logs"]).await?;
+        ensure!(output.contains("Phase:") && output.contains("Succeeded"), "{RELEASE}: {output}");
+        for proof in proofs {
+            ensure!(output.contains(proof), "{RELEASE}: nobody says {proof:?}: {output}");
+        }
+        Ok(())
     }
 
     /// A program that is run where nothing can be awaited.
@@ -189,6 +194,11 @@ impl Tools {
             .find(|path| path.is_file())
             .with_context(|| format!("{program} is on none of {}; {TOOLS} names a directory with it", self.search))
     }
+}
+
+/// Where the tests of the chart ask for the metrics of a program, by the beginning of the name of their Service.
+pub fn metrics_url(scheme: &str, program: &str) -> String {
+    format!("{scheme}://{RELEASE}-{program}-metrics-service.{OPERATOR_NAMESPACE}.svc:8080/metrics")
 }
 
 /// How long Helm waits for new pods. Long forms have them replaced under full load.

@@ -11,12 +11,13 @@ use crate::marks;
 const CHARTS: [&str; 2] = ["charts/multigres-operator", "charts/multigres-operator-crds"];
 
 /// Keys that mean what they mean in another group, where they are shown.
-const LIKE: [(&str, &str); 5] = [
+const LIKE: [(&str, &str); 6] = [
     ("controller.logging.", "logging."),
     ("admission.logging.", "logging."),
     ("monitoring.dataPlane.postgres.", "monitoring.serviceMonitor."),
     ("monitoring.dataPlane.etcd.", "monitoring.serviceMonitor."),
     ("tests.image.", "admission.image."),
+    ("tests.metricsImage.", "controller.image."),
 ];
 
 /// Writes tables and descriptions below `root`, or compares them when `check` is set.

@@ -542,6 +542,23 @@ pub fn find(name: &str) -> Option<&'static Family> {
 
 static ALL_STATIC: [Family; ALL.len()] = ALL;
 
+/// What both programs show from the moment that they are ready, whatever there is in Kubernetes, and whether or not they lead.
+const OF_READY: [&str; 4] =
+    ["multigres_operator_build_info", "rest_client_requests_total", "tokio_workers", "tokio_alive_tasks"];
+/// What admission shows besides. What is the controller's own comes with the Lease, or with objects.
+const OF_READY_ADMISSION: [&str; 4] = [
+    "multigres_operator_webhook_request_total",
+    "multigres_operator_webhook_request_duration_seconds",
+    "controller_runtime_webhook_requests_in_flight",
+    "certwatcher_read_certificate_total",
+];
+
+/// Names of families that every ready replica of a program shows, whatever there is in Kubernetes, and whether or not it leads.
+pub fn of_ready(program: Program) -> Vec<&'static str> {
+    let own: &[&'static str] = if program == Admission { &OF_READY_ADMISSION } else { &[] };
+    OF_READY.iter().chain(own).copied().collect()
+}
+
 /// Series of others that rules, dashboards and runbooks use, with who exports them.
 pub const FOREIGN: [(&str, &str); 36] = [
     ("up", "Prometheus"),
@@ -593,6 +610,16 @@ mod tests {
         let names: BTreeSet<&str> =
             ALL.iter().map(|family| family.name).chain(FOREIGN.iter().map(|(n, _)| *n)).collect();
         assert_eq!(names.len(), ALL.len() + FOREIGN.len());
+    }
+
+    #[test]
+    fn what_ready_programs_show_is_listed_as_theirs() {
+        for program in [Controller, Admission] {
+            for name in of_ready(program) {
+                let family = find(name).unwrap_or_else(|| panic!("{name} is not listed"));
+                assert!([program, Both].contains(&family.program), "{name}");
+            }
+        }
     }
 
     #[test]

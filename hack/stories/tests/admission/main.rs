@@ -18,7 +18,7 @@ use shared::{
 use stories::{
     ClusterUnderTest,
     bed::{OPERATOR_NAMESPACE, is_long},
-    helm::RELEASE,
+    helm::metrics_url,
     load::{Case, Expected, Outcome},
     until,
     webhook::{AUTHORITY_SECRET, CERT_MANAGER_SECRET, LEAF_SECRET},
@@ -247,8 +247,9 @@ async fn without_any_admission_pod_helm_works_and_clusters_keep_reconciling() ->
 #[tokio::test]
 async fn the_tests_of_the_chart_pass() -> Result<()> {
     let Some(story) = Story::begin("helm-test").await? else { return Ok(()) };
-    let output = story.tools.test().await?;
-    ensure!(output.contains("Phase:") && output.contains("Succeeded"), "{RELEASE}: {output}");
+    let open = |program| format!("{} answers 200 without a token", metrics_url("http", program));
+    let (controller, admission) = (open("controller-manager"), open("admission"));
+    story.tools.test(&["a good cluster is accepted", "a TopoServer is refused", &controller, &admission]).await?;
     story.end().await
 }
 

@@ -9,6 +9,7 @@ use serde_json::json;
 use stories::{
     Bed, Prometheus, Tools, Webhook,
     bed::is_left_out,
+    helm::metrics_url,
     rights::{Findings, Rbac, Right},
     until, within,
 };
@@ -20,7 +21,7 @@ const REVIEWERS: usize = 2;
 /// API groups of what decides who may read secured metrics.
 const REVIEWS: [&str; 2] = ["authentication.k8s.io", "authorization.k8s.io"];
 
-/// Metrics by HTTPS, as one who may read them and one who may not get them, and what the programs have asked about the two.
+/// Metrics by HTTPS, as the chart's test, one who may read them and one who may not get them, and what the programs have asked about the two.
 async fn secured(bed: &Bed, tools: &Tools, namespace: &str) -> Result<()> {
     let accounts: Api<ServiceAccount> = Api::namespaced(bed.client.clone(), namespace);
     let token = async |name: &str| -> Result<String> {
@@ -42,6 +43,11 @@ async fn secured(bed: &Bed, tools: &Tools, namespace: &str) -> Result<()> {
     ];
     tools.upgrade(&values.each_ref().map(String::as_str)).await?;
     operator_ready(bed).await?;
+    let proofs = PROGRAMS.map(|program| {
+        let url = metrics_url("https", program);
+        [format!("{url} answers 401 without a token"), format!("{url} answers 200 with the token of this pod")]
+    });
+    tools.test(&proofs.as_flattened().iter().map(String::as_str).collect::<Vec<_>>()).await?;
     for (token, up) in [(reader.as_str(), 1), (nobody.as_str(), 0)] {
         let prometheus = Prometheus::start(bed, tools, &values, Some(token)).await?;
         for program in PROGRAMS {
