@@ -486,7 +486,7 @@ mod tests {
         let impatient = Args { patience: Duration::from_secs(10), ..args("https", &token) };
         let error = run(&impatient, |_| Ok(client.clone())).await.unwrap_err();
         assert!(matches!(&error, Error::NotServed { .. }), "{error:?}");
-        let patient = Args { patience: Duration::from_secs(60), ..impatient };
+        let patient = Args { patience: Duration::from_mins(1), ..impatient };
         assert_eq!(run(&patient, |_| Ok(client.clone())).await.unwrap().len(), 4);
         assert!(asked.load(Ordering::SeqCst) > 30);
     }
