@@ -174,8 +174,8 @@ async fn logs(client: &Client, namespace: &str) -> Result<BTreeMap<String, Strin
             let params = LogParams { container: Some(container), previous, ..LogParams::default() };
             match pods.logs(&name, &params).await {
                 Ok(text) => drop(texts.insert(title, text)),
-                // The pod has gone since it was listed, or its node has removed the container that ended.
-                Err(kube::Error::Api(status)) if status.code == 404 || (previous && status.code == 400) => {}
+                // Since it was listed the pod has gone, its node has removed the container that ended, or another pod of its name waits to start.
+                Err(kube::Error::Api(status)) if [400, 404].contains(&status.code) => {}
                 // Some stories end with a node away.
                 Err(kube::Error::Api(status)) if status.code >= 500 => eprintln!("unread: {title}: {}", status.message),
                 Err(error) => return Err(error).context(title),
