@@ -16,7 +16,7 @@ use kube::{
     api::{DeleteParams, ListParams},
 };
 use shared::{
-    api::v1alpha1::{CellTemplate, MultigresCluster, PvcRetention},
+    api::v1alpha1::{CellTemplate, MultigresCluster, PvcRetention, Shard},
     condition,
 };
 use stories::{
@@ -186,6 +186,20 @@ impl Attempt {
         self.cluster.bed.remove_namespace(&self.cluster.namespace).await
     }
 
+    /// Waits until every shard with backups says whether WAL is archived.
+    async fn archives(&self) -> Result<()> {
+        until("a word about WAL", within(180), || async {
+            let shards: Api<Shard> = self.cluster.namespaced();
+            for shard in shards.list(&ListParams::default()).await? {
+                let conditions = shard.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+                let told = condition::find(conditions, "WALArchiving").is_some();
+                ensure!(told || shard.spec.backup.is_none(), "{}: {conditions:?}", shard.name_any());
+            }
+            Ok(())
+        })
+        .await
+    }
+
     async fn keys(&self) -> Result<Vec<String>> {
         etcd::keys(&self.cluster.bed.client, ETCD_NAMESPACE, "etcd-0", ETCD_ROOT).await
     }
@@ -336,6 +350,8 @@ async fn together(bed: &Bed, lessons: &[Lesson]) -> Result<()> {
     let patience = if is_long() { 900 } else { 300 };
     try_join_all(attempts.iter().map(|attempt| attempt.cluster.healthy(patience))).await?;
 
+    // On a busy machine the first look at backups misses an exporter that is still starting, and the next one comes a minute later.
+    try_join_all(attempts.iter().map(Attempt::archives)).await?;
     // A parent's last status may trail the phase that was waited for. Other namespaces belong to stories beside this one.
     let log = bed.audit_log.clone().context("the audit log of the bed")?;
     let namespaces: BTreeSet<&str> = attempts.iter().map(|attempt| attempt.cluster.namespace.as_str()).collect();
