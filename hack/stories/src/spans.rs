@@ -27,8 +27,9 @@ use crate::{
 pub const CONTROLLER: &str = "multigres-operator";
 /// The name by which admission is known in traces.
 pub const ADMISSION: &str = "multigres-operator-admission";
-/// The variable by which the chart tells the operator's pods where spans go.
-const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+/// The variables by which the chart tells the operator's pods where spans go: the first for spans alone, the second where clusters inherit
+/// the address from the controller.
+const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
 /// Admission's pods.
 const REVIEWERS: usize = 2;
 
@@ -85,7 +86,8 @@ pub async fn operator_exports(bed: &Bed, spans: bool) -> Result<()> {
             let labels = format!("app.kubernetes.io/component={component}");
             for pod in pods.list(&ListParams::default().labels(&labels)).await?.items {
                 let spec = pod.spec.as_ref().context("a description")?;
-                let exports = spec.containers.iter().any(|container| environment(container).contains_key(ENDPOINT));
+                let mut variables = spec.containers.iter().map(environment);
+                let exports = variables.any(|set| ENDPOINTS.iter().any(|endpoint| set.contains_key(endpoint)));
                 ensure!(exports == spans && shared::health::is_ready(&pod), "{} is not yet as wanted", pod.name_any());
                 ready += 1;
             }
