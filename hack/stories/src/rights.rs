@@ -111,6 +111,20 @@ impl fmt::Display for Right {
 }
 
 impl Right {
+    /// Those that a request takes, and no more.
+    fn of(request: &Request<'_>) -> BTreeSet<Self> {
+        let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+        let one = |verb: &&str| Self {
+            account: request.account,
+            group: request.group.to_owned(),
+            resource: request.resource.clone(),
+            verb: (*verb).to_owned(),
+            name: some(request.name),
+            namespace: some(request.namespace),
+        };
+        request.verbs.iter().map(one).collect()
+    }
+
     fn covers(&self, request: &Request<'_>) -> bool {
         self.account == request.account
             && self.group == request.group
@@ -220,8 +234,10 @@ pub struct Findings {
     given: BTreeSet<Right>,
     unused: BTreeSet<Right>,
     requests: BTreeMap<Account, usize>,
-    /// Requests that were refused, and how often.
-    refused: BTreeMap<String, usize>,
+    /// What roles have allowed at some time.
+    allowed: BTreeSet<Right>,
+    /// Requests that were refused, and how often, with the rights that roles would have had to give.
+    refused: BTreeMap<(String, BTreeSet<Right>), usize>,
     /// Lists of what others may own: those by our label, and the others with how often they were.
     by_label: usize,
     unlabelled: BTreeMap<String, usize>,
@@ -255,14 +271,17 @@ impl Findings {
         *self.requests.entry(request.account).or_default() += 1;
         if request.refused {
             // Stories take rights away for a while, as whoever uninstalls the operator does. What is given again at the end was not amiss.
-            let was_away = request.message.contains(BY_ROLES) && self.given.iter().any(|right| right.covers(&request));
+            let by_roles = request.message.contains(BY_ROLES);
+            let was_away = by_roles && self.given.iter().any(|right| right.covers(&request));
             if !was_away && !NO_MATTER_OF_RIGHTS.iter().any(|reason| request.message.contains(reason)) {
                 let what = if request.resource.is_empty() { request.uri } else { &request.resource };
                 let line = format!("{}: {} {what}: {}", request.account, request.verbs.join(" and "), request.message);
-                *self.refused.entry(line).or_default() += 1;
+                let missing = if by_roles { Right::of(&request) } else { BTreeSet::new() };
+                *self.refused.entry((line, missing)).or_default() += 1;
             }
             return;
         }
+        self.allowed.append(&mut Right::of(&request));
         self.unused.retain(|right| !right.covers(&request));
         match request.sees_others() {
             Some(true) => {
@@ -300,7 +319,10 @@ impl Findings {
                 wrong.push(format!("{account}: {given} rights and {requests} requests, so nothing was looked at"));
             }
         }
-        wrong.extend(self.refused.iter().map(|(what, times)| format!("refused {times} times: {what}")));
+        // A feature that a story turned on and off again takes its rights along before the last pod that uses them has gone.
+        let amiss = |missing: &BTreeSet<Right>| missing.is_empty() || !missing.is_subset(&self.allowed);
+        let refused = self.refused.iter().filter(|((_, missing), _)| amiss(missing));
+        wrong.extend(refused.map(|((what, _), times)| format!("refused {times} times: {what}")));
         wrong.extend(self.unlabelled.iter().map(|(what, times)| format!("not by our label, {times} times: {what}")));
         if self.by_label == 0 {
             wrong.push("nobody has listed Secrets or ConfigMaps by our label".to_owned());

@@ -111,6 +111,21 @@ fn a_right_that_was_away_for_a_while_is_not_amiss() {
 }
 
 #[test]
+fn a_right_that_was_there_for_a_while_is_not_amiss() {
+    let reviews = "tokenreviews";
+    let mut refused = event(Account::Admission, "create", reviews, 403);
+    refused["responseStatus"]["message"] =
+        "tokenreviews is forbidden: User \"u\" cannot create resource \"tokenreviews\" in API group \"g\"".into();
+    let mut findings = well(BTreeSet::new());
+    findings.take(&refused);
+    assert!(findings.judge(false).is_err(), "nobody has ever been allowed to");
+    findings.take(&event(Account::Controller, "create", reviews, 201));
+    assert!(findings.judge(false).is_err(), "it was somebody else");
+    findings.take(&event(Account::Admission, "create", reviews, 201));
+    assert!(findings.judge(false).is_ok());
+}
+
+#[test]
 fn secrets_and_config_maps_are_listed_by_our_label_alone() {
     for (resource, uri) in [
         ("secrets", "/api/v1/secrets?limit=500"),
