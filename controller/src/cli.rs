@@ -175,6 +175,7 @@ impl WorkArgs {
             cluster_domain: self.cluster_domain.clone(),
             native_sidecars: features.native_sidecars,
             eviction_policy: features.eviction_policy,
+            claim_policy: features.claim_policy,
             poll_unsettled: Duration::from_secs(1),
             poll_settled: Duration::from_secs(20),
         }

@@ -26,6 +26,8 @@ pub const OLDEST: Version = Version { major: 1, minor: 25 };
 const NATIVE_SIDECARS: Version = Version { major: 1, minor: 29 };
 /// The first whose API server keeps `unhealthyPodEvictionPolicy` of disruption budgets without a feature gate.
 const EVICTION_POLICY: Version = Version { major: 1, minor: 27 };
+/// The first whose API server keeps `persistentVolumeClaimRetentionPolicy` of StatefulSets without a feature gate.
+const CLAIM_POLICY: Version = Version { major: 1, minor: 27 };
 
 impl Version {
     /// Reads `v1.29.3-gke.100`, `1.31+` and the like.
@@ -72,11 +74,13 @@ pub struct Features {
     /// Disruption budgets that say what may be done with pods that are not ready. A server without the field in its schema refuses the
     /// whole object.
     pub eviction_policy: bool,
+    /// StatefulSets that say what becomes of their volumes. An older server drops that, so each start of the controller would write it again.
+    pub claim_policy: bool,
 }
 
 impl Features {
     /// What the newest Kubernetes can do.
-    pub const NEWEST: Self = Self { native_sidecars: true, eviction_policy: true };
+    pub const NEWEST: Self = Self { native_sidecars: true, eviction_policy: true, claim_policy: true };
 
     /// What a server with such kubelets can do; `sidecars` is what the user says about them.
     pub fn of(server: Version, kubelets: Kubelets, sidecars: Sidecars) -> Self {
@@ -86,7 +90,7 @@ impl Features {
             (Sidecars::Auto, Kubelets::None) => server >= NATIVE_SIDECARS,
             (Sidecars::Auto, Kubelets::Oldest(kubelet)) => server.min(kubelet) >= NATIVE_SIDECARS,
         };
-        Self { native_sidecars, eviction_policy: server >= EVICTION_POLICY }
+        Self { native_sidecars, eviction_policy: server >= EVICTION_POLICY, claim_policy: server >= CLAIM_POLICY }
     }
 }
 
@@ -171,6 +175,7 @@ mod tests {
         let alone = Features::of(server, Kubelets::None, Sidecars::Auto);
         assert_eq!(alone.native_sidecars, kubelets_behind[0], "nodes that are yet to come are as new as the server");
         assert_eq!(alone.eviction_policy, server >= minor(27), "{server}");
+        assert_eq!(alone.claim_policy, server >= minor(27), "{server}");
         assert!(!Features::of(server, Kubelets::Unknown, Sidecars::Auto).native_sidecars);
     }
 

@@ -54,6 +54,8 @@ pub struct Settings {
     pub native_sidecars: bool,
     /// Whether the server keeps what disruption budgets say about pods that are not ready (Kubernetes ≥ 1.27).
     pub eviction_policy: bool,
+    /// Whether the server keeps what StatefulSets say about their volumes (Kubernetes ≥ 1.27).
+    pub claim_policy: bool,
     /// How often the data plane is asked while a shard is not settled.
     pub poll_unsettled: Duration,
     /// How often the primary of a settled shard is confirmed. At most 30 s, or `Healthy` would be read off records alone.

@@ -248,6 +248,7 @@ pub fn decide(observed: &Observed, settings: &Settings, now: Timestamp) -> Resul
         owner: &observed.owner,
         cluster: &observed.cluster,
         domain: &settings.cluster_domain,
+        claim_policy: settings.claim_policy,
         node_selector: match &observed.nodes {
             Nodes::Cell(nodes) => Some(nodes),
             Nodes::Any | Nodes::NotKnown => None,

@@ -99,6 +99,8 @@ pub struct Ensemble<'a> {
     pub cluster: &'a str,
     /// DNS domain of the Kubernetes cluster.
     pub domain: &'a str,
+    /// Whether the API server keeps what a StatefulSet says about its volumes.
+    pub claim_policy: bool,
     /// Nodes that the cell allows; none for the cluster-wide ensemble.
     pub node_selector: Option<&'a BTreeMap<String, String>>,
     /// What must stay as it is.
@@ -202,7 +204,7 @@ impl Ensemble<'_> {
                     spec: Some(self.pod()),
                 },
                 volume_claim_templates: Some(self.fixed.claims.clone().unwrap_or_else(|| self.wanted_claims())),
-                persistent_volume_claim_retention_policy: Some(self.retention()),
+                persistent_volume_claim_retention_policy: self.claim_policy.then(|| self.retention()),
                 ..StatefulSetSpec::default()
             }),
             ..StatefulSet::default()

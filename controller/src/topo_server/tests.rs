@@ -174,6 +174,11 @@ fn volumes_follow_the_policy_per_field() {
     let observed = observed(server(&name, label::of_cluster("minimal", Component::GlobalTopo), spec));
     let policy = live(&observed).spec.and_then(|spec| spec.persistent_volume_claim_retention_policy).unwrap();
     assert_eq!((policy.when_deleted.as_deref(), policy.when_scaled.as_deref()), (Some("Delete"), Some("Retain")));
+
+    // What an older server would drop is not said, or each start of the controller would write it again.
+    let older = Settings { claim_policy: false, ..settings() };
+    let set: StatefulSet = applied(&decide(&observed, &older, now()).unwrap(), &observed.owner.name).unwrap();
+    assert_eq!(set.spec.unwrap().persistent_volume_claim_retention_policy, None);
 }
 
 #[test]

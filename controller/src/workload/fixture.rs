@@ -30,6 +30,7 @@ pub fn settings() -> Settings {
         cluster_domain: "cluster.local".to_owned(),
         native_sidecars: true,
         eviction_policy: true,
+        claim_policy: true,
         poll_unsettled: Duration::from_secs(2),
         poll_settled: Duration::from_secs(20),
     }

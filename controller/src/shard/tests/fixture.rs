@@ -45,6 +45,7 @@ pub fn settings() -> Settings {
         cluster_domain: "cluster.local".into(),
         native_sidecars: true,
         eviction_policy: true,
+        claim_policy: true,
         poll_unsettled: Duration::from_secs(5),
         poll_settled: Duration::from_secs(20),
     }
