@@ -248,7 +248,8 @@ pub fn decide(observed: &Observed, settings: &Settings, now: Timestamp) -> Resul
         owner: &observed.owner,
         cluster: &observed.cluster,
         domain: &settings.cluster_domain,
-        claim_policy: settings.claim_policy,
+        // A server that was upgraded since the controller asked for its version shows it here: it gives the field a default.
+        claim_policy: settings.claim_policy || volumes::seen_to(observed),
         node_selector: match &observed.nodes {
             Nodes::Cell(nodes) => Some(nodes),
             Nodes::Any | Nodes::NotKnown => None,

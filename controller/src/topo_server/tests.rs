@@ -1,5 +1,8 @@
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::api::{apps::v1::StatefulSetSpec, core::v1::Service};
+use k8s_openapi::api::{
+    apps::v1::{StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec},
+    core::v1::Service,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use shared::{
     api::v1alpha1::{EtcdSpec, PvcDeletionPolicy, PvcRetention, StorageSpec, TopoServerSpec},
@@ -177,8 +180,21 @@ fn volumes_follow_the_policy_per_field() {
 
     // What an older server would drop is not said, or each start of the controller would write it again.
     let older = Settings { claim_policy: false, ..settings() };
-    let set: StatefulSet = applied(&decide(&observed, &older, now()).unwrap(), &observed.owner.name).unwrap();
-    assert_eq!(set.spec.unwrap().persistent_volume_claim_retention_policy, None);
+    let said = |observed: &Observed| {
+        let set: StatefulSet = applied(&decide(observed, &older, now()).unwrap(), &observed.owner.name).unwrap();
+        set.spec.unwrap().persistent_volume_claim_retention_policy
+    };
+    assert_eq!(said(&observed), None);
+
+    // A server that was upgraded while the controller ran has its own default, which would keep everything.
+    let mut set = live(&observed);
+    set.spec.as_mut().unwrap().persistent_volume_claim_retention_policy =
+        Some(StatefulSetPersistentVolumeClaimRetentionPolicy {
+            when_deleted: Some("Retain".to_owned()),
+            when_scaled: Some("Retain".to_owned()),
+        });
+    let upgraded = Observed { stateful_set: Some(running(set, 3)), ..observed };
+    assert_eq!(said(&upgraded), Some(policy));
 }
 
 #[test]

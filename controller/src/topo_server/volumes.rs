@@ -16,12 +16,15 @@ use super::{
 };
 use crate::plan::{Action, Plan, Target};
 
+/// Whether the StatefulSet says what becomes of its volumes, so that Kubernetes sees to it.
+pub(super) fn seen_to(observed: &Observed) -> bool {
+    let spec = observed.stateful_set.as_ref().and_then(|set| set.spec.as_ref());
+    spec.is_some_and(|spec| spec.persistent_volume_claim_retention_policy.is_some())
+}
+
 /// Adds what is to be done about them; nothing where their StatefulSet sees to it.
 pub(super) fn follow(observed: &Observed, step: &Step, complete: bool, plan: &mut Plan<TopoServerStatus>) {
-    let Some(set) = observed.stateful_set.as_deref() else { return };
-    if set.spec.as_ref().is_none_or(|spec| spec.persistent_volume_claim_retention_policy.is_some()) {
-        return;
-    }
+    let Some(set) = observed.stateful_set.as_deref().filter(|_| !seen_to(observed)) else { return };
     let policy = objects::policy(&observed.server);
     let deleted = |retention: Option<PvcRetention>| retention == Some(PvcRetention::Delete);
     let left = complete && step.state == State::Settled && deleted(policy.when_scaled);
