@@ -112,17 +112,28 @@ fn a_right_that_was_away_for_a_while_is_not_amiss() {
 
 #[test]
 fn a_right_that_was_there_for_a_while_is_not_amiss() {
-    let reviews = "tokenreviews";
-    let mut refused = event(Account::Admission, "create", reviews, 403);
+    let reviews = |account, code| {
+        let mut event = event(account, "create", "tokenreviews", code);
+        event["objectRef"]["apiGroup"] = "authentication.k8s.io".into();
+        event
+    };
+    let mut refused = reviews(Account::Admission, 403);
     refused["responseStatus"]["message"] =
         "tokenreviews is forbidden: User \"u\" cannot create resource \"tokenreviews\" in API group \"g\"".into();
     let mut findings = well(BTreeSet::new());
     findings.take(&refused);
     assert!(findings.judge(false).is_err(), "nobody has ever been allowed to");
-    findings.take(&event(Account::Controller, "create", reviews, 201));
+    findings.take(&reviews(Account::Controller, 201));
     assert!(findings.judge(false).is_err(), "it was somebody else");
-    findings.take(&event(Account::Admission, "create", reviews, 201));
+    findings.take(&reviews(Account::Admission, 201));
     assert!(findings.judge(false).is_ok());
+
+    // What no feature takes along is missing now, whoever was allowed to before.
+    findings.take(&event(Account::Controller, "get", "pods", 200));
+    let mut refused = event(Account::Controller, "get", "pods", 403);
+    refused["responseStatus"]["message"] = "User \"u\" cannot get resource \"pods\"".into();
+    findings.take(&refused);
+    assert!(findings.judge(false).is_err());
 }
 
 #[test]
