@@ -3,9 +3,7 @@
 //! Five fields as everywhere (minute, hour, day of the month, month, day of the week). A time that a clock change leaves out comes
 //! as much later as the clock was put forward; one that comes twice counts once.
 
-use std::str::FromStr as _;
-
-use cronexpr::{Crontab, MakeTimestamp};
+use cronexpr::Crontab;
 use jiff::{Timestamp, tz::TimeZone};
 
 /// No schedule is followed further than so many times; one that was away longer has missed too much to count.
@@ -30,6 +28,7 @@ pub enum Error {
 pub struct Cron {
     table: Crontab,
     zone: TimeZone,
+    most_a_day: usize,
 }
 
 /// The time zone of that name; none means UTC.
@@ -43,22 +42,30 @@ impl Cron {
     /// Reads five fields, in the time zone of that name.
     pub fn parse(text: &str, zone_name: Option<&str>) -> Result<Self, Error> {
         let zone = zone(zone_name)?;
-        let fields = text.split_whitespace().count();
-        if fields != 5 {
-            return Err(Error::Fields(format!("it has {fields} fields")));
-        }
+        let fields: Vec<&str> = text.split_whitespace().collect();
+        let [minute, hour, day, _, weekday] = fields[..] else {
+            return Err(Error::Fields(format!("it has {} fields", fields.len())));
+        };
         let bad = |error: cronexpr::Error| {
             Error::Fields(
                 error.to_string().lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" "),
             )
         };
         let table = cronexpr::parse_crontab(&format!("{} UTC", text.trim())).map_err(bad)?;
-        let cron = Self { table, zone };
+        let most = |field: &str, all: usize| if field.bytes().all(|byte| byte.is_ascii_digit()) { 1 } else { all };
+        let cron = Self { table, zone, most_a_day: most(minute, 60) * most(hour, 24) };
+        // Every month has every day of the week, so only what is written about its days, or their count, may ask for one that does not exist.
         // The longest wait is for the 29th of February on a certain day of the week.
-        if cron.after(Timestamp::UNIX_EPOCH).is_none() {
+        let certain = day == "*" && !weekday.contains('#');
+        if !certain && cron.after(Timestamp::UNIX_EPOCH).is_none() {
             return Err(Error::Never);
         }
         Ok(cron)
+    }
+
+    /// How often the time comes in a day, or more.
+    pub fn most_a_day(&self) -> usize {
+        self.most_a_day
     }
 
     /// The first time after this moment.
@@ -67,8 +74,7 @@ impl Cron {
         let mut wall = self.zone.to_datetime(moment);
         for _ in 0..MOST {
             let shown = TimeZone::UTC.to_timestamp(wall).ok()?;
-            let from = MakeTimestamp::from_str(&shown.to_string()).ok()?;
-            wall = TimeZone::UTC.to_datetime(self.table.find_next(from).ok()?.timestamp());
+            wall = self.table.find_next(shown).ok()?.datetime();
             let at = self.zone.to_ambiguous_timestamp(wall).compatible().ok()?;
             if at > moment {
                 return Some(at);
@@ -110,6 +116,7 @@ mod tests {
     #[case("30 2 * * *", Some("Europe/Berlin"), "2026-07-01T00:00:00Z", "2026-07-01T00:30:00Z")]
     #[case("*/15 * * * *", None, "2026-03-01T00:15:00Z", "2026-03-01T00:30:00Z")]
     #[case("0 3 * * SUN", None, "2026-03-02T00:00:00Z", "2026-03-08T03:00:00Z")]
+    #[case("5,35 * * * *", None, "2026-03-01T00:10:00Z", "2026-03-01T00:35:00Z")]
     #[case("0 0 29 2 *", None, "2026-03-02T00:00:00Z", "2028-02-29T00:00:00Z")]
     fn the_next_time_is_told_in_the_zone_of_the_schedule(
         #[case] text: &str,
@@ -131,9 +138,25 @@ mod tests {
         assert!(matches!(Cron::parse(text, None), Err(Error::Fields(_))), "{text}");
     }
 
-    #[test]
-    fn a_date_that_does_not_exist_never_comes() {
-        assert_eq!(Cron::parse("0 0 31 2 *", None).unwrap_err(), Error::Never);
+    #[rstest]
+    #[case("0 0 31 2 *")]
+    #[case("0 0 30-31 FEB *")]
+    #[case("0 0 31 4,6,9,11 *")]
+    fn a_date_that_does_not_exist_never_comes(#[case] text: &str) {
+        assert_eq!(Cron::parse(text, None).unwrap_err(), Error::Never);
+    }
+
+    #[rstest]
+    #[case("30 2 * * *", 1)]
+    #[case("5,35 2 * * *", 60)]
+    #[case("0 */6 * * *", 24)]
+    #[case("* * * * *", 1440)]
+    fn a_time_comes_at_most_so_often_a_day(#[case] text: &str, #[case] most: usize) {
+        let cron = Cron::parse(text, None).unwrap();
+        assert_eq!(cron.most_a_day(), most);
+        let day = |at: &Timestamp| *at < self::at("2026-03-02T00:00:00Z");
+        let times = std::iter::successors(cron.after(at("2026-02-28T23:59:59Z")), |at| cron.after(*at));
+        assert!((1..=most).contains(&times.take_while(day).count()));
     }
 
     #[test]

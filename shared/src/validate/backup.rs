@@ -24,7 +24,9 @@ fn crowded(findings: &mut Findings<'_>, at: &At<'_>, backup: &BackupConfig) {
     let Some(schedule) = &backup.schedule else { return };
     let kept = backup.retention.as_ref().and_then(|retention| retention.full).unwrap_or(limits::FULL_BACKUPS);
     let kept = usize::try_from(kept).unwrap_or_default();
-    if left_behind(schedule, kept).is_some_and(|count| count > limits::LISTED_BACKUPS) {
+    let crowded =
+        |times: Times| times.at_most(kept) > limits::LISTED_BACKUPS && times.left_behind(kept) > limits::LISTED_BACKUPS;
+    if Times::read(schedule).is_some_and(crowded) {
         let message = format!(
             "leaves more backups in the repository than poolers can list, some {}: from then on every one fails and none is seen; make \
              fewer incremental ones between two full ones, or lower retention.full",
@@ -34,28 +36,52 @@ fn crowded(findings: &mut Findings<'_>, at: &At<'_>, backup: &BackupConfig) {
     }
 }
 
-/// About how many backups a schedule leaves in a repository that keeps so many full ones, counted no further than it matters. None without full
-/// and incremental ones.
-fn left_behind(schedule: &BackupSchedule, kept: usize) -> Option<usize> {
-    let read = |text: &Option<String>| {
-        let text = text.as_deref().filter(|text| !text.is_empty())?;
-        Cron::parse(text, schedule.time_zone.as_deref()).ok()
-    };
-    let (full, incremental) = (read(&schedule.full)?, read(&schedule.incremental)?);
-    let between = |from: Timestamp, to: Timestamp, most: usize| {
-        let times = std::iter::successors(incremental.after(from), |at| incremental.after(*at));
-        times.take_while(|at| *at < to).take(most).count()
-    };
-    let begins = full.after(COUNTED_FROM)?;
-    let ends = full.after(begins)?;
-    // A differential backup takes the place of the one before, with all that builds on that. What builds on a full one stays as long as that does.
-    let differential = read(&schedule.differential).and_then(|cron| {
-        let first = cron.after(begins).filter(|first| *first < ends)?;
-        Some((first, cron.after(first)?.min(ends)))
-    });
-    let until = differential.map_or(ends, |(first, _)| first);
-    let last = differential.map_or(0, |(first, next)| 1 + between(first, next, limits::LISTED_BACKUPS));
-    Some(kept * (1 + between(begins, until, limits::LISTED_BACKUPS / kept.max(1) + 1)) + last)
+/// When backups of a schedule are made, from one full one to the next.
+struct Times {
+    incremental: Cron,
+    differential: Option<Cron>,
+    begins: Timestamp,
+    ends: Timestamp,
+}
+
+impl Times {
+    /// None without full and incremental backups.
+    fn read(schedule: &BackupSchedule) -> Option<Self> {
+        let read = |text: &Option<String>| {
+            let text = text.as_deref().filter(|text| !text.is_empty())?;
+            Cron::parse(text, schedule.time_zone.as_deref()).ok()
+        };
+        let (full, incremental) = (read(&schedule.full)?, read(&schedule.incremental)?);
+        let begins = full.after(COUNTED_FROM)?;
+        let ends = full.after(begins)?;
+        Some(Self { incremental, differential: read(&schedule.differential), begins, ends })
+    }
+
+    /// The number of [`left_behind`](Self::left_behind), or more: most schedules are plain, and need no counting.
+    fn at_most(&self, kept: usize) -> usize {
+        // A time of the day comes once in each 24 hours that a clock shows. Two hours more are more than any change of clocks.
+        let hours = self.ends.duration_since(self.begins).as_hours().saturating_add(2);
+        let days = usize::try_from(hours / 24).unwrap_or(usize::MAX).saturating_add(1);
+        let between = self.incremental.most_a_day().saturating_mul(days).saturating_add(1);
+        kept.saturating_add(usize::from(self.differential.is_some())).saturating_mul(between)
+    }
+
+    /// About how many backups stay in a repository that keeps so many full ones, counted no further than it matters.
+    fn left_behind(&self, kept: usize) -> usize {
+        let Self { incremental, differential, begins, ends } = self;
+        let between = |from: Timestamp, to: Timestamp, most: usize| {
+            let times = std::iter::successors(incremental.after(from), |at| incremental.after(*at));
+            times.take_while(|at| *at < to).take(most).count()
+        };
+        // A differential backup takes the place of the one before, with all that builds on that. What builds on a full one stays as long as that does.
+        let differential = differential.as_ref().and_then(|cron| {
+            let first = cron.after(*begins).filter(|first| first < ends)?;
+            Some((first, cron.after(first)?.min(*ends)))
+        });
+        let until = differential.map_or(*ends, |(first, _)| first);
+        let last = differential.map_or(0, |(first, next)| 1 + between(first, next, limits::LISTED_BACKUPS));
+        kept * (1 + between(*begins, until, limits::LISTED_BACKUPS / kept.max(1) + 1)) + last
+    }
 }
 
 /// What fields of a backup say together.
@@ -164,6 +190,7 @@ mod tests {
     #[case::full_ones_alone("* * * * *", "", "", 7, None)]
     #[case::no_full_ones("", "", "* * * * *", 7, None)]
     #[case::no_time("often", "", "* * * * *", 7, None)]
+    #[case::also_in_the_night_of_the_full_one("30 3 * * SUN", "", "0 4 * * *", 7, Some(56))]
     fn what_a_schedule_leaves_behind_is_counted(
         #[case] full: &str,
         #[case] differential: &str,
@@ -177,6 +204,10 @@ mod tests {
             incremental: Some(incremental.to_owned()),
             ..BackupSchedule::default()
         };
-        assert_eq!(left_behind(&schedule, kept), expected);
+        let times = Times::read(&schedule);
+        assert_eq!(times.as_ref().map(|times| times.left_behind(kept)), expected);
+        if let Some(times) = times {
+            assert!(times.at_most(kept) >= times.left_behind(kept));
+        }
     }
 }
