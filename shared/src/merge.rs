@@ -91,6 +91,12 @@ pub trait Merge<Upper = Self> {
     }
 }
 
+impl<T: Merge> Merge for Box<T> {
+    fn overlay(&mut self, upper: &Self, path: &mut Path<'_>) {
+        (**self).overlay(upper, path);
+    }
+}
+
 /// Whether a value counts as provided.
 pub trait Provided {
     /// Whether the value is more than absence.
@@ -120,7 +126,7 @@ pub trait ProvidedValue {
 impl ProvidedValue for i32 {}
 impl ProvidedValue for i64 {}
 impl ProvidedValue for bool {}
-impl ProvidedValue for Affinity {}
+impl ProvidedValue for Box<Affinity> {}
 /// An empty placement is content: it clears inherited tolerations.
 impl ProvidedValue for PodPlacementSpec {}
 impl ProvidedValue for crate::api::v1alpha1::PoolType {}

@@ -211,7 +211,7 @@ impl Gateway<'_> {
         PodSpec {
             containers: vec![container],
             image_pull_secrets: pull_secrets(&spec.images.image_pull_secrets),
-            affinity: spec.multigateway.affinity.clone(),
+            affinity: spec.multigateway.affinity.as_deref().cloned(),
             tolerations: spec.multigateway_placement.as_ref().and_then(|p| non_empty(&p.tolerations)),
             node_selector: Some(node_selector(self.cell, self.zone_id_label)).filter(|nodes| !nodes.is_empty()),
             topology_spread_constraints: Some(spread_over_hosts(selector)),
@@ -240,7 +240,7 @@ impl Gateway<'_> {
         ];
         let mut args = vec!["multigateway".to_owned()];
         args.extend(flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]));
-        args.extend(spec.multigateway.buffer.iter().flat_map(buffer_args));
+        args.extend(spec.multigateway.buffer.as_deref().into_iter().flat_map(buffer_args));
         args
     }
 

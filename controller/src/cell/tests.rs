@@ -16,7 +16,7 @@ fn spec() -> CellSpec {
         name: "zone-a".into(),
         images: CellImages { multigateway: "gateway:1".into(), ..CellImages::default() },
         multigateway: MultigatewaySpec {
-            buffer: Some(BufferConfig { enabled: Some(true), ..BufferConfig::default() }),
+            buffer: Some(Box::new(BufferConfig { enabled: Some(true), ..BufferConfig::default() })),
             ..MultigatewaySpec::default()
         },
         global_topo_server: GlobalTopoServerRef {
@@ -90,14 +90,14 @@ fn a_cell_with_everything() {
     spec.multigateway.replicas = Some(2);
     spec.multigateway.pod_annotations =
         [("prometheus.io/scrape", "true"), ("team", "a")].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
-    spec.multigateway.buffer = Some(BufferConfig {
+    spec.multigateway.buffer = Some(Box::new(BufferConfig {
         enabled: Some(false),
         window: Some("20s".into()),
         max_failover_duration: Some("30s".into()),
         min_time_between_failovers: Some("1m0s".into()),
         size: Some(2000),
         drain_concurrency: Some(4),
-    });
+    }));
     spec.internal_tls = Some(InternalTlsConfig { enabled: Some(true) });
     spec.cert_common_name = Some("db.example.com".into());
     spec.topo_server = Some(LocalTopoServerSpec { etcd: Some(EtcdSpec::default()), external: None });

@@ -93,7 +93,7 @@ impl Part<'_> {
                         ..ObjectMeta::default()
                     }),
                     spec: Some(PodSpec {
-                        affinity: self.stateless.affinity.clone(),
+                        affinity: self.stateless.affinity.as_deref().cloned(),
                         tolerations: self.placement.and_then(|placement| non_empty(&placement.tolerations)),
                         image_pull_secrets: pull_secrets(self.pull_secrets),
                         topology_spread_constraints: Some(spread_over_hosts(&selector)),

@@ -78,7 +78,7 @@ pub fn deployment(scope: &Scope<'_>, cell: &str, inherited: &Inherited) -> Deplo
                 spec: Some(PodSpec {
                     containers: vec![container],
                     volumes: placement::non_empty(&volumes),
-                    affinity: orchestrator.affinity.clone(),
+                    affinity: orchestrator.affinity.as_deref().cloned(),
                     tolerations: orchestrator.placement.as_ref().and_then(|p| placement::non_empty(&p.tolerations)),
                     node_selector: scope.node_selector(cell),
                     topology_spread_constraints: Some(placement::spread_over_hosts(&selector)),

@@ -69,7 +69,7 @@ pub fn spec(
         init_containers: placement::non_empty(&init_containers),
         containers,
         volumes: Some(volume::all(scope, member)),
-        affinity: pool.affinity.clone(),
+        affinity: pool.affinity.as_deref().cloned(),
         tolerations: placement::non_empty(&pool.tolerations),
         node_selector: scope.node_selector(member.pool.id.cell),
         image_pull_secrets: placement::pull_secrets(&spec.images.image_pull_secrets),

@@ -48,7 +48,7 @@ pub(crate) mod generate {
     }
 
     pub fn stateless() -> BoxedStrategy<StatelessSpec> {
-        (prop::option::of(0..5), resources(), prop::option::of(Just(Affinity::default())), keys(), keys())
+        (prop::option::of(0..5), resources(), prop::option::of(Just(Box::<Affinity>::default())), keys(), keys())
             .prop_map(|(replicas, resources, affinity, pod_annotations, pod_labels)| StatelessSpec {
                 replicas,
                 resources,
@@ -61,12 +61,9 @@ pub(crate) mod generate {
 
     pub fn gateway() -> BoxedStrategy<MultigatewaySpec> {
         let buffer = (prop::option::of(any::<bool>()), text(), text(), prop::option::of(0..9)).prop_map(
-            |(enabled, window, max_failover_duration, size)| BufferConfig {
-                enabled,
-                window,
-                max_failover_duration,
-                size,
-                ..BufferConfig::default()
+            |(enabled, window, max_failover_duration, size)| {
+                let rest = BufferConfig::default();
+                Box::new(BufferConfig { enabled, window, max_failover_duration, size, ..rest })
             },
         );
         (stateless(), prop::option::of(buffer))

@@ -21,10 +21,11 @@ pub struct StatelessSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "embedded::resources")]
     pub resources: Option<ResourceRequirements>,
+    // On the heap, because it is large and most have none.
     /// Affinity of the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "embedded::affinity")]
-    pub affinity: Option<Affinity>,
+    pub affinity: Option<Box<Affinity>>,
     /// Annotations added to the pods.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "embedded::pod_annotations")]

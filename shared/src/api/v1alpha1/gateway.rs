@@ -22,10 +22,11 @@ pub struct MultigatewaySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "embedded::resources")]
     pub resources: Option<ResourceRequirements>,
+    // On the heap, because it is large and most have none.
     /// Affinity of the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "embedded::affinity")]
-    pub affinity: Option<Affinity>,
+    pub affinity: Option<Box<Affinity>>,
     /// Annotations added to the pods.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "embedded::pod_annotations")]
@@ -36,10 +37,11 @@ pub struct MultigatewaySpec {
     #[schemars(schema_with = "embedded::pod_labels")]
     #[validate(custom(function = "crate::validate::field::labels"))]
     pub pod_labels: BTreeMap<String, String>,
+    // On the heap, because it is large and most have none.
     /// Holding of requests while a shard has no primary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[validate(nested)]
-    pub buffer: Option<BufferConfig>,
+    pub buffer: Option<Box<BufferConfig>>,
 }
 
 impl MultigatewaySpec {
