@@ -75,15 +75,19 @@ fn main() -> Result<()> {
         Some(Mode::Serve) => service::run(),
         Some(Mode::Phases { object, part }) => phase::run(Duration::from_secs(args.seconds), &object, &part),
         None => {
-            process::bind_to_core(1).context("binding the load to a core")?;
-            tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(measure(&args))
+            // A process inherits the cores of the one that starts it: bound before, the load would share its own core with the service.
+            let service = Service::start()?;
+            let core = process::bind_to_core(1).context("binding the load to a core")?;
+            if core == service.address.core {
+                eprintln!("service and load share core {core}: rates and percentiles are theirs together");
+            }
+            tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(measure(&args, &service))
         }
     }
 }
 
-async fn measure(args: &Args) -> Result<()> {
+async fn measure(args: &Args, service: &Service) -> Result<()> {
     let length = Duration::from_secs(args.seconds);
-    let service = Service::start()?;
     let idle = service.resident()?;
     println!(
         "| Object | Review | Body | Per second | Of the Go operator | Gate | CPU a review | p50 at {RATE}/s | p99 at {RATE}/s | Go | Gate |"
@@ -94,7 +98,7 @@ async fn measure(args: &Args) -> Result<()> {
             let body = object::review(&object);
             let load = Load::new(gate.endpoint.path(), &body);
             eprintln!("{title}: {}", gate.title);
-            let mut clients = Client::open(&service, args.connections).await?;
+            let mut clients = Client::open(service, args.connections).await?;
             // Caches, and the first growth of every buffer, are not what is measured.
             load.closed(&mut clients, length / 5).await?;
             let before = service.cpu()?;

@@ -12,15 +12,16 @@ use anyhow::{Context as _, Result};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::{Deserialize, Serialize};
 
-/// Binds this process to the n-th of the cores that it may use, or to the last where there are fewer.
-pub fn bind_to_core(index: usize) -> Result<()> {
+/// Binds this process, and those that it starts from now on, to the n-th of the cores that it may use, or to the last where there are fewer.
+/// Returns the number of that core.
+pub fn bind_to_core(index: usize) -> Result<usize> {
     let allowed = sched_getaffinity(None)?;
     let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).collect();
-    let core = cores.get(index).or(cores.last()).context("no core is allowed")?;
+    let core = *cores.get(index).or(cores.last()).context("no core is allowed")?;
     let mut one = CpuSet::new();
-    one.set(*core);
+    one.set(core);
     sched_setaffinity(None, &one)?;
-    Ok(())
+    Ok(core)
 }
 
 /// How a running service is reached; it writes this to its standard output in one line.
@@ -30,6 +31,8 @@ pub struct Address {
     pub port: u16,
     /// The authority that signed its certificate, in PEM.
     pub authority: String,
+    /// The core that it is bound to.
+    pub core: usize,
 }
 
 /// A running service. It ends with this value, because its standard input does.

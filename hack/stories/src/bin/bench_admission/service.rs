@@ -56,7 +56,7 @@ pub fn reviewer() -> Result<Reviewer> {
 
 /// Serves on one core until standard input ends.
 pub fn run() -> Result<()> {
-    process::bind_to_core(0)?;
+    let core = process::bind_to_core(0)?;
     let now = Timestamp::try_from(SystemTime::now())?;
     let day = SignedDuration::from_hours(24);
     let authority = pki::Authority::generate("bench", now, day)?;
@@ -81,7 +81,7 @@ pub fn run() -> Result<()> {
     };
     let metrics = Metrics::new(Build { version: env!("CARGO_PKG_VERSION"), revision: "bench" })?;
     let server = Server::new(settings, Arc::new(reviewer()?), Arc::new(tls), &metrics)?;
-    let address = Address { port: server.address().port(), authority: authority.pair().certificate.clone() };
+    let address = Address { port: server.address().port(), authority: authority.pair().certificate.clone(), core };
     println!("{}", serde_json::to_string(&address)?);
 
     let stop = CancellationToken::new();
