@@ -79,7 +79,8 @@ fn hand_over(view: &View, member: &Member, drain: &Drain) -> Verdict {
             if !any && let Safety::Unsafe(missed) = view.safety(member) {
                 return verdict.blocked(Reason::WaitingForQuorum, waiting_for(&missed));
             }
-            if !any && let Some(other) = view.returning(member) {
+            // A node that is emptied does not wait for somebody who has been ill for long; who was made a moment ago is about to be back.
+            if let Some(other) = view.returning(member).filter(|other| !any || view.is_young(other)) {
                 return verdict.blocked(Reason::WaitingForMember, format!("{} is not healthy yet", other.pod));
             }
             // It may refuse, or not answer: until it has, this is what the shard waits for.

@@ -192,14 +192,18 @@ impl View {
     pub fn returning(&self, apart_from: &Member) -> Option<&Member> {
         let well = self.is_healthy(apart_from);
         let waits_for_it = |other: &Member| self.never_joined(apart_from) && other.has_joined();
-        let young = |other: &Member| other.created.is_some_and(|at| self.past(at, PROGRESS_DEADLINE).is_none());
         let others = self.members.iter().filter(|other| other.pod != apart_from.pod);
         others
             .filter(|other| other.wanted && other.is_live() && !other.is_given_up() && !waits_for_it(other))
             .filter(|other| {
-                (well || other.outdated.is_none() || other.is_down() || young(other)) && !self.is_healthy(other)
+                (well || other.outdated.is_none() || other.is_down() || self.is_young(other)) && !self.is_healthy(other)
             })
             .min_by_key(|other| &other.pod)
+    }
+
+    /// Whether the pod was made a moment ago.
+    pub fn is_young(&self, member: &Member) -> bool {
+        member.created.is_some_and(|at| self.past(at, PROGRESS_DEADLINE).is_none())
     }
 
     /// Pods that should have ended long ago.

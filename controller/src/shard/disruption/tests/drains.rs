@@ -184,6 +184,17 @@ fn a_node_that_is_well_again_keeps_its_primary() {
     assert_eq!(decide(&view).act, Some(dropped("a", Ending::Cancelled)));
 }
 
+#[test]
+fn a_primary_leaves_its_node_once_who_was_made_a_moment_ago_is_back() {
+    let mut view = three();
+    view.members.push(member("d", "z1", 1));
+    let view = view.with("a", |a| a.node = Node::Draining).with("c", sick);
+    let view = view.with("a", drain(DrainState::Requested, Cause::NodeDrain, 1));
+    assert_eq!(decide(&view).act, Some(Act::Resign { pod: "a".into() }), "who is ill for long is not waited for");
+    let verdict = decide(&view.with("c", |c| c.created = Some(ago(Duration::from_secs(2)))));
+    assert_eq!((verdict.act.clone(), reason(&verdict)), (None, Some(Reason::WaitingForMember)));
+}
+
 #[rstest]
 fn the_second_of_two_choices_waits_until_the_first_is_back(#[values(true, false)] again: bool) {
     let mut view = rolling("b", DrainState::ReadyForDeletion, 1).with("c", sick);
